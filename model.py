@@ -1,0 +1,300 @@
+"""MV-Former (paper, section 3 and Figure 2): the frozen backbones and the whole model put together.
+
+    clips (B, T, 3, H, W)  --backbone-->  patches (F, P, L*C), cls (F, C)     F = B*T frames, L layers of width C
+                           --LSTP------>  entities (B, T, N, d)               lstp.py, section 3.3
+                           --MTF------->  embeddings (B, T, D), unit length   mtf.py, section 3.4
+
+`python model.py` prints the architecture as a table.
+"""
+import argparse
+import pickle
+import urllib.error
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from lstp import LSTP, FixedWidth, OneToken
+from mtf import MTF, BatchNorm, Block
+
+
+class ModelError(ValueError):
+    """Weights, a checkpoint or a setting that make no model; the message is one line for the user."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Backbones (section 3.2): from single frames to patch features of several layers
+
+class Features(NamedTuple):
+    """What a backbone sees in F frames: patches (F, P, L*C) of the chosen layers, cls (F, C) or None."""
+    patches: torch.Tensor
+    cls: torch.Tensor | None
+
+
+class ViT(nn.Module):
+    """The Vision Transformer (Dosovitskiy et al., 2021) under the parameter names of DINO (Caron et al., 2021).
+
+    layers: the blocks, counted from 1 as in the paper, whose outputs are the patch features; default the last.
+    """
+
+    def __init__(self, *, image_size, patch_size, width, depth, heads, layers=None):
+        super().__init__()
+        self.layers = list(layers or [depth])
+        if not all(1 <= layer <= depth for layer in self.layers):
+            raise ModelError(f'layers {self.layers}: this backbone has layers 1 to {depth}')
+        self.patch_size, self.grid = patch_size, image_size // patch_size
+        self.width, self.channels = width, width * len(self.layers)
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid ** 2, width))
+        self.blocks = nn.ModuleList(Block(width, heads, 4 * width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        for name, weight in self.named_parameters():
+            if weight.dim() > 1:
+                nn.init.trunc_normal_(weight, std=0.02)
+            elif name.endswith('bias'):
+                nn.init.zeros_(weight)
+
+    def positions(self, rows, columns):
+        """Position code (1, 1 + rows*columns, C): for other sizes interpolated as DINO does; CLS keeps its own."""
+        if rows == columns == self.grid:
+            return self.pos_embed
+        grid = rearrange(self.pos_embed[:, 1:], '1 (r c) d -> 1 d r c', r=self.grid).float()
+        scale = (rows + 0.1) / self.grid, (columns + 0.1) / self.grid                     # 0.1: against rounding down
+        grid = F.interpolate(grid, scale_factor=scale, mode='bicubic')
+        grid = rearrange(grid, '1 d r c -> 1 (r c) d').to(self.pos_embed)
+        return torch.cat([self.pos_embed[:, :1], grid], 1)
+
+    def tokens(self, images):
+        """images (F, 3, H, W) -> (F, 1+P, C), the CLS token first."""
+        x = self.patch_embed.proj(images)                                                 # (F, C, rows, columns)
+        positions = self.positions(*x.shape[-2:])
+        cls = repeat(self.cls_token, '1 1 c -> f 1 c', f=len(x))
+        return torch.cat([cls, rearrange(x, 'f c r k -> f (r k) c')], 1) + positions
+
+    def forward(self, images):
+        x, chosen = self.tokens(images), {}
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x)
+            if number in self.layers:
+                chosen[number] = x[:, 1:]                                                 # as they leave the block
+        patches = torch.cat([chosen[layer] for layer in self.layers], -1)
+        return Features(patches, self.norm(x[:, :1])[:, 0])
+
+    def last_attention(self, images):
+        """The last block's attention (F, heads, 1+P, 1+P), for pictures."""
+        x = self.tokens(images)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return self.blocks[-1].attn.weights(self.blocks[-1].norm1(x))
+
+
+class ResNet50(ResNet):
+    """torchvision's ResNet-50 (He et al., 2016) up to its last feature map, whose 7 x 7 cells are the patches.
+
+    Its BatchNorms stay in eval mode, also where layer4 is fine-tuned.
+    """
+    width = channels = 2048
+    patch_size, grid = 32, 7
+
+    def __init__(self):
+        super().__init__(Bottleneck, [3, 4, 6, 3])
+        del self.avgpool, self.fc
+
+    def forward(self, images):
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return Features(rearrange(x, 'f c r k -> f (r k) c'), None)
+
+
+DINO = 'https://dl.fbaipublicfiles.com/dino/'
+ASSETS = Path(__file__).parent / 'assets'
+BACKBONES = {                                             # name: (class, its settings, image size, where the weights are)
+    'dino_vitb8': (ViT, dict(patch_size=8, width=768, depth=12, heads=12), 224,
+                   DINO + 'dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth'),
+    'dino_vitb16': (ViT, dict(patch_size=16, width=768, depth=12, heads=12), 224,
+                    DINO + 'dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth'),
+    'dino_vits8': (ViT, dict(patch_size=8, width=384, depth=12, heads=6), 224,
+                   DINO + 'dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth'),
+    'dino_vits16': (ViT, dict(patch_size=16, width=384, depth=12, heads=6), 224,
+                    DINO + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth'),
+    'resnet50': (ResNet50, {}, 224, None),
+    'tiny': (ViT, dict(patch_size=8, width=128, depth=6, heads=4), 64, ASSETS / 'tiny_vit.pt'),
+}
+
+
+def read_torch_file(path):
+    """torch.load of tensors and plain containers only: no file from a stranger may run code. Errors: ModelError."""
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f'{path}: no such file') from None
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or ['empty'])[0][:150]
+        raise ModelError(f'{path}: not a whole file of tensors as torch.save writes them ({reason})') from None
+
+
+def load_strictly(module, state, source):
+    """load_state_dict where a missing or extra key or a wrong shape is a ModelError that names it."""
+    own = module.state_dict()
+    problems = [f'missing {key}' for key in own if key not in state]
+    problems += [f'unknown {key}' for key in state if key not in own]
+    problems += [f'{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}' for key in own
+                 if key in state and state[key].shape != own[key].shape]
+    if problems:
+        more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
+        raise ModelError(f'{source} does not fit: ' + ', '.join(problems[:3]) + more)
+    module.load_state_dict(state)
+
+
+def backbone_state(name, weights):
+    """The state dict of a backbone from `weights` (a file) or, when None, from its official address."""
+    source = weights or BACKBONES[name][3]
+    if source is None:
+        raise ModelError(f'{name}: has no official weights; give a file of them by --weights')
+    if str(source).startswith('https://'):
+        try:
+            state = torch.hub.load_state_dict_from_url(source, map_location='cpu', weights_only=True)
+        except (urllib.error.URLError, OSError, RuntimeError) as error:
+            raise ModelError(f'{name}: cannot fetch {source} ({error}); download it and give it by --weights') from None
+    else:
+        state = read_torch_file(source)
+    if isinstance(state, dict) and isinstance(state.get('model'), dict):
+        # BYOL (Grill et al., 2020) as CARL trains it; encoder_k, the momentum copy, is not used
+        prefix = 'module.encoder.'
+        state = {key.removeprefix(prefix): value for key, value in state['model'].items() if key.startswith(prefix)}
+    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+        raise ModelError(f'{source}: holds no state dict of tensors')
+    if BACKBONES[name][0] is ResNet50:
+        state = {key: value for key, value in state.items() if not key.startswith('fc.')}
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def build_backbone(name, *, weights=None, layers=None, image_size=None):
+    """The backbone with its weights loaded, frozen. weights: a file, None for the official ones, or 'random' (always
+    the same draw: to try speed and memory without a download)."""
+    if name not in BACKBONES:
+        raise ModelError(f'backbone {name!r}: choose from {", ".join(BACKBONES)}')
+    make, settings, native, _ = BACKBONES[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = make(**settings, **(dict(image_size=native, layers=layers) if make is ViT else {}))
+    if weights != 'random':
+        load_strictly(backbone, backbone_state(name, weights), weights or BACKBONES[name][3])
+    backbone.image_size = image_size or native
+    return backbone.requires_grad_(False)
+
+
+def fingerprint(module):
+    """A checksum of all weights: what a checkpoint keeps of a frozen backbone instead of its values."""
+    total = 0
+    for value in module.state_dict().values():
+        total = zlib.crc32(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), total)
+    return total
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The whole model
+
+class MVFormer(nn.Module):
+    """Frozen backbone, pooler, MTF and, for training, the projection head.
+
+    head: 'projection' (SCL's, used in training only), 'order' (shuffle-and-learn's classifier), or None.
+    """
+    chunk = 160                                           # frames the backbone sees at once
+
+    def __init__(self, backbone, pool, mtf, head=None):
+        super().__init__()
+        self.backbone, self.pool, self.mtf = backbone, pool, mtf
+        d = mtf.out.out_features
+        self.head = {None: lambda: None,
+                     'projection': lambda: nn.Sequential(nn.Linear(d, 128), BatchNorm(128), nn.ReLU(), nn.Linear(128, d)),
+                     'order': lambda: nn.Linear(3 * d, 2)}[head]()
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.backbone.eval()                              # always: no dropout to switch on, no statistics to move
+        return self
+
+    def features(self, images):
+        """images (F, 3, H, W) -> Features, in the backbone's own precision; without a graph while it is frozen."""
+        return self.backbone(images.to(next(self.backbone.parameters()).dtype))
+
+    def entities(self, images):
+        """images (F, 3, H, W) -> entities (F, N, d), attention (F, N, P) or None; frames in chunks."""
+        parts = [self.pool(*self.features(chunk)) for chunk in images.split(self.chunk)]
+        entities, attention = zip(*parts)
+        return torch.cat(entities), None if attention[0] is None else torch.cat(attention)
+
+    def forward(self, clips, valid=None, project=False, normalize=True):
+        """clips (B, T, 3, H, W) normalised RGB, valid bool (B, T) -> embeddings (B, T, D) of unit length.
+
+        project: through the projection head (SCL trains on its output; evaluation never uses it).
+        normalize=False: as they are, which TCC and SaL want.
+        """
+        entities, _ = self.entities(rearrange(clips, 'b t c h w -> (b t) c h w'))
+        z = self.mtf(rearrange(entities, '(b t) n d -> b t n d', b=len(clips)), valid)
+        if project:
+            z = rearrange(self.head(rearrange(z, 'b t d -> (b t) d')), '(b t) d -> b t d', b=len(clips))
+        return F.normalize(z, dim=-1) if normalize else z
+
+    def trained_state(self):
+        """The state dict without the frozen part, which is kept by its name and fingerprint."""
+        frozen = {f'backbone.{name}' for name, _ in self.backbone.named_buffers()}
+        frozen |= {name for name, weight in self.named_parameters() if not weight.requires_grad}
+        return {key: value for key, value in self.state_dict().items() if key not in frozen}
+
+
+def build_model(settings, backbone=None):
+    """The model that a dict of settings describes (train.Settings), in eval mode; pass a backbone to share it."""
+    s = settings
+    if backbone is None:
+        backbone = build_backbone(s['backbone'], weights=s['weights'], layers=s['layers'], image_size=s['image_size'])
+        for name in s['train_backbone']:
+            if not isinstance(getattr(backbone, name, None), nn.Module):
+                raise ModelError(f'train_backbone {name!r}: {s["backbone"]} has no such part')
+            getattr(backbone, name).requires_grad_(True)
+    if s['pool'] == 'lstp':
+        pool = LSTP(backbone.channels, s['entities'], s['entity_width'], s['disjoint'])
+    elif s['pool'] in ('cls', 'fwb') and isinstance(backbone, ResNet50):
+        raise ModelError(f'pool {s["pool"]}: resnet50 has no CLS token')
+    elif s['pool'] == 'fwb':
+        pool = FixedWidth(backbone.width, s['entities'], s['entity_width'])
+    else:
+        pool = OneToken(backbone.width if s['pool'] == 'cls' else backbone.channels, s['pool'])
+    mtf = MTF(pool.width, pool.entities, ids=pool.ids, frames=s['frames'], fc_width=s['fc_width'],
+              embedding=s['embedding'], readout=s['readout'], dropout=s['dropout'])
+    return MVFormer(backbone, pool, mtf, {'scl': 'projection', 'sal': 'order'}.get(s['loss'])).eval()
+
+
+def load_checkpoint(path):
+    """The dict that train.py writes: settings, model, optimizer, epoch, ... Errors: ModelError in one line."""
+    checkpoint = read_torch_file(path)
+    if not isinstance(checkpoint, dict) or not {'settings', 'model', 'epoch', 'backbone'} <= set(checkpoint):
+        raise ModelError(f'{path}: a file of tensors, but no checkpoint of train.py')
+    return checkpoint
+
+
+def load_weights(model, checkpoint, source):
+    """Put a checkpoint's trained weights into a model built from the same settings."""
+    if fingerprint(model.backbone) != checkpoint['backbone'] and not checkpoint['settings']['train_backbone']:
+        raise ModelError(f'{source}: was trained on another backbone than {checkpoint["settings"]["backbone"]} '
+                         f'with these weights; give the right ones by --weights')
+    state = model.state_dict()
+    load_strictly(model, {key: state[key] for key in state.keys() - model.trained_state().keys()} | checkpoint['model'],
+                  source)
+
+
+def load_model(path, backbone=None):
+    """A trained MVFormer in eval mode, and its settings, from a checkpoint of train.py."""
+    checkpoint = load_checkpoint(path)
+    model = build_model(checkpoint['settings'], backbone)
+    load_weights(model, checkpoint, path)
+    return model, checkpoint['settings']
