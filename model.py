@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from lstp import LSTP, FixedWidth, OneToken
@@ -216,7 +217,7 @@ class MVFormer(nn.Module):
         d = mtf.out.out_features
         self.head = {None: lambda: None,
                      'projection': lambda: nn.Sequential(nn.Linear(d, 128), BatchNorm(128), nn.ReLU(), nn.Linear(128, d)),
-                     'order': lambda: nn.Linear(3 * d, 2)}[head]()
+                     'order': lambda: nn.Sequential(nn.Linear(3 * d, 128), nn.ReLU(), nn.Linear(128, 2))}[head]()
 
     def train(self, mode=True):
         super().train(mode)
@@ -298,3 +299,50 @@ def load_model(path, backbone=None):
     model = build_model(checkpoint['settings'], backbone)
     load_weights(model, checkpoint, path)
     return model, checkpoint['settings']
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# python model.py: the architecture as a table
+
+def architecture(settings):
+    """Rows (part, paper section, output shape, parameters, trained?, multiply-adds) for one clip of T frames, counted
+    by PyTorch on a model without memory ("meta" device)."""
+    with torch.device('meta'):
+        model = build_model(settings | dict(weights='random'))
+        clips = torch.empty(1, settings['frames'], 3, model.backbone.image_size, model.backbone.image_size)
+    model.chunk = settings['frames']
+    stages = [('backbone', '3.2', model.backbone), ('pool', '3.3', model.pool), ('mtf.fc', '3.4', model.mtf.fc),
+              *((f'mtf.blocks.{i}', '3.4', block) for i, block in enumerate(model.mtf.blocks)),
+              ('mtf.out', '3.4', model.mtf.out)] + [('head', '4 (SCL)', model.head)] * (settings['loss'] == 'scl')
+    shapes = {}
+    for name, _, module in stages:
+        module.register_forward_hook(lambda module, inputs, output, name=name: shapes.update(
+            {name: tuple((output if torch.is_tensor(output) else output[0]).shape)}))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(clips, project=settings['loss'] == 'scl')
+    counts = counter.get_flop_counts()
+    return [(name, section, shapes[name], sum(p.numel() for p in module.parameters()),
+             any(p.requires_grad for p in module.parameters()),
+             sum(counts[f'MVFormer.{name}'].values()) // 2) for name, section, module in stages]
+
+
+def main():
+    from train import PRESETS, Settings                   # here alone the arrow points up: the presets live with training
+    parser = argparse.ArgumentParser(description='The architecture of MV-Former as a table, for one clip.')
+    parser.add_argument('dataset', nargs='?', default='penn', choices=PRESETS, help='whose settings (default: penn)')
+    settings = vars(Settings(**PRESETS[parser.parse_args().dataset]).resolve())
+    frames = settings['frames']
+    print(f'MV-Former for {settings["dataset"]}: one clip of T = {frames} frames, N = {settings["entities"]} entities, '
+          f'{settings["backbone"]} layers {settings["layers"]}')
+    row = '{:14} {:9} {:18} {:>12} {:8} {:>14} {:>14}'.format
+    print(row('part', 'paper', 'output', 'parameters', '', 'MACs a frame', 'MACs a clip'))
+    rows = architecture(settings)
+    for name, section, shape, parameters, trained, macs in rows:
+        print(row(name, section, ' x '.join(map(str, shape)), f'{parameters:,}', 'trained' if trained else 'frozen',
+                  f'{macs / frames / 1e6:,.2f} M', f'{macs / 1e9:,.3f} G'))
+    macs = sum(r[-1] for r in rows)
+    print(row('whole', '', '', f'{sum(r[3] for r in rows):,}', '', f'{macs / frames / 1e6:,.2f} M', f'{macs / 1e9:,.3f} G'))
+
+
+if __name__ == '__main__':
+    main()

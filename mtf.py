@@ -10,7 +10,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class Attention(nn.Module):
@@ -61,6 +60,18 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of every process's x, to each of them; the gradient is the sum of what each of them wants."""
+
+    @staticmethod
+    def forward(ctx, x):
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    backward = forward
+
+
 class BatchNorm(nn.BatchNorm1d):
     """BatchNorm1d whose statistics are those of the rows of all processes, so that one GPU and four train the same
     model. PyTorch's SyncBatchNorm does this on CUDA only; here the CPU does the same."""
@@ -69,10 +80,10 @@ class BatchNorm(nn.BatchNorm1d):
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
         rows = x.float()
-        total = all_reduce(torch.cat([rows.sum(0), rows.new_full((1,), len(rows))]))        # backward reduces, too
+        total = SumOverProcesses.apply(torch.cat([rows.sum(0), rows.new_full((1,), len(rows))]))
         count = total[-1]
         mean = total[:-1] / count
-        var = all_reduce((rows - mean).square().sum(0)) / count
+        var = SumOverProcesses.apply((rows - mean).square().sum(0)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

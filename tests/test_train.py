@@ -1,0 +1,169 @@
+"""Training: its schedule, its order, its checkpoints, and that neither interruption nor processes change it."""
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+import loss
+import model as models
+import train
+
+ROOT = Path(train.__file__).parent
+TINY = ['--epochs', '2', '--frames', '4', '--batch', '30', '--fc-width', '32', '--embedding', '16', '--weights', 'random',
+        '--layers', '1']
+ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+
+
+def run(*arguments, processes=1, check=True):
+    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)] if processes > 1 else []
+    done = subprocess.run([sys.executable, *launcher, str(ROOT / 'train.py'), *map(str, arguments)], env=ENVIRONMENT,
+                          capture_output=True, text=True, timeout=200)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_presets_are_the_papers():
+    penn = train.preset('penn').resolve()
+    assert (penn.layers, penn.entities, penn.readout, penn.frames) == ([4, 8, 12], 3, 'cls', 80)
+    assert (penn.epochs, penn.batch, penn.lr, penn.weight_decay) == (500, 4, 1e-4, 1e-5)
+    gym = train.preset('finegym288').resolve()
+    assert (gym.layers, gym.entities, gym.readout, gym.frames) == ([10, 11, 12], 6, 'avg', 240)
+    assert (gym.fc_width, gym.embedding, gym.epochs, gym.batch, gym.block) == (1536, 256, 300, 8, 'clip')
+    pouring, k400 = train.preset('pouring').resolve(), train.preset('k400').resolve()
+    assert (pouring.layers, pouring.frames, pouring.epochs) == ([12], 240, 1000)
+    assert (k400.layers, k400.epochs, k400.batch, k400.shift) == ([4, 8, 12], 10, 8, 0)
+
+
+def test_a_preset_may_be_overruled_by_flags_and_layers_follow_the_backbone():
+    _, settings, _ = train.parse(['--dataset', 'penn', '--backbone', 'tiny', '--lr', '0.1'])
+    assert settings.resolve().layers == [2, 4, 6] and settings.lr == 0.1 and settings.image_size == 64
+    assert train.parse(['--dataset', 'penn', '--pool', 'max'])[1].resolve().layers == [12]
+    assert train.parse(['--dataset', 'penn', '--layers', '3,1'])[1].resolve().layers == [3, 1]
+
+
+def test_learning_rate_is_the_cosine():
+    settings = train.Settings(epochs=9, lr=2.)
+    assert [train.learning_rate(settings, e) for e in (0, 5, 9)] == pytest.approx(
+        [2, 2 * math.cos(math.pi / 4) ** 2, 2 * math.cos(math.pi * 9 / 20) ** 2])         # (1 + cos 2x)/2 = cos^2 x
+
+
+@pytest.mark.parametrize('world', [1, 2])
+def test_batches_are_permutations_split_over_processes(world):
+    settings = train.Settings(epochs=3, batch=4, seed=7)
+    ranks = [list(train.batches(11, settings, 0, rank, world)) for rank in range(world)]
+    together = [sum(parts, []) for parts in zip(*ranks)]
+    assert together == list(train.batches(11, settings, 0, 0, 1)) and len(together) == 3 * 2
+    for epoch in range(3):
+        seen = sum(together[2 * epoch:2 * epoch + 2], [])
+        assert {e for e, _ in seen} == {epoch} and len({index for _, index in seen}) == 8
+    for first in range(7):
+        assert list(train.batches(11, settings, first, 0, 1)) == together[first:]
+
+
+def test_a_checkpoint_is_replaced_only_by_a_whole_one(tmp_path, monkeypatch):
+    path = tmp_path / 'checkpoint.pt'
+    train.save(path, dict(step=1))
+    whole = path.read_bytes()
+
+    def full(checkpoint, file):
+        file.write(b'half')
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(OSError, match='No space left.*intact'):
+        train.save(path, dict(step=2))
+    assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
+
+
+# ----------------------------------------------------------------------------------------------------------- processes
+
+def gradients(rank=0, world=1):
+    """Gradients and BatchNorm statistics of one SCL step on a global batch of 4 videos."""
+    torch.manual_seed(0)
+    settings = vars(train.preset('synthetic').resolve()) | dict(
+        weights='random', layers=[1], frames=6, fc_width=32, embedding=16, dropout=0., image_size=16)
+    model = models.build_model(settings).train()
+    clips, valid = torch.randn(4, 2, 6, 3, 16, 16), torch.ones(4, 2, 6, dtype=torch.bool)
+    valid[1, :, 4:] = False
+    when = torch.arange(6).expand(4, 2, 6)
+    mine = slice(rank * 4 // world, (rank + 1) * 4 // world)
+    parallel = DistributedDataParallel(model) if world > 1 else model
+    z = parallel(clips[mine].flatten(0, 1), valid[mine].flatten(0, 1), project=True).unflatten(0, (-1, 2))
+    loss.scl(z, when[mine], torch.full((4, 2), 6)[mine], valid[mine]).backward()
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad} | {
+        name: buffer for name, buffer in model.named_buffers() if 'running' in name}
+
+
+def process(rank, world, folder):
+    dist.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world)
+    torch.save(gradients(rank, world), f'{folder}/{rank}.pt')
+    dist.destroy_process_group()
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path):
+    """BatchNorm included: ours takes its statistics over all processes on the CPU as well."""
+    mp.spawn(process, args=(2, tmp_path), nprocs=2)
+    alone = gradients()
+    for rank in range(2):
+        theirs = torch.load(tmp_path / f'{rank}.pt')
+        assert theirs.keys() == alone.keys()
+        for name, value in alone.items():
+            assert (theirs[name] - value).abs().max() <= 1e-5 * max(1, value.abs().max()), name
+
+
+def test_torchrun_trains_and_only_rank_0_writes(tmp_path):
+    done = run('--out', tmp_path, *TINY, processes=2)
+    assert '2 x cpu' in done.stdout and done.stdout.count('videos to train on') == 1
+    steps = [json.loads(line)['step'] for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == torch.load(tmp_path / 'checkpoint.pt')['step']
+
+
+# -------------------------------------------------------------------------------------------------------- interruption
+
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, how):
+    """Bit-identical weights and log, also with another number of workers."""
+    command = [sys.executable, str(ROOT / 'train.py'), *TINY, '--save-every', '0']
+    run('--out', tmp_path / 'whole', *TINY)
+    stopped = subprocess.Popen([*command, '--out', tmp_path / 'stopped'], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    log = tmp_path / 'stopped' / 'log.jsonl'
+    deadline = time.time() + 60
+    while not (log.exists() and log.read_text().count('\n') >= 3) and time.time() < deadline:
+        time.sleep(0.01)
+    stopped.send_signal(how)
+    output = stopped.communicate(timeout=30)[0]
+    assert stopped.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 0)
+    assert how == signal.SIGKILL or 'goes on from there' in output
+    first = torch.load(tmp_path / 'stopped' / 'checkpoint.pt')['step']
+    assert 0 < first < torch.load(tmp_path / 'whole' / 'checkpoint.pt')['step']
+    run('--out', tmp_path / 'stopped', *TINY, '--workers', 1)
+    a, b = (torch.load(tmp_path / name / 'checkpoint.pt') for name in ('whole', 'stopped'))
+    assert a['model'].keys() == b['model'].keys() and a['step'] == b['step']
+    assert all(torch.equal(value, b['model'][key]) for key, value in a['model'].items())
+    assert (tmp_path / 'whole' / 'log.jsonl').read_bytes() == log.read_bytes()
+
+
+def test_a_finished_run_says_so_and_other_settings_are_refused(tmp_path):
+    run('--out', tmp_path / 'run', *TINY)
+    before = {path: path.read_bytes() for path in (tmp_path / 'run').iterdir()}
+    assert 'finished' in run('--out', tmp_path / 'run', *TINY).stdout
+    refused = run('--out', tmp_path / 'run', *TINY, '--lr', 1, check=False)
+    assert refused.returncode == 2 and 'lr was 0.0005, now 1.0' in refused.stderr and 'Traceback' not in refused.stderr
+    assert before == {path: path.read_bytes() for path in (tmp_path / 'run').iterdir()}
+    run('--out', tmp_path / 'run', *TINY, '--lr', 1e-3, '--fresh')
+    assert before[tmp_path / 'run' / 'checkpoint.pt'] == (tmp_path / 'run.1' / 'checkpoint.pt').read_bytes()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    done = run('--out', tmp_path, *TINY, '--lr', 1e30, check=False)
+    assert done.returncode == 2 and 'Traceback' not in done.stderr
+    assert 'step 2' in done.stderr and 'videos:' in done.stderr and 'last good checkpoint' in done.stderr
