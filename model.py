@@ -11,6 +11,7 @@ import pickle
 import urllib.error
 import zipfile
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,8 +148,9 @@ def load_strictly(module, state, source):
     own = module.state_dict()
     problems = [f'missing {key}' for key in own if key not in state]
     problems += [f'unknown {key}' for key in state if key not in own]
-    problems += [f'{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}' for key in own
-                 if key in state and state[key].shape != own[key].shape]
+    shapes = {key: tuple(getattr(value, 'shape', ())) for key, value in state.items()}
+    problems += [f'{key} is {shapes[key]}, not {tuple(own[key].shape)}' for key in own
+                 if key in state and (not torch.is_tensor(state[key]) or shapes[key] != own[key].shape)]
     if problems:
         more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
         raise ModelError(f'{source} does not fit: ' + ', '.join(problems[:3]) + more)
@@ -225,8 +227,11 @@ class MVFormer(nn.Module):
         return self
 
     def features(self, images):
-        """images (F, 3, H, W) -> Features, in the backbone's own precision; without a graph while it is frozen."""
-        return self.backbone(images.to(next(self.backbone.parameters()).dtype))
+        """images (F, 3, H, W) -> Features. No graph while the backbone is frozen: nothing in it asks for a gradient."""
+        dtype = next(self.backbone.parameters()).dtype
+        # weights that are bf16 need no autocast, which would take the LayerNorms back to float32
+        with nullcontext() if dtype == torch.float32 else torch.autocast(images.device.type, enabled=False):
+            return self.backbone(images.to(dtype))
 
     def entities(self, images):
         """images (F, 3, H, W) -> entities (F, N, d), attention (F, N, P) or None; frames in chunks."""
@@ -278,7 +283,8 @@ def build_model(settings, backbone=None):
 def load_checkpoint(path):
     """The dict that train.py writes: settings, model, optimizer, epoch, ... Errors: ModelError in one line."""
     checkpoint = read_torch_file(path)
-    if not isinstance(checkpoint, dict) or not {'settings', 'model', 'epoch', 'backbone'} <= set(checkpoint):
+    whole = isinstance(checkpoint, dict) and {'settings', 'model', 'epoch', 'backbone'} <= set(checkpoint)
+    if not whole or not isinstance(checkpoint['settings'], dict) or not isinstance(checkpoint['model'], dict):
         raise ModelError(f'{path}: a file of tensors, but no checkpoint of train.py')
     return checkpoint
 

@@ -120,7 +120,7 @@ def preset(dataset):
 
 def parse(argv=None):
     """The command line -> (parser, Settings, fresh). The data set decides the defaults of all other flags."""
-    first = argparse.ArgumentParser(add_help=False)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument('--dataset', choices=list(PRESETS), default='synthetic')
     defaults = preset(first.parse_known_args(argv)[0].dataset)
     parser = argparse.ArgumentParser(
@@ -283,19 +283,6 @@ def learning_rate(settings, epoch):
     return settings.lr / 2 * (1 + math.cos(math.pi * epoch / (settings.epochs + 1)))
 
 
-def to_device(batch, settings, device, dtype):
-    """A list of items of data.Clips -> clips (B, 2, T, 3, S, S) augmented, time, length, valid."""
-    clips = []
-    for item in batch:
-        frames = [each.to(device, non_blocking=True) for each in item['frames']]          # of one video or of two
-        for view, (where, how) in enumerate(zip(item['where'].to(device, non_blocking=True), item['augment'])):
-            clips.append(data.augment(frames[min(view, len(frames) - 1)][where], how, settings.image_size).to(dtype))
-    clips = rearrange(torch.stack(clips), '(b v) t c h w -> b v t c h w', v=2)
-    rest = [torch.stack([item[name] for item in batch]).to(device, non_blocking=True)
-            for name in ('time', 'length', 'valid')]
-    return clips, *rest
-
-
 class Progress:
     """Losses wait here until `settle` brings them to the log and the screen: the one place that waits for the GPU."""
 
@@ -407,7 +394,7 @@ def train(settings, fresh=False):
                        interleaved=objective.pairs, scale=(s.crop, 1), brightness=s.jitter, contrast=s.jitter,
                        saturation=s.jitter, hue=s.hue)
     loader = torch.utils.data.DataLoader(clips, batch_sampler=batches(len(clips), s, step, rank, world),
-                                         collate_fn=list, num_workers=s.workers, pin_memory=cuda)
+                                         collate_fn=data.collate, num_workers=s.workers, pin_memory=cuda)
     options = {'scl': dict(negatives=s.negatives), 'sal': dict(classifier=model.head)}.get(s.loss, {})
 
     def checkpoint():
@@ -430,7 +417,8 @@ def train(settings, fresh=False):
         for group in optimizer.param_groups:
             group['lr'] = learning_rate(s, step // steps)
         torch.manual_seed(int(np.random.SeedSequence([s.seed, step, rank]).generate_state(1)[0]))    # dropout and the loss
-        views, when, length, valid = to_device(batch, s, device, torch.bfloat16 if cuda else torch.float32)
+        views = data.views(batch, s.image_size, device)                                   # (B, 2, T, 3, S, S)
+        when, length, valid = (batch[name].to(device, non_blocking=True) for name in ('time', 'length', 'valid'))
         with torch.autocast('cuda', dtype=torch.bfloat16) if cuda else nullcontext():
             z = parallel(rearrange(views, 'b v t c h w -> (b v) t c h w'), rearrange(valid, 'b v t -> (b v) t'),
                          project=objective.head, normalize=objective.unit)
@@ -440,9 +428,8 @@ def train(settings, fresh=False):
         norm = torch.nn.utils.clip_grad_norm_(weights, 10)
         optimizer.step()
         step += 1
-        progress.pending.append((step, [name for item in batch for name in item['names']], loss.detach(), norm.detach()))
-        for item in batch:
-            skipped |= item['skipped']
+        progress.pending.append((step, list(itertools.chain(*batch['names'])), loss.detach(), norm.detach()))
+        skipped |= batch['skipped']
 
         if step % steps and step % (10 if cuda else 1):
             continue
