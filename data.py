@@ -19,7 +19,7 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Callable
 
@@ -765,6 +765,13 @@ class Clips(Dataset):
         return time
 
 
+def collate(items):
+    """Items -> one dict: time, length, valid stacked to (B, ...), `skipped` joined, lists of the rest."""
+    batch = {key: [item[key] for item in items] for key in items[0]}
+    batch |= {key: torch.stack(batch[key]) for key in ('time', 'length', 'valid')}
+    return batch | {'skipped': {name: why for item in items for name, why in item['skipped'].items()}}
+
+
 # ------------------------------------------------------------------------------------------------------------
 # Augmentation, on the frames' device (paper, section 4.1)
 
@@ -773,8 +780,15 @@ def resize(frames, size):
     return F.interpolate(frames.float() / 255, (size, size), mode='bilinear', align_corners=False)
 
 
+@cache
+def statistics(device):
+    """Mean and standard deviation (3, 1, 1) on the device: sent there once, since sending waits for it."""
+    return tuple(torch.tensor(each, device=device)[:, None, None] for each in (MEAN, STD))
+
+
 def normalise(frames):
-    return TF.normalize(frames, MEAN, STD)
+    mean, std = statistics(frames.device)
+    return (frames - mean) / std
 
 
 def augment(frames, drawn, size):
@@ -790,6 +804,15 @@ def augment(frames, drawn, size):
     if drawn['grey']:
         frames = TF.rgb_to_grayscale(frames, num_output_channels=3)
     return normalise(frames)
+
+
+def views(batch, size, device='cpu'):
+    """A batch as `collate` returns it -> augmented clips (B, 2, T, 3, S, S) on the device."""
+    clips = []
+    for frames, where, drawn in zip(batch['frames'], batch['where'], batch['augment']):
+        frames, where = [f.to(device, non_blocking=True) for f in frames], where.to(device, non_blocking=True)
+        clips.append(torch.stack([augment(frames[v % len(frames)][where[v]], drawn[v], size) for v in (0, 1)]))
+    return torch.stack(clips)
 
 
 def center(frames, size):

@@ -39,14 +39,14 @@ class LSTP(nn.Module):
             q . (W_k f + b_k) = (W_k^T q) . f + q . b_k        fold the projection into the query
             A (W_v f + b_v)   = W_v (A f) + (sum of A) b_v     project what was pooled, not what is pooled
         """
-        folded = self.query @ self.key.weight                                             # (N, C_in)
-        logits = einsum(folded.to(patches), patches, 'n c, f p c -> f n p') + (self.query @ self.key.bias)[:, None]
+        folded, constant = self.query @ self.key.weight, self.query @ self.key.bias       # (N, C_in), (N,)
+        logits = F.linear(patches, folded.to(patches), constant.to(patches)).mT           # (F, N, P)
         attention = (logits.float() / math.sqrt(self.width)).softmax(-1)                  # (F, N, P)
         if self.disjoint:
             strongest = F.one_hot(attention.argmax(1), self.entities)                     # (F, P, N)
             attention = attention * rearrange(strongest, 'f p n -> f n p')
         pooled = einsum(attention.to(patches), patches, 'f n p, f p c -> f n c')
-        entities = F.linear(pooled, self.value.weight) + attention.sum(-1, keepdim=True) * self.value.bias
+        entities = F.linear(pooled.to(self.value.weight), self.value.weight) + attention.sum(-1, keepdim=True) * self.value.bias
         return entities, attention
 
 

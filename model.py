@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import Bottleneck, ResNet
@@ -78,7 +78,7 @@ class ViT(nn.Module):
         """images (F, 3, H, W) -> (F, 1+P, C), the CLS token first."""
         x = self.patch_embed.proj(images)                                                 # (F, C, rows, columns)
         positions = self.positions(*x.shape[-2:])
-        cls = repeat(self.cls_token, '1 1 c -> f 1 c', f=len(x))
+        cls = self.cls_token.expand(len(x), -1, -1)                                       # einops on it would compile twice
         return torch.cat([cls, rearrange(x, 'f c r k -> f (r k) c')], 1) + positions
 
     def forward(self, images):
@@ -227,7 +227,7 @@ class MVFormer(nn.Module):
         return self
 
     def features(self, images):
-        """images (F, 3, H, W) -> Features. No graph while the backbone is frozen: nothing in it asks for a gradient."""
+        """images (F, 3, H, W) -> Features; without a graph while the backbone is frozen."""
         dtype = next(self.backbone.parameters()).dtype
         # weights that are bf16 need no autocast, which would take the LayerNorms back to float32
         with nullcontext() if dtype == torch.float32 else torch.autocast(images.device.type, enabled=False):
@@ -249,7 +249,7 @@ class MVFormer(nn.Module):
         z = self.mtf(rearrange(entities, '(b t) n d -> b t n d', b=len(clips)), valid)
         if project:
             z = rearrange(self.head(rearrange(z, 'b t d -> (b t) d')), '(b t) d -> b t d', b=len(clips))
-        return F.normalize(z, dim=-1) if normalize else z
+        return F.normalize(z.float(), dim=-1) if normalize else z.float()
 
     def trained_state(self):
         """The state dict without the frozen part, which is kept by its name and fingerprint."""

@@ -82,7 +82,7 @@ def memory(function):
     if CUDA:
         torch.cuda.reset_peak_memory_stats()
         now, most = torch.cuda.memory_allocated, torch.cuda.max_memory_allocated
-    elif sys.platform == 'linux':
+    elif os.access('/proc/self/clear_refs', os.W_OK):
         ctypes.CDLL(None).malloc_trim(0)                  # what is free but not given back would hide what is needed
         Path('/proc/self/clear_refs').write_text('5')     # the high-water mark begins anew
         now, most = partial(resident, 'VmRSS'), partial(resident, 'VmHWM')
@@ -133,9 +133,9 @@ def row(what, *values):
     print(f'{what:50}' + ''.join(f'{value:>18}' for value in values), flush=True)
 
 
-def compare(what, plain, ours, *more):
+def compare(what, plain, ours, more):
     slow, fast = timed(plain, ours, runs=15)
-    row('  ' + what, span(slow), span(fast), f'{slow / fast:.1f} x', *more)
+    row('  ' + what, span(slow), span(fast), f'{slow / fast:.1f} x', *more())
 
 
 # -------------------------------------------------------------------------------------- the backbone, and a whole step
@@ -294,7 +294,7 @@ def pooling():
     row(f'LSTP: {frames} frames, P 784, L*C 2304, N 3', 'plain', 'folded', 'ratio', 'memory, plain', 'folded')
     for name, run in (('forward', forward), ('forward and backward', both)):
         forms = partial(run, plain), partial(run, pool)
-        compare(name, *forms, *map(memory, forms))
+        compare(name, *forms, lambda: map(memory, forms))
     row('  largest difference', f'{(forward(plain) - forward(pool)).abs().max():.1e}')
 
 
@@ -324,7 +324,7 @@ def contrast():
 
     row(f'SCL: {B} videos, T {T}, D {D}', 'per pair', 'at once', 'ratio', 'difference')
     compare('forward and backward', partial(gradient, looped_scl), partial(gradient, scl),
-            f'{(gradient(looped_scl) - gradient(scl)).abs().max():.1e}')
+            lambda: [f'{(gradient(looped_scl) - gradient(scl)).abs().max():.1e}'])
 
 
 # ------------------------------------------------------------------------------------------------------------- metrics
@@ -395,8 +395,9 @@ def metrics():
             ('progression', partial(looped_progression, *both), partial(evaluate.progression, *both)),
             ("Kendall's tau, stride 2", partial(looped_tau, half[0]), partial(evaluate.kendalls_tau, val, 2)),
             ('AP@5, stride 2', partial(looped_retrieval, *half), partial(evaluate.retrieval, val, val_y, 5, 2))):
-        value = ours()
-        compare(name, plain, ours, f'{value:.4f}', f'{abs(value - plain()):.1e}')
+        values = []
+        compare(name, lambda: values.append(plain()), lambda: values.append(ours()),
+                lambda: [f'{values[-1]:.4f}', f'{abs(values[-1] - values[-2]):.1e}'])
 
 
 # -------------------------------------------------------------------------------------------------------------- growth

@@ -335,7 +335,7 @@ evaluating('embeddings below a file', '{stage}/run/checkpoint.pt --embeddings {h
 evaluating('numbers where a folder is', '{stage}/run/checkpoint.pt --json {here}/folder', 'folder',
            '--json|directory', folder('folder'))
 evaluating('data that is gone', '{stage}/run/checkpoint.pt --data {here}/nowhere', 'nowhere', '--data')
-doctor('which folder', 'folder', 'folder', '--data')
+doctor('which folder', 'folder', '--data', 'required')
 doctor('no folder', 'penn --data {here}/nowhere', 'nowhere', '--data')
 doctor('an empty folder', 'folder --data {here}', 'no train video', 'video files')
 
@@ -419,10 +419,10 @@ evaluating('no val video that can be read', '{stage}/run/checkpoint.pt --data {h
 
 # labels: where no video is left whose labels fit
 GONE = '{stage}/run/checkpoint.pt --data {here}/videos'
-evaluating('too few labels', GONE, 'no val video.*3', '3 labels for 4 frames', label(b'0 0 1'))
+evaluating('too few labels', GONE, 'no val video.*3', r'3 labels for \d frames', label(b'0 0 1'))
 evaluating('labels that are words', GONE, r'3\.txt', 'one integer label a frame', label(b'up up down down'))
 evaluating('labels that are fractions', GONE, r'3\.txt', 'one integer label a frame', label(b'0 0.5 1 1'))
-evaluating('labels below -1', GONE, r'3\.txt.*-7', 'expected -1', label(b'0 -7 1 1'))
+evaluating('labels below -1', GONE, r'3\.txt.*-7', '-1 for none', label(b'0 -7 1 1'))
 evaluating('labels that are not text', GONE, r'3\.txt', 'one integer label a frame', label(b'\xff\xfe\x00'))
 evaluating('no label in the file', GONE, r'3\.txt', 'one integer label a frame', label(b''))
 evaluating('labels with code', GONE, r'3\.npy', 'one integer label a frame',
@@ -438,8 +438,8 @@ doctor('a pickle cut short', 'pouring --data {here}', 'train.pkl', 'refused',
        both(carl('a.mp4', lambda here: [{'name': 'a' * 99}]), lambda here, stage: halve(here / 'train.pkl')))
 doctor('a pickle of something else', 'penn --data {here}', 'train.pkl', 'as CARL writes it',
        carl('a.mp4', lambda here: {'state': [1, 2]}))
-doctor('labels that are not numbers', 'pouring --data {here}', 'train.pkl.*a', 'integer label|as CARL writes it',
-       carl('a.mp4', lambda here: [dict(id=0, name='a', video_file='a.mp4', seq_len=4, frame_label='none')]))
+doctor('no file that can be read', 'pouring --data {here}', 'none of the 2 videos in HERE', 'CARL',
+       carl('a.mp4', lambda here: [dict(id=0, name='a', video_file='a.mp4', seq_len=4, frame_label=np.zeros(4, int))]))
 doctor('empty TFRecords', 'pouring --data {here}', 'no train video', 'TFRecords',
        both(file('pouring_train-0-of-1.tfrecord'), file('pouring_val-0-of-1.tfrecord')))
 doctor('TFRecords cut short', 'pouring --data {here}', 'pouring_train-0-of-1.tfrecord', 'TFRecords',
@@ -539,7 +539,7 @@ def test_odd_input_works(what, run, stage, tmp_path, monkeypatch):
     else:                                                 # broken ones among good ones, of every kind
         (source / 'train' / 'empty.mp4').write_bytes(b'')
         images(source / 'train' / 'cut')
-        halve(source / 'train' / 'cut' / '2.png')
+        halve(source / 'train' / 'cut' / '000002.png')
         no_frame(source / 'train' / 'no frame.mp4')
         (source / 'val' / '3.txt').write_text('0')
         (source / 'train' / 'notes.md').write_text('not a video')
@@ -558,6 +558,6 @@ def test_odd_input_works(what, run, stage, tmp_path, monkeypatch):
     if what == 'broken':
         assert {line.split(':')[0] for line in skipped.splitlines()} >= {'empty.mp4', 'cut', 'no frame.mp4'}
         assert set(numbers['skipped']) == {'empty.mp4', 'cut', 'no frame.mp4', '3'} and 'skipped' in screen
-        assert '1 labels for 4 frames' in table
+        assert '1 labels for 5 frames' in table
     else:
         assert not skipped and not numbers['skipped']
