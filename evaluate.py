@@ -237,8 +237,8 @@ class Frames(IterableDataset):
             video = self.videos[position]
             try:
                 n, labels = video.frames, video.labels
-                for start in range(0, n, self.part):
-                    yield position, n, labels, video.read(range(start, min(start + self.part, n)))
+                for part in video.parts(self.part):
+                    yield position, n, labels, part
             except data.DataError as error:
                 yield position, None, str(error), None
 

@@ -9,6 +9,7 @@
 import argparse
 import pickle
 import urllib.error
+import warnings
 import zipfile
 import zlib
 from contextlib import nullcontext
@@ -128,18 +129,21 @@ BACKBONES = {                                             # name: (class, its se
     'dino_vits16': (ViT, dict(patch_size=16, width=384, depth=12, heads=6), 224,
                     DINO + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth'),
     'resnet50': (ResNet50, {}, 224, None),
-    'tiny': (ViT, dict(patch_size=8, width=128, depth=6, heads=4), 64, ASSETS / 'tiny_vit.pt'),
+    'tiny': (ViT, dict(patch_size=8, width=96, depth=6, heads=3), 64, ASSETS / 'tiny_vit.pt'),
 }
 
 
 def read_torch_file(path):
     """torch.load of tensors and plain containers only: no file from a stranger may run code. Errors: ModelError."""
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')               # of pickle protocols: what matters is said below
+            return torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise ModelError(f'{path}: no such file') from None
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = (str(error).splitlines() or ['empty'])[0][:150]
+        reason = 'it holds more than tensors and plain containers, or less' if isinstance(
+            error, pickle.UnpicklingError) else (str(error).splitlines() or ['empty'])[0][:150]
         raise ModelError(f'{path}: not a whole file of tensors as torch.save writes them ({reason})') from None
 
 
@@ -186,6 +190,10 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
     if name not in BACKBONES:
         raise ModelError(f'backbone {name!r}: choose from {", ".join(BACKBONES)}')
     make, settings, native, _ = BACKBONES[name]
+    if image_size and image_size < settings.get('patch_size', 32):
+        raise ModelError(f'--image-size {image_size}: {name} needs at least {settings.get("patch_size", 32)} pixels')
+    if make is ResNet50 and list(layers or [1]) != [1]:
+        raise ModelError(f'layers {layers}: {name} has one feature map only; leave --layers out')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = make(**settings, **(dict(image_size=native, layers=layers) if make is ViT else {}))
@@ -264,13 +272,14 @@ def build_model(settings, backbone=None):
     if backbone is None:
         backbone = build_backbone(s['backbone'], weights=s['weights'], layers=s['layers'], image_size=s['image_size'])
         for name in s['train_backbone']:
-            if not isinstance(getattr(backbone, name, None), nn.Module):
-                raise ModelError(f'train_backbone {name!r}: {s["backbone"]} has no such part')
-            getattr(backbone, name).requires_grad_(True)
+            parts = dict(backbone.named_children())
+            if name not in parts:
+                raise ModelError(f'--train-backbone {name}: {s["backbone"]} has the parts {", ".join(parts)}')
+            parts[name].requires_grad_(True)
     if s['pool'] == 'lstp':
         pool = LSTP(backbone.channels, s['entities'], s['entity_width'], s['disjoint'])
     elif s['pool'] in ('cls', 'fwb') and isinstance(backbone, ResNet50):
-        raise ModelError(f'pool {s["pool"]}: resnet50 has no CLS token')
+        raise ModelError(f'pool {s["pool"]}: resnet50 has no CLS token; choose lstp, avg or max')
     elif s['pool'] == 'fwb':
         pool = FixedWidth(backbone.width, s['entities'], s['entity_width'])
     else:
@@ -284,7 +293,8 @@ def load_checkpoint(path):
     """The dict that train.py writes: settings, model, optimizer, epoch, ... Errors: ModelError in one line."""
     checkpoint = read_torch_file(path)
     whole = isinstance(checkpoint, dict) and {'settings', 'model', 'epoch', 'backbone'} <= set(checkpoint)
-    if not whole or not isinstance(checkpoint['settings'], dict) or not isinstance(checkpoint['model'], dict):
+    if not whole or not isinstance(checkpoint['settings'], dict) or not isinstance(checkpoint['model'], dict) \
+            or not all(torch.is_tensor(value) for value in checkpoint['model'].values()):
         raise ModelError(f'{path}: a file of tensors, but no checkpoint of train.py')
     return checkpoint
 

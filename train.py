@@ -38,7 +38,7 @@ class SettingsError(ValueError):
 
 
 PRESETS = {
-    'synthetic': dict(backbone='tiny', frames=16, epochs=60, batch=8, lr=5e-4, workers=0, crop=0.9, jitter=0.4, hue=0.),
+    'synthetic': dict(backbone='tiny', frames=16, epochs=10, lr=1e-3, fc_width=256, workers=0, jitter=0.4, hue=0.),
     'penn': dict(),
     'pouring': dict(frames=240, layers=[12], epochs=1000),
     'finegym99': dict(frames=240, layers=[10, 11, 12], entities=6, readout='avg', fc_width=1536, embedding=256,
@@ -149,14 +149,20 @@ def parse(argv=None):
 def check(settings, world):
     """Refuse settings that cannot train. Errors: SettingsError."""
     s = settings
+    if not s.layers or not all(isinstance(layer, int) for layer in s.layers):
+        raise SettingsError(f'--layers {",".join(map(str, s.layers))}: give numbers, e.g. 4,8,12')
     for name, least in dict(frames=2, entities=1, entity_width=1, fc_width=1, embedding=1, epochs=1, batch=1, lr=0,
                             weight_decay=0, workers=0, eval_every=0, save_every=0, seed=0, data_seed=0,
-                            image_size=1, dropout=0, crop=0, jitter=0, hue=0).items():
+                            image_size=1, dropout=0, crop=0.01, jitter=0, hue=0, shift=0).items():
         if getattr(s, name) < least or not math.isfinite(getattr(s, name)):
             raise SettingsError(f'--{name.replace("_", "-")} {getattr(s, name)}: must be at least {least}')
     for name, most in dict(dropout=0.99, crop=1, hue=0.5).items():
         if getattr(s, name) > most:
             raise SettingsError(f'--{name} {getattr(s, name)}: must be at most {most}')
+    if s.loss == 'tcn' and s.frames % 2:
+        raise SettingsError(f'--frames {s.frames}: tcn takes them in pairs; choose an even number')
+    if s.loss == 'sal' and s.frames < 3:
+        raise SettingsError(f'--frames {s.frames}: sal puts three in order; choose at least 3')
     if s.batch % world:
         raise SettingsError(f'--batch {s.batch}: {world} processes do not divide it evenly; choose a multiple of {world}')
     if s.pairs == 'videos' and not LOSSES[s.loss].videos:
@@ -173,6 +179,11 @@ def processes():
     rank, world, local = (int(os.environ.get(name, default)) for name, default in
                           (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)))
     cuda = torch.cuda.is_available()
+    if cuda and local >= torch.cuda.device_count():
+        raise SettingsError(f'process {local} of this machine has no GPU of its own; --nproc_per_node '
+                            f'{torch.cuda.device_count()}')
+    if world > 1 and 'MASTER_ADDR' not in os.environ:
+        raise SettingsError(f'WORLD_SIZE is {world}, but nobody says where the others are; start by torchrun')
     device = torch.device('cuda', local) if cuda else torch.device('cpu')
     if cuda:
         torch.cuda.set_device(device)
@@ -321,20 +332,29 @@ class Progress:
         self.pending, self.since = [], time.time()
 
 
-def open_run(s, fresh, rank, say):
-    """The run's folder as it was left -> the checkpoint's path and the checkpoint, or None. Errors: SettingsError."""
-    out = Path(s.out)
-    path = out / 'checkpoint.pt'
-    if fresh and rank == 0 and out.exists():
-        aside = next(name for n in itertools.count(1) if not (name := out.with_name(f'{out.name}.{n}')).exists())
-        out.rename(aside)
-        say(f'the old run is kept in {aside}')
-    everyone(None)                                        # nobody looks before it is moved
-    resumed = models.load_checkpoint(path) if path.exists() else None
+def last_checkpoint(s, path):
+    """What the run goes on from, or None. Errors: SettingsError."""
+    try:
+        resumed = models.load_checkpoint(path) if path.exists() else None
+    except models.ModelError as error:
+        raise SettingsError(f'{error}; choose another --out, or --fresh to begin anew') from None
     if resumed and (changed := differences(resumed['settings'], asdict(s))):
         raise SettingsError(f'{path}: was trained with other settings ({"; ".join(changed)}); give those, another --out, '
                             f'or --fresh to begin anew')
-    return path, resumed
+    return resumed
+
+
+def open_folder(out, fresh, rank, say):
+    """Make the run's folder; with `fresh` an old one is kept under another name. Errors: SettingsError."""
+    try:
+        if fresh and rank == 0 and out.is_dir():
+            aside = next(name for n in itertools.count(1) if not (name := out.with_name(f'{out.name}.{n}')).exists())
+            out.rename(aside)
+            say(f'the old run is kept in {aside}')
+        everyone(None)                                    # nobody writes before it is moved
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f'{out}: cannot be a folder for this run ({error.strerror}); choose another --out') from None
 
 
 def make_model(s, resumed, path, rank, device):
@@ -360,23 +380,28 @@ def make_model(s, resumed, path, rank, device):
 
 def train(settings, fresh=False):
     """One run, from the settings to the table of metrics. Errors: SettingsError, DataError, ModelError, OSError."""
-    s, (rank, world, device) = settings, processes()
+    s = settings
+    check(s, int(os.environ.get('WORLD_SIZE', 1)))
+    rank, world, device = processes()
     say = print if rank == 0 else lambda *args, **kwargs: None
     cuda, objective = device.type == 'cuda', LOSSES[s.loss]
-    check(s, world)
-    path, resumed = open_run(s, fresh, rank, say)
     videos = data.load(s.dataset, s.data, image_size=s.image_size, seed=s.data_seed)
     steps = len(videos['train']) // s.batch               # of an epoch
     if not steps:
         raise SettingsError(f'--batch {s.batch}: there are only {len(videos["train"])} videos to train on')
 
+    path = Path(s.out) / 'checkpoint.pt'
+    resumed = None if fresh else last_checkpoint(s, path)
     model, fingerprint = make_model(s, resumed, path, rank, device)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=s.lr, weight_decay=s.weight_decay)
     step = 0
     if resumed:
-        optimizer.load_state_dict(resumed['optimizer'])
-        step = resumed['step']
+        try:
+            optimizer.load_state_dict(resumed['optimizer'])
+            step = resumed['step']
+        except (KeyError, ValueError, TypeError) as error:
+            raise SettingsError(f'{path}: lacks what Adam knew ({error}); choose another --out, or --fresh') from None
     parallel = DistributedDataParallel(model, device_ids=[device.index] if cuda else None) if world > 1 else model
 
     say(' '.join(f'{name}={value}' for name, value in asdict(s).items()))
@@ -384,7 +409,7 @@ def train(settings, fresh=False):
         f'{sum(w.numel() for w in weights):,} weights are trained; {world} x {device.type}'
         + (f'; going on from step {step}' if resumed else '')
         + ('; compiling the backbone, the first step takes a minute or more' if cuda and s.compile else ''), flush=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    open_folder(path.parent, fresh, rank, say)
     log = Log(path.parent / 'log.jsonl', step, write=rank == 0)
     if step == s.epochs * steps and 'loss' not in json.loads(log.lines[-1]):
         say(f'this run is finished; evaluate it by: python evaluate.py {path}   (--fresh begins anew)')

@@ -1,9 +1,10 @@
 """Miniatures of every data set as it lies on disk: real JPEGs, mp4s, .mat files, TFRecords, pickles, lists.
 
-Every frame is a `picture` of a number, so that whoever reads it can tell which frame it is. Each function writes one
-layout into a folder and returns what it wrote: {'train': {name: labels}, 'val': {name: labels}}.
+Every frame is a `picture` of a number, so that whoever reads it can tell which frame it is. Each function
+writes one layout into a folder and returns what it wrote: {'train': {name: labels}, 'val': {name: labels}}.
 """
 import csv
+import io
 import json
 import pickle
 import struct
@@ -15,8 +16,9 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-ACTIONS = {'baseball_pitch': 4, 'baseball_swing': 3, 'bench_press': 2, 'bowl': 3, 'clean_and_jerk': 6, 'golf_swing': 3,
-           'jumping_jacks': 4, 'pushup': 2, 'pullup': 2, 'situp': 2, 'squat': 4, 'tennis_forehand': 3, 'tennis_serve': 4}
+ACTIONS = {'baseball_pitch': 4, 'baseball_swing': 3, 'bench_press': 2, 'bowl': 3, 'clean_and_jerk': 6,
+           'golf_swing': 3, 'jumping_jacks': 4, 'pushup': 2, 'pullup': 2, 'situp': 2, 'squat': 4,
+           'tennis_forehand': 3, 'tennis_serve': 4}
 
 
 def picture(number, width=160, height=96):
@@ -72,7 +74,7 @@ def many(train, val, frames):
 
 
 def penn(root, *, actions=ACTIONS, train=2, val=2, frames=12):
-    """The release: frames/0001/000001.jpg, labels/0001.mat, and the phase labels in a folder for each action."""
+    """The release: frames/0001/000001.jpg, labels/0001.mat, and phase labels in a folder for each action."""
     written, video = {'train': {}, 'val': {}}, 0
     for action in actions:
         for split, _, n in many(train, val, frames):
@@ -81,8 +83,8 @@ def penn(root, *, actions=ACTIONS, train=2, val=2, frames=12):
             write_images(root / 'frames' / name, n)
             (root / 'labels').mkdir(exist_ok=True)
             savemat(root / 'labels' / f'{name}.mat', {
-                'action': action, 'train': 1 if split == 'train' else -1, 'nframes': n, 'dimensions': [[96, 160, n]],
-                'bbox': np.stack([np.array([40 + i, 24, 80 + i, 72], float) for i in range(n)]),
+                'action': action, 'train': 1 if split == 'train' else -1, 'nframes': n,
+                'dimensions': [[96, 160, n]], 'bbox': [[40. + i, 24, 80 + i, 72] for i in range(n)],
                 'x': np.zeros((n, 13)), 'y': np.zeros((n, 13)), 'visibility': np.ones((n, 13))})
             folder = root / 'penn_action_labels' / split / action
             folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,7 @@ def penn(root, *, actions=ACTIONS, train=2, val=2, frames=12):
 
 
 def penn_carl(root, *, actions=ACTIONS, train=2, val=2, frames=12):
-    """CARL's: (list of videos, list of each action's indices into it) pickled, and mp4s. All 13 actions are listed."""
+    """CARL's: (list of videos, each action's indices into it) pickled, and mp4s; all 13 actions listed."""
     written, video = {'train': {}, 'val': {}}, 0
     for split in written:
         entries, groups = [], []
@@ -102,7 +104,8 @@ def penn_carl(root, *, actions=ACTIONS, train=2, val=2, frames=12):
                 if which == split:
                     video += 1
                     groups[-1].append(len(entries))
-                    entries.append(entry(root, 'videos', f'{video:04d}', n, phases(n, ACTIONS[action]), written[split]))
+                    labels = phases(n, ACTIONS[action])
+                    entries.append(entry(root, 'videos', f'{video:04d}', n, labels, written[split]))
                     entries[-1]['action_label'] = [*ACTIONS].index(action)
         dump((entries, groups), root / f'{split}.pkl')
     return written
@@ -151,14 +154,14 @@ def pouring(root, *, train=3, val=2, frames=12):
         written[split][name] = labels
         records[split].append(sequence_example(name, [jpeg(j) for j in range(n)], labels, packed=i % 2 == 0))
     half = (train + 1) // 2
-    for name, content in (('train-0-of-2', records['train'][:half]), ('train-1-of-2', records['train'][half:]),
-                          ('val-0-of-1', records['val'])):
+    files = {'train-0-of-2': records['train'][:half], 'train-1-of-2': records['train'][half:],
+             'val-0-of-1': records['val']}
+    for name, content in files.items():
         (root / f'pouring_{name}.tfrecord').write_bytes(b''.join(map(framed, content)))
     return written
 
 
 def jpeg(i):
-    import io
     file = io.BytesIO()
     Image.fromarray(picture(i)).save(file, 'JPEG', quality=90)
     return file.getvalue()
@@ -204,7 +207,8 @@ def sequence_example(name, images, labels, packed=True):
     def mapped(key, value):
         return message(1, message(1, key.encode()) + message(2, value))
 
-    context = mapped('name', of_bytes(name.encode())) + mapped('len', of_integer(len(images))) + mapped('label', of_integer(0))
+    context = (mapped('name', of_bytes(name.encode())) + mapped('len', of_integer(len(images))) +
+               mapped('label', of_integer(0)))
     lists = (mapped('video', b''.join(message(1, of_bytes(image)) for image in images)) +
              mapped('frame_labels', b''.join(message(1, of_integer(label)) for label in labels)))
     return message(1, context) + message(2, lists)
@@ -213,16 +217,17 @@ def sequence_example(name, images, labels, packed=True):
 def finegym(root, *, classes=99, train=2, val=2, frames=40):
     """The annotation, the lists of elements, and a clip for each event; 25 frames a second."""
     written, known = {'train': {}, 'val': {}}, {}
-    for split, number in (('train', f'gym{classes}_train_element_v1.0.txt'), ('val', f'gym{classes}_val_element.txt')):
+    for split, number in (('train', 'train_element_v1.0'), ('val', 'val_element')):
         lines = []
         for which, i, n in many(train, val, frames):
             if which != split:
                 continue
             youtube, event = f'{split}-A_Eb{i}', f'E_{100 * i:06d}_{100 * i + 2:06d}'
-            spans = {'A_0000_0001': [[0.04, 0.48]], 'A_0000_0002': [[0.0, 0.1], [0.4, 0.8]], 'A_0001_0002': [[1.0, 1.2]]}
+            spans = {'A_0000_0001': [[0.04, 0.48]], 'A_0000_0002': [[0.0, 0.1], [0.4, 0.8]],
+                     'A_0001_0002': [[1.0, 1.2]]}
             known.setdefault(youtube, {})[event] = {
                 'event': 1, 'timestamps': [[100.0 * i, 100.0 * i + 2]],
-                'segments': {key: {'stages': len(value), 'timestamps': value} for key, value in spans.items()}}
+                'segments': {key: {'stages': len(span), 'timestamps': span} for key, span in spans.items()}}
             known[youtube]['E_009000_009001'] = {'event': 1, 'timestamps': [[9000, 9001]], 'segments': None}
             lines += [f'{youtube}_{event}_A_0000_0001 {i}', f'{youtube}_{event}_A_0000_0002 {classes - 1}']
             labels = np.full(n, -1)
@@ -230,7 +235,7 @@ def finegym(root, *, classes=99, train=2, val=2, frames=40):
             labels[10:20 + 1] = classes - 1  # 0.4 s to 0.8 s, inclusive, over the earlier one
             write_video(root / 'processed_videos' / f'{youtube}_{event}.mp4', n)
             written[split][f'{youtube}_{event}'] = labels
-        (root / number).write_text('\n'.join(lines) + '\n')
+        (root / f'gym{classes}_{number}.txt').write_text('\n'.join(lines) + '\n')
     (root / 'finegym_annotation_info_v1.0.json').write_text(json.dumps(known))
     return written
 
@@ -244,7 +249,8 @@ def k400(root, *, train=4, val=0, frames=12):
             table.writerow(['label', 'youtube_id', 'time_start', 'time_end', 'split'])
             for which, i, n in many(train, val, frames):
                 if which == split:
-                    table.writerow([('abseiling', 'air drumming')[i % 2], f'-_{split}{i:05d}', i, i + 10, split])
+                    label = ('abseiling', 'air drumming')[i % 2]
+                    table.writerow([label, f'-_{split}{i:05d}', i, i + 10, split])
                     name = f'-_{split}{i:05d}_{i:06d}_{i + 10:06d}'
                     write_video(root / split / f'{name}.mp4', n)
                     written[split][name] = None
@@ -252,7 +258,7 @@ def k400(root, *, train=4, val=0, frames=12):
 
 
 def folder(root, *, train=3, val=2, frames=12, classes=3):
-    """One's own videos: train/ and val/, an action as sub-folder, video files and frame folders, labels beside them."""
+    """One's own: train/ and val/, a sub-folder for each action, videos, frame folders, labels."""
     written = {'train': {}, 'val': {}}
     for split, i, n in many(train, val, frames):
         labels = phases(n, classes)
@@ -268,5 +274,5 @@ def folder(root, *, train=3, val=2, frames=12, classes=3):
     return written
 
 
-LAYOUTS = {'penn': penn, 'penn, CARL': penn_carl, 'pouring': pouring, 'pouring, CARL': pouring_carl, 'finegym99': finegym,
-           'finegym99, CARL': finegym_carl, 'k400': k400, 'folder': folder}
+LAYOUTS = {'penn': penn, 'penn, CARL': penn_carl, 'pouring': pouring, 'pouring, CARL': pouring_carl,
+           'finegym99': finegym, 'finegym99, CARL': finegym_carl, 'k400': k400, 'folder': folder}

@@ -20,10 +20,9 @@ from einops import rearrange, repeat
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from data import normalise
+from data import ACTIONS, Act, normalise
 from model import BACKBONES, ViT
 from mtf import Block
-from synthetic_part import ACTIONS, Act
 
 
 def frames_of(seeds, each, stride):

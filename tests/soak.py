@@ -3,11 +3,11 @@
     python tests/soak.py                    30 kills, some minutes
     python tests/soak.py --kills 5 --seed 1
 
-One short run on a few videos of the synthetic set, written as a folder of images with labels, so that reading files,
-training, checkpoints and evaluation are all met. Moments come from the seed: in start-up, in training, while a
-checkpoint is being written, in an evaluation; three in four are SIGKILL, the others SIGTERM. Both runs must end with
-the same checkpoint (weights, statistics, Adam's moments) and the same log, bit by bit, though one decodes in a worker
-process and the other in its own. Exit code 0 if so, else 1.
+One short run on a few videos of the synthetic set, written as folders of images with labels, so that reading,
+training, checkpoints and evaluation are all met. Moments come from the seed: in start-up, in training, while
+a checkpoint is written, in an evaluation; three in four are SIGKILL, the others SIGTERM. Both runs must end
+with the same checkpoint (weights, statistics, Adam's moments) and the same log, bit by bit, though one of them
+decodes in a worker process and the other in its own. Exit code 0 if so, else 1.
 """
 import argparse
 import json
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -45,13 +46,13 @@ def write_videos(folder):
 
 
 def start(folder, out, epochs, workers, screen):
-    """The one command: a process group of its own, so that a signal reaches all of it, as from a batch system."""
-    flags = dict(dataset='folder', data=folder / 'videos', out=out, epochs=epochs, batch=BATCH, frames=6, eval_every=1,
-                 save_every=0, backbone='tiny', weights='random', layers=6, entities=2, entity_width=32, fc_width=32,
-                 embedding=16, workers=workers)
+    """The one command, as a process group: a signal reaches all of it, as from a batch system."""
+    flags = dict(dataset='folder', data=folder / 'videos', out=out, epochs=epochs, batch=BATCH, frames=6,
+                 eval_every=1, save_every=0, backbone='tiny', weights='random', layers=6, entities=2,
+                 entity_width=32, fc_width=32, embedding=16, workers=workers)
     flags = [word for name, value in flags.items() for word in ('--' + name.replace('_', '-'), str(value))]
     return subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *flags], stdout=screen, stderr=screen,
-                            start_new_session=True, env=os.environ | dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1'))
+                            start_new_session=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
 
 
 def last_line(log, since=0.):
@@ -66,9 +67,10 @@ def last_line(log, since=0.):
 
 def state(out, since):
     """(step, what the run is doing), as far as its files tell."""
-    line = last_line(out / 'log.jsonl', since)
-    if (out / 'checkpoint.pt.new').exists():
-        return line['step'], 'writing a checkpoint'
+    line, beside = last_line(out / 'log.jsonl', since), out / 'checkpoint.pt.new'
+    with suppress(FileNotFoundError):                     # as soon as it is whole it is renamed
+        if beside.stat().st_mtime >= since:
+            return line['step'], 'writing a checkpoint'
     if 'loss' not in line:                                # nothing yet, or metrics
         return line['step'], 'training' if line['step'] else 'start-up'
     return line['step'], 'training' if line['step'] % STEPS else 'evaluating'
@@ -84,14 +86,14 @@ def aim(rng, process, out, launched, moment, target, startup):
         if step > target or step == target and doing == moment:
             time.sleep(rng.choice([0, rng.uniform(0, .05), rng.uniform(0, .5)]))
             return state(out, launched)
-        time.sleep(.001)
+        time.sleep(.003)
 
 
 def differences(whole, killed):
     """The names of what differs between the two finished runs."""
     a, b = (torch.load(out / 'checkpoint.pt', weights_only=True) for out in (whole, killed))
     for checkpoint in (a, b):
-        del checkpoint['settings']['out']
+        del checkpoint['settings']['out'], checkpoint['settings']['workers']
 
     def unequal(name, a, b):
         if torch.is_tensor(a) and torch.is_tensor(b):
@@ -103,7 +105,7 @@ def differences(whole, killed):
     lines = [(out / 'log.jsonl').read_text().splitlines() for out in (whole, killed)]
     if lines[0] != lines[1]:
         at = next((i for i, pair in enumerate(zip(*lines)) if pair[0] != pair[1]), min(map(len, lines)))
-        found.append(f'log.jsonl from line {at + 1} on ({len(lines[0])} lines, {len(lines[1])} of the killed run)')
+        found.append(f'log.jsonl from line {at + 1} on ({len(lines[0])} lines, {len(lines[1])} killed)')
     return found
 
 
@@ -119,7 +121,8 @@ def soak(kills, seed, folder):
             time.sleep(.01)
         startup = time.time() - launched
         if whole.wait():
-            return print((folder / 'screen.txt').read_text()[-2000:], f'\nthe run itself fails: {whole.returncode}') or 1
+            print((folder / 'screen.txt').read_text()[-2000:], f'\nthe run itself fails: {whole.returncode}')
+            return 1
         print(f'never killed: {total} steps, {epochs} evaluations in {time.time() - launched:.1f} s, '
               f'{startup:.1f} s of them until the first step', flush=True)
 
@@ -129,7 +132,7 @@ def soak(kills, seed, folder):
             process = start(folder, out, epochs, 1, screen)
             if done == kills:
                 break
-            # pace: so that the last kill comes near the end; never past it, for then nothing would be left to kill
+            # a pace that brings the last kill near the end, not past it, where nothing is left to kill
             ahead = rng.randint(1, max(1, round(1.4 * (total - reached) / (kills - done))))
             target, moment = min(reached + ahead, total - 1), rng.choice(
                 ['start-up', 'training', 'writing a checkpoint', 'evaluating'])

@@ -225,6 +225,9 @@ class Film:
         pixels = [rng.integers(0, 256, (3, self.size, self.size), np.uint8) for rng in rngs]
         return torch.from_numpy(np.stack(pixels))
 
+    def parts(self, size=64):
+        return (self.read(range(start, min(start + size, self.frames))) for start in range(0, self.frames, size))
+
     def actor(self, indices):
         mask = torch.zeros(len(indices), self.size, self.size, dtype=torch.bool)
         mask[:, :12, :8] = True
@@ -437,7 +440,7 @@ def test_focus_by_hand():
 def test_masks_pass_through_the_frames_crop(network):
     """16 more pixels a side: the centre crop starts at row and column 8, and patches are 8 x 8 pixels."""
     images, entities, heads, actor = evaluate.look(network, Film('a', 4, size=48), [0, 2])
-    assert images.shape == (2, 3, 32, 32) and entities.shape == (2, 2, 16) and heads.shape == (2, 4, 16)
+    assert images.shape == (2, 3, 32, 32) and entities.shape == (2, 2, 16) and heads.shape == (2, 3, 16)
     assert actor.shape == (2, 16) and actor.sum() == 0    # the actor's 12 x 8 pixels begin and end left of it
     *_, actor = evaluate.look(network, Film('a', 4), [0, 2])
     expected = np.zeros((4, 4))

@@ -235,7 +235,7 @@ def test_chunks_change_nothing():
 
 
 def test_resnet50_and_its_last_stage():
-    mvf = model.build_model(settings(backbone='resnet50', image_size=224, pool='max', train_backbone=['layer4']))
+    mvf = model.build_model(settings(backbone='resnet50', image_size=224, layers=[1], pool='max', train_backbone=['layer4']))
     mvf.train()
     features = mvf.features(torch.randn(1, 3, 224, 224))
     assert features.patches.shape == (1, 49, 2048) and features.cls is None
@@ -246,7 +246,7 @@ def test_resnet50_and_its_last_stage():
     saved = {key for key in mvf.trained_state() if key.startswith('backbone')}
     assert saved and all(key.startswith('backbone.layer4') and 'running' not in key for key in saved)
     with pytest.raises(model.ModelError, match='CLS'):
-        model.build_model(settings(backbone='resnet50', pool='cls'))
+        model.build_model(settings(backbone='resnet50', layers=[1], image_size=224, pool='cls'))
 
 
 def test_byol_and_plain_resnet_files(tmp_path):

@@ -15,13 +15,22 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 import loss
+import miniatures
 import model as models
 import train
 
 ROOT = Path(train.__file__).parent
-TINY = ['--epochs', '2', '--frames', '4', '--batch', '30', '--fc-width', '32', '--embedding', '16', '--weights', 'random',
-        '--layers', '1']
+TINY = ['--dataset', 'folder', '--frames', '4', '--batch', '4', '--fc-width', '32', '--embedding', '16', '--weights', 'random',
+        '--layers', '1', '--workers', '0']
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+
+
+@pytest.fixture(scope='module')
+def videos(tmp_path_factory):
+    """A small data set, as flags."""
+    folder = tmp_path_factory.mktemp('videos')
+    miniatures.folder(folder, train=16, val=3, frames=8)
+    return [*TINY, '--data', str(folder)]
 
 
 def run(*arguments, processes=1, check=True):
@@ -120,8 +129,8 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
             assert (theirs[name] - value).abs().max() <= 1e-5 * max(1, value.abs().max()), name
 
 
-def test_torchrun_trains_and_only_rank_0_writes(tmp_path):
-    done = run('--out', tmp_path, *TINY, processes=2)
+def test_torchrun_trains_and_only_rank_0_writes(tmp_path, videos):
+    done = run('--out', tmp_path, *videos, '--epochs', 2, processes=2)
     assert '2 x cpu' in done.stdout and done.stdout.count('videos to train on') == 1
     steps = [json.loads(line)['step'] for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
     assert steps == sorted(steps) and steps[-1] == torch.load(tmp_path / 'checkpoint.pt')['step']
@@ -130,11 +139,12 @@ def test_torchrun_trains_and_only_rank_0_writes(tmp_path):
 # -------------------------------------------------------------------------------------------------------- interruption
 
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, how):
+def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, videos, how):
     """Bit-identical weights and log, also with another number of workers."""
-    command = [sys.executable, str(ROOT / 'train.py'), *TINY, '--save-every', '0']
-    run('--out', tmp_path / 'whole', *TINY)
-    stopped = subprocess.Popen([*command, '--out', tmp_path / 'stopped'], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    flags = [*videos, '--epochs', '5', '--save-every', '0']
+    run('--out', tmp_path / 'whole', *flags)
+    stopped = subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *flags, '--out', tmp_path / 'stopped'],
+                               env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     log = tmp_path / 'stopped' / 'log.jsonl'
     deadline = time.time() + 60
     while not (log.exists() and log.read_text().count('\n') >= 3) and time.time() < deadline:
@@ -145,25 +155,26 @@ def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, how):
     assert how == signal.SIGKILL or 'goes on from there' in output
     first = torch.load(tmp_path / 'stopped' / 'checkpoint.pt')['step']
     assert 0 < first < torch.load(tmp_path / 'whole' / 'checkpoint.pt')['step']
-    run('--out', tmp_path / 'stopped', *TINY, '--workers', 1)
+    run('--out', tmp_path / 'stopped', *flags, '--workers', 1)
     a, b = (torch.load(tmp_path / name / 'checkpoint.pt') for name in ('whole', 'stopped'))
     assert a['model'].keys() == b['model'].keys() and a['step'] == b['step']
     assert all(torch.equal(value, b['model'][key]) for key, value in a['model'].items())
     assert (tmp_path / 'whole' / 'log.jsonl').read_bytes() == log.read_bytes()
 
 
-def test_a_finished_run_says_so_and_other_settings_are_refused(tmp_path):
-    run('--out', tmp_path / 'run', *TINY)
+def test_a_finished_run_says_so_and_other_settings_are_refused(tmp_path, videos):
+    flags = ['--out', tmp_path / 'run', *videos, '--epochs', 2]
+    run(*flags)
     before = {path: path.read_bytes() for path in (tmp_path / 'run').iterdir()}
-    assert 'finished' in run('--out', tmp_path / 'run', *TINY).stdout
-    refused = run('--out', tmp_path / 'run', *TINY, '--lr', 1, check=False)
+    assert 'finished' in run(*flags).stdout
+    refused = run(*flags, '--lr', 1, check=False)
     assert refused.returncode == 2 and 'lr was 0.0005, now 1.0' in refused.stderr and 'Traceback' not in refused.stderr
     assert before == {path: path.read_bytes() for path in (tmp_path / 'run').iterdir()}
-    run('--out', tmp_path / 'run', *TINY, '--lr', 1e-3, '--fresh')
+    run(*flags, '--lr', 1e-3, '--fresh')
     assert before[tmp_path / 'run' / 'checkpoint.pt'] == (tmp_path / 'run.1' / 'checkpoint.pt').read_bytes()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    done = run('--out', tmp_path, *TINY, '--lr', 1e30, check=False)
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, videos):
+    done = run('--out', tmp_path, *videos, '--lr', 1e30, check=False)
     assert done.returncode == 2 and 'Traceback' not in done.stderr
     assert 'step 2' in done.stderr and 'videos:' in done.stderr and 'last good checkpoint' in done.stderr
