@@ -17,6 +17,7 @@ import mmap
 import os
 import pickle
 import re
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -933,6 +934,13 @@ def draw_augmentation(rng, height, width, *, scale=(0.8, 1.0), ratio=(3 / 4, 4 /
         drawn['blur'] = float(rng.uniform(0.1, 2.0))
     drawn['grey'] = bool(rng.random() < grey)
     return drawn
+
+
+def leave_signals(_worker):
+    """For workers: Ctrl-C and a batch system's SIGTERM reach them too, but are for the process that trains to
+    heed; give it ten seconds for that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10))
 
 
 class Clips(Dataset):

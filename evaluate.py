@@ -263,6 +263,7 @@ def embed(networks, videos, positions, *, limit=1000, device='cpu', workers=0):
     Models that hold the same backbone object share its pass. Only the entities of a video are kept, never its patches.
     """
     loader = DataLoader(Frames(videos, positions), batch_size=None, collate_fn=tuple, num_workers=workers,
+                        worker_init_fn=data.leave_signals,
                         pin_memory=torch.device(device).type == 'cuda', generator=torch.Generator().manual_seed(0))
     begun = {}                                            # position: a list of entities (F, N, d) for each model
     for position, n, labels, frames in loader:

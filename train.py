@@ -347,7 +347,7 @@ def last_checkpoint(s, path):
 def open_folder(out, fresh, rank, say):
     """Make the run's folder; with `fresh` an old one is kept under another name. Errors: SettingsError."""
     try:
-        if fresh and rank == 0 and out.is_dir():
+        if fresh and rank == 0 and any((out / name).exists() for name in ('checkpoint.pt', 'log.jsonl')):
             aside = next(name for n in itertools.count(1) if not (name := out.with_name(f'{out.name}.{n}')).exists())
             out.rename(aside)
             say(f'the old run is kept in {aside}')
@@ -411,7 +411,8 @@ def train(settings, fresh=False):
         + ('; compiling the backbone, the first step takes a minute or more' if cuda and s.compile else ''), flush=True)
     open_folder(path.parent, fresh, rank, say)
     log = Log(path.parent / 'log.jsonl', step, write=rank == 0)
-    if step == s.epochs * steps and 'loss' not in json.loads(log.lines[-1]):
+    evaluated = everyone(bool(log.lines) and 'loss' not in json.loads(log.lines[-1]))[0]
+    if step == s.epochs * steps and evaluated:
         say(f'this run is finished; evaluate it by: python evaluate.py {path}   (--fresh begins anew)')
         return
 
@@ -419,7 +420,8 @@ def train(settings, fresh=False):
                        interleaved=objective.pairs, scale=(s.crop, 1), brightness=s.jitter, contrast=s.jitter,
                        saturation=s.jitter, hue=s.hue)
     loader = torch.utils.data.DataLoader(clips, batch_sampler=batches(len(clips), s, step, rank, world),
-                                         collate_fn=data.collate, num_workers=s.workers, pin_memory=cuda)
+                                         collate_fn=data.collate, num_workers=s.workers, pin_memory=cuda,
+                                         worker_init_fn=data.leave_signals)
     options = {'scl': dict(negatives=s.negatives), 'sal': dict(classifier=model.head)}.get(s.loss, {})
 
     def checkpoint():
@@ -430,12 +432,19 @@ def train(settings, fresh=False):
     def measure(last):
         checkpoint()
         on_signals(signal.default_int_handler)            # an evaluation is simply left, and done again
+        if any(everyone(bool(stopping))):
+            raise KeyboardInterrupt
         log.write(step=step, epoch=step // steps, **evaluate.evaluate(
             model, videos, s, controls=last, picture=path.with_name('entities.png') if last else None))
         on_signals(lambda *_: stopping.append(True))
 
+    def due():
+        return s.eval_every and step % (steps * s.eval_every) == 0 < step < s.epochs * steps
+
     stopping, skipped, saved = [], {}, time.time()
     on_signals(lambda *_: stopping.append(True))          # SIGTERM, Ctrl-C: finish the step, save, leave
+    if due() and not evaluated:                           # it was stopped in this evaluation
+        measure(last=False)
     progress = Progress(s, log, steps, world, device, say)
     model.train()
     for batch in loader:
@@ -469,7 +478,7 @@ def train(settings, fresh=False):
         if step % steps == 0:
             report_skipped(path.with_name('skipped.txt'), skipped, say)
             skipped = {}
-            if s.eval_every and step // steps % s.eval_every == 0 and step < s.epochs * steps:
+            if due():
                 measure(last=False)
                 model.train()
                 progress.since = time.time()
@@ -481,6 +490,7 @@ def main():
     try:
         train(settings.resolve(), fresh)
     except (SettingsError, data.DataError, models.ModelError, OSError) as error:
+        error.__traceback__ = None                        # lets go of the loader, whose processes can then end
         lines = str(error).splitlines() or [repr(error)]
         print(f'\n{parser.prog}: error: {lines[-1]}', file=sys.stderr, flush=True)
         sys.exit(2)
