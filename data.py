@@ -609,7 +609,7 @@ def videos_below(root, size):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The synthetic set: an articulated figure acts out five actions of three or four phases, 64 x 64 pixels, made in memory.
+# The synthetic set: an articulated figure acts out five actions of four phases, 64 x 64 pixels, made in memory.
 #
 # A stand-in for Penn Action that needs no download: every frame has its phase label and the mask of the actor. A video
 # begins and ends in the same idle pose for a random time and its phases have log-normal lengths, so that the time in
