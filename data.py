@@ -628,14 +628,14 @@ PLANK = (63, 3, -3, 0, -6, -63, -63, -61, -63)
 # action: (half the shoulders' width, idle pose, [(phase, pose at its end, mean frames), ...]). Phase 0 is the idle
 # pose before; the idle pose after belongs to the last phase.
 ACTIONS = {
-    'squat': (.03, STAND, [(1, (36, 78, 88, 72, 82, 92, -30, 84, -32), 12), (2, STAND, 11), (3, STAND, 0)]),
-    'jumping_jacks': (.115, FRONT, [(1, (0, 150, 168, -150, -168, 30, 26, -30, -26), 11), (2, FRONT, 10),
+    'squat': (.03, STAND, [(1, (36, 78, 88, 72, 82, 92, -30, 84, -32), 16), (2, STAND, 14), (3, STAND, 0)]),
+    'jumping_jacks': (.115, FRONT, [(1, (0, 150, 168, -150, -168, 30, 26, -30, -26), 14), (2, FRONT, 13),
                                     (3, FRONT, 0)]),
-    'pushup': (.03, PLANK, [(1, (80, -66, 62, -70, 58, -80, -82, -78, -80), 12), (2, PLANK, 11), (3, PLANK, 0)]),
-    'baseball_pitch': (.05, STAND, [(1, (-16, -110, -165, 62, 100, -2, -4, 86, -4), 9),
-                                    (2, (30, 84, 66, -40, -70, -28, -48, 40, 4), 7), (3, STAND, 8)]),
-    'golf_swing': (.10, GOLF, [(1, (-8, -128, -140, -104, -140, 14, 0, -12, -14), 9),
-                               (2, (8, 108, 144, 128, 146, 12, 14, -22, -2), 7), (3, GOLF, 8)]),
+    'pushup': (.03, PLANK, [(1, (80, -66, 62, -70, 58, -80, -82, -78, -80), 16), (2, PLANK, 14), (3, PLANK, 0)]),
+    'baseball_pitch': (.05, STAND, [(1, (-16, -110, -165, 62, 100, -2, -4, 86, -4), 12),
+                                    (2, (30, 84, 66, -40, -70, -28, -48, 40, 4), 9), (3, STAND, 10)]),
+    'golf_swing': (.10, GOLF, [(1, (-8, -128, -140, -104, -140, 14, 0, -12, -14), 12),
+                               (2, (8, 108, 144, 128, 146, 12, 14, -22, -2), 9), (3, GOLF, 10)]),
 }
 
 
@@ -678,12 +678,12 @@ def perform(action, rng):
     """The action once, between two idle stretches -> poses (n, 9) in degrees, phase labels (n,) int64."""
     _, idle, steps = ACTIONS[action]
     effort = rng.uniform(.8, 1.1)                                    # how far this actor moves from the idle pose
-    rest, early = rng.uniform(14, 36), rng.beta(.5, .5)              # idle frames in all, the part of them before
+    rest, early = rng.uniform(12, 38), rng.beta(.5, .5)              # idle frames in all, the part of them before
     last = np.array(idle, float)
     poses, labels = [last] * max(2, round(rest * early)), [0] * max(2, round(rest * early))
     for phase, goal, mean in steps:
         goal = idle + effort * np.subtract(goal, idle) + rng.normal(0, 5, 9) * (goal != idle)
-        n = max(3, round(mean * rng.lognormal(0, .65))) if mean else 0
+        n = max(3, round(mean * rng.lognormal(0, .8))) if mean else 0
         for x in np.arange(1, n + 1) / max(n, 1):
             poses.append(last + (3 * x ** 2 - 2 * x ** 3) * (goal - last))       # speeds up, slows down
             labels.append(phase)
@@ -691,7 +691,7 @@ def perform(action, rng):
     after = max(2, round(rest * (1 - early)))
     poses, labels = np.array(poses + [last] * after), np.array(labels + [phase] * after, np.int64)
     sway = np.sin(np.arange(len(poses))[:, None] * rng.uniform(.1, .4, 9) + rng.uniform(0, 6.3, 9))
-    return poses + rng.normal(0, 3, 9) + 1.5 * sway, labels
+    return poses + rng.normal(0, 2, 9) + 1.5 * sway, labels
 
 
 def skeleton(pose, half, body):
@@ -719,20 +719,21 @@ def colour(rng, saturation=(.3, .9), value=(.3, 1.), hue=(0., 1.)):
 def paint_scene(rng, horizon):
     """The background of a video: wall or sky over the row `horizon`, the floor, one to four objects."""
     size = SIZE * FINE
-    top, bottom, ground = (np.array(colour(rng, (0, .25), (.55, 1.))) for _ in range(3))
+    top, bottom, ground = (np.array(colour(rng, (0, .2), (.78, 1.))) for _ in range(3))
     down = np.linspace(0, 1, size)[:, None, None]
     picture = np.where(np.arange(size)[:, None, None] < horizon, top + (bottom - top) * down, ground * (.7 + .3 * down))
     picture = Image.fromarray(np.broadcast_to(picture, (size, size, 3)).astype(np.uint8))
     pen = ImageDraw.Draw(picture)
     for kind in rng.integers(4, size=rng.integers(1, 4)):
         x, y, w, h = (int(v) for v in rng.uniform((0, 0, 20, 20), (size, horizon - 40, 70, 120)))
-        paint = colour(rng, (0, .3), (.4, 1.))                           # the scene is paler than the actor
+        paint = colour(rng, (0, .25), (.65, .95))                        # the scene is paler than the actor
         if kind == 0:                                                # a tree
-            pen.rectangle([x - 5, horizon - h, x + 5, horizon], fill=(136, 120, 104))
-            pen.ellipse([x - w / 2, horizon - h - w, x + w / 2, horizon - h + w / 3], fill=(130, 100 + paint[1] // 4, 120))
+            pen.rectangle([x - 5, horizon - h, x + 5, horizon], fill=(176, 160, 144))
+            pen.ellipse([x - w / 2, horizon - h - w, x + w / 2, horizon - h + w / 3],
+                        fill=(160, 140 + paint[1] // 4, 150))
         elif kind == 1:                                              # a house with a door
             pen.rectangle([x - w / 2, horizon - h, x + w / 2, horizon], fill=paint)
-            pen.rectangle([x - w / 5, horizon - h * .6, x + w / 5, horizon], fill=colour(rng, (0, .3), (.4, 1.)))
+            pen.rectangle([x - w / 5, horizon - h * .6, x + w / 5, horizon], fill=colour(rng, (0, .3), (.6, .9)))
         elif kind == 2:                                              # a window or the sun
             (pen.rectangle if rng.random() < .5 else pen.ellipse)([x - w / 2, y, x + w / 2, y + w], fill=paint)
         else:                                                        # lines on the floor
@@ -743,11 +744,11 @@ def paint_scene(rng, horizon):
 
 def paint_distractor(rng, floor):
     """A ball, a balloon, a bird, a cart or a dog with a way of its own -> function of the frame number that paints it."""
-    size, kind, paint, r = SIZE * FINE, rng.integers(5), colour(rng), rng.uniform(9, 16)
+    size, kind, paint, r = SIZE * FINE, rng.integers(5), colour(rng, (.2, .5), (.6, .85)), rng.uniform(9, 16)
     low = kind in (0, 3, 4)                                          # it moves on the floor
     cx, cy = rng.uniform(.1, .9) * size, floor - 8 if low else rng.uniform(.1, .5) * size
     wide, high = rng.uniform(.2, .6) * size, (-60, 30, 20, 0, 0)[kind]
-    speed, (a, b) = rng.uniform(.05, .25), rng.uniform(0, 6.3, 2)
+    speed, (a, b) = rng.uniform(.2, .5), rng.uniform(0, 6.3, 2)
 
     def at(pen, t):
         x, y = cx + wide * np.sin(speed * t + a), np.sin(1.7 * speed * t + b)
@@ -811,13 +812,13 @@ def draw(action, poses, labels, rng):
     joints = [skeleton(pose, half, body) for pose in poses]
     points = np.array([p for j in joints for points in j.values() for p in points])
     (left, _), (right, top) = points.min(0) - .1, points.max(0) + .12
-    height = FINE * min(rng.uniform(43, 56), (SIZE - 6) / top, (SIZE + 2) / (right - left))  # pixels of a body height
+    height = FINE * min(rng.uniform(47, 56), (SIZE - 6) / top, (SIZE + 2) / (right - left))  # pixels of a body height
     floor = int(rng.uniform(min(size - 8, max(height * top + 8, .72 * size)), size - 8))
     start = rng.uniform(*sorted((0, size - height * (right - left)))) - height * left
     at = lambda p: (start + height * p[0], floor - height * p[1])
-    thick = height * rng.uniform(.9, 1.2)
-    clothes = [colour(rng, (.35, .6), (.4, .95), (.02, .1)), colour(rng, (.6, 1.), (.5, .95)),     # skin, shirt,
-               colour(rng, (.5, 1.), (.3, .7)), colour(rng, (0, .5), (.1, .3)), colour(rng, (0, .6), (.1, .4))]
+    thick = height * rng.uniform(1.1, 1.35)
+    clothes = [colour(rng, (.45, .7), (.35, .65), (.02, .1)), colour(rng, (.7, 1.), (.3, .6)),     # skin, shirt,
+               colour(rng, (.5, 1.), (.15, .45)), colour(rng, (0, .5), (.1, .3)), colour(rng, (0, .6), (.1, .4))]
     scene = paint_scene(rng, int(floor - rng.uniform(0, 24)))
     distractor = paint_distractor(rng, floor)
     frames, masks = [], []

@@ -128,7 +128,7 @@ BACKBONES = {                                             # name: (class, its se
     'dino_vits16': (ViT, dict(patch_size=16, width=384, depth=12, heads=6), 224,
                     DINO + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth'),
     'resnet50': (ResNet50, {}, 224, None),
-    'tiny': (ViT, dict(patch_size=8, width=96, depth=6, heads=3), 64, ASSETS / 'tiny_vit.pt'),
+    'tiny': (ViT, dict(patch_size=8, width=96, depth=4, heads=3), 64, ASSETS / 'tiny_vit.pt'),
 }
 
 
@@ -271,7 +271,7 @@ def build_model(settings, backbone=None):
     if backbone is None:
         backbone = build_backbone(s['backbone'], weights=s['weights'], layers=s['layers'], image_size=s['image_size'])
         for name in s['train_backbone']:
-            parts = dict(backbone.named_children())
+            parts = dict(backbone.named_children()) | dict(backbone.named_parameters(recurse=False))
             if name not in parts:
                 raise ModelError(f'--train-backbone {name}: {s["backbone"]} has the parts {", ".join(parts)}')
             parts[name].requires_grad_(True)

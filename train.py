@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -38,7 +39,7 @@ class SettingsError(ValueError):
 
 
 PRESETS = {
-    'synthetic': dict(backbone='tiny', frames=16, epochs=10, lr=1e-3, fc_width=256, workers=0, jitter=0.4, hue=0.),
+    'synthetic': dict(backbone='tiny', frames=16, epochs=25, lr=1e-3, fc_width=256, workers=0, jitter=0.4, hue=0.),
     'penn': dict(),
     'pouring': dict(frames=240, layers=[12], epochs=1000),
     'finegym99': dict(frames=240, layers=[10, 11, 12], entities=6, readout='avg', fc_width=1536, embedding=256,
@@ -60,32 +61,31 @@ def flag(default, help, group=None, **how):
 
 @dataclass
 class Settings:
-    dataset: str = flag('penn', 'what to train on', 'data', choices=list(PRESETS))
+    dataset: str = flag('penn', 'what to train on: %(choices)s', 'data', choices=list(PRESETS))
     data: str = flag(None, 'the folder it lies in', metavar='DIR')
     data_seed: int = flag(0, 'draws the synthetic set')
     frames: int = flag(80, 'T, frames of a training clip')
     crop: float = flag(0.8, 'smallest share of the area that a crop keeps')
     jitter: float = flag(0.8, 'strength of the colour jitter')
     hue: float = flag(0.2, 'strength of its hue shift')
-    block: str = flag('length', 'a view is drawn from 1 to 1.5 times the length of the video, or of the clip',
-                      choices=['length', 'clip'])
+    block: str = flag('length', 'a view is drawn from 1 to 1.5 lengths of the video, or of the clip', choices=['length', 'clip'])
     shift: float = flag(0.8, 'how far apart the two blocks may begin, in clips')
-    backbone: str = flag('dino_vitb8', 'image model', 'model', choices=list(models.BACKBONES))
+    backbone: str = flag('dino_vitb8', '%(choices)s', 'model', choices=list(models.BACKBONES))
     weights: str = flag(None, "its weights, if not the official ones; 'random': none", metavar='FILE')
     train_backbone: list = flag((), 'parts of it to fine-tune, e.g. layer4; the rest is frozen', metavar='PARTS')
     image_size: int = flag(None, 'pixels a side; else what the backbone was trained on')
     layers: list = flag(None, 'whose patches are used, e.g. 4,8,12', metavar='LAYERS')
-    pool: str = flag('lstp', 'how a frame becomes tokens', choices=['lstp', 'cls', 'avg', 'max', 'fwb'])
+    pool: str = flag('lstp', 'how a frame becomes tokens: %(choices)s', choices=['lstp', 'cls', 'avg', 'max', 'fwb'])
     entities: int = flag(3, 'N, tokens a frame of lstp and fwb')
     entity_width: int = flag(384, 'd, their width')
     disjoint: bool = flag(False, 'lstp: each patch keeps its strongest entity')
-    readout: str = flag('cls', "a frame's embedding: its first token or their mean", choices=['cls', 'avg'])
+    readout: str = flag('cls', "a frame's embedding: its first token (cls) or their mean (avg)", choices=['cls', 'avg'])
     fc_width: int = flag(512, 'width of the two FC layers')
     embedding: int = flag(128, 'D, width of a frame embedding')
     dropout: float = flag(0.1, 'in the MTF')
-    loss: str = flag('scl', 'objective', 'objective', choices=list(LOSSES))
-    negatives: str = flag('single', 'scl: frames of the same video, or the batch', choices=['single', 'batch'])
-    pairs: str = flag('views', 'compare two views, or two videos of an action', choices=['views', 'videos'])
+    loss: str = flag('scl', '%(choices)s', 'objective', choices=list(LOSSES))
+    negatives: str = flag('single', 'scl: frames of the same video (single), or of the batch', choices=['single', 'batch'])
+    pairs: str = flag('views', 'compare two views of a video, or two videos of an action', choices=['views', 'videos'])
     epochs: int = flag(500, 'passes over the videos', 'optimisation')
     batch: int = flag(4, 'videos a step, over all processes')
     lr: float = flag(1e-4, 'learning rate of Adam, before the cosine')
@@ -124,7 +124,7 @@ def parse(argv=None):
     first.add_argument('--dataset', choices=list(PRESETS), default='synthetic')
     defaults = preset(first.parse_known_args(argv)[0].dataset)
     parser = argparse.ArgumentParser(
-        usage='%(prog)s [options]', allow_abbrev=False,
+        usage='%(prog)s [options]', allow_abbrev=False, add_help=False,
         description=f'Train MV-Former. Defaults in brackets are those of --dataset {defaults.dataset}.',
         formatter_class=partial(argparse.HelpFormatter, max_help_position=42, width=120))
     for setting in fields(Settings):
@@ -135,12 +135,12 @@ def parse(argv=None):
             how['action'] = argparse.BooleanOptionalAction
         else:
             how['type'] = comma_separated if setting.type is list else setting.type
-            if 'choices' not in how:
-                how.setdefault('metavar', 'N' if setting.type is int else 'X')
+            how.setdefault('metavar', {int: 'N', float: 'X'}.get(setting.type, 'NAME'))
         shown = ','.join(map(str, default)) if isinstance(default, (list, tuple)) else default
         group.add_argument('--' + setting.name.replace('_', '-'), default=default, **how,
                            help=setting.metadata['help'] + (f' [{shown}]' if shown not in (None, '') else ''))
     group.add_argument('--fresh', action='store_true', help='begin anew; the old run is kept under another name')
+    group.add_argument('-h', '--help', action='help', help='show this and exit')
     arguments = vars(parser.parse_args(argv))
     fresh = arguments.pop('fresh')
     return parser, Settings(**arguments), fresh
@@ -302,7 +302,7 @@ class Progress:
         self.peak = next((peak for name, peak in PEAK.items()
                           if device.type == 'cuda' and name in torch.cuda.get_device_name(device)), None)
         self.flops = flops_per_frame(settings) if self.peak else None
-        self.pending, self.since = [], time.time()
+        self.pending, self.recent, self.since = [], deque(maxlen=steps), time.time()
 
     def settle(self, path):
         """Log the pending steps. A loss or gradient that is not finite is a SettingsError that says where."""
@@ -317,12 +317,13 @@ class Progress:
                 raise SettingsError(f'step {step}: loss {loss}, gradient norm {norm}; videos: {names}; last good '
                                     f'checkpoint: {path if path.exists() else "none yet"}; try a lower --lr')
             epoch = (step - 1) // self.steps
+            self.recent.append(loss)                      # an epoch's, for the screen: one batch says little
             self.log.write(step=step, epoch=epoch, loss=loss, lr=learning_rate(s, epoch), gradient_norm=norm)
         frames = s.batch * 2 * s.frames
         speed = len(self.pending) * frames / (time.time() - self.since)
         share = f'  {speed / self.world * self.flops / self.peak:.0%} of peak' if self.peak else ''
         left = time.strftime('%H:%M:%S', time.gmtime((s.epochs * self.steps - step) * frames / speed))
-        line = (f'epoch {epoch + 1}/{s.epochs}  step {step}  loss {loss:.4f}  lr {learning_rate(s, epoch):.1e}  '
+        line = (f'epoch {epoch + 1}/{s.epochs}  step {step}  loss {np.mean(self.recent):.4f}  lr {learning_rate(s, epoch):.1e}  '
                 f'{speed:.0f} frames/s{share}  {left} left')
         done = step == s.epochs * self.steps
         if sys.stdout.isatty():

@@ -48,7 +48,7 @@ def write_videos(folder):
 def start(folder, out, epochs, workers, screen):
     """The one command, as a process group: a signal reaches all of it, as from a batch system."""
     flags = dict(dataset='folder', data=folder / 'videos', out=out, epochs=epochs, batch=BATCH, frames=6,
-                 eval_every=1, save_every=0, backbone='tiny', weights='random', layers=6, entities=2,
+                 eval_every=1, save_every=0, backbone='tiny', weights='random', layers=4, entities=2,
                  entity_width=32, fc_width=32, embedding=16, workers=workers)
     flags = [word for name, value in flags.items() for word in ('--' + name.replace('_', '-'), str(value))]
     return subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *flags], stdout=screen, stderr=screen,

@@ -16,7 +16,7 @@ import model as models
 
 torch.set_num_threads(1)                                # the frames are tiny
 GOLDEN = Path(__file__).parent / 'golden' / 'metrics.npz'
-SETTINGS = dict(dataset='folder', data=None, data_seed=0, backbone='tiny', weights='random', layers=[2, 6], pool='lstp',
+SETTINGS = dict(dataset='folder', data=None, data_seed=0, backbone='tiny', weights='random', layers=[2, 4], pool='lstp',
                 entities=2, entity_width=8, disjoint=False, readout='cls', frames=8, fc_width=16, embedding=12,
                 dropout=.1, loss='scl', train_backbone=[], image_size=32, workers=0, seed=0)
 

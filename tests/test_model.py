@@ -208,7 +208,7 @@ def test_readouts_and_ids():
 # ----------------------------------------------------------------------------------------------------- building, loading
 
 def settings(**changes):
-    return dict(backbone='tiny', weights='random', layers=[2, 4, 6], image_size=64, train_backbone=[], pool='lstp',
+    return dict(backbone='tiny', weights='random', layers=[1, 2, 4], image_size=64, train_backbone=[], pool='lstp',
                 entities=3, entity_width=384, disjoint=False, frames=8, fc_width=64, embedding=32, readout='cls',
                 dropout=0.1, loss='scl') | changes
 

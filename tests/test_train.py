@@ -55,7 +55,7 @@ def test_presets_are_the_papers():
 
 def test_a_preset_may_be_overruled_by_flags_and_layers_follow_the_backbone():
     _, settings, _ = train.parse(['--dataset', 'penn', '--backbone', 'tiny', '--lr', '0.1'])
-    assert settings.resolve().layers == [2, 4, 6] and settings.lr == 0.1 and settings.image_size == 64
+    assert settings.resolve().layers == [1, 2, 4] and settings.lr == 0.1 and settings.image_size == 64
     assert train.parse(['--dataset', 'penn', '--pool', 'max'])[1].resolve().layers == [12]
     assert train.parse(['--dataset', 'penn', '--layers', '3,1'])[1].resolve().layers == [3, 1]
 
