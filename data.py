@@ -583,7 +583,7 @@ def folder(data, size):
     if halves:
         return {half: videos_below(data / half, size) for half in halves}, []
     found = videos_below(data, size)
-    if len(found) < 5:
+    if len(found) < 10:                                   # tau wants two val videos
         if found:
             say(f'{data}: all of its videos ({len(found)}) are both train and val, too few to set any aside')
         return {'train': found, 'val': found}, []
@@ -624,14 +624,14 @@ SIZE, FINE = 64, 4                                  # pixels of a frame; drawn F
 STAND = (2, 10, 18, -6, 4, 4, -2, -4, -6)
 FRONT = (0, 14, 8, -14, -8, 6, 4, -6, -4)
 GOLF = (0, -24, -14, 24, 14, 12, 10, -12, -10)
-PLANK = (63, 3, -3, 0, -6, -63, -63, -61, -63)
+LIE = (-84, 60, 150, 50, 140, 124, 22, 118, 16)
 # action: (half the shoulders' width, idle pose, [(phase, pose at its end, mean frames), ...]). Phase 0 is the idle
 # pose before; the idle pose after belongs to the last phase.
 ACTIONS = {
     'squat': (.03, STAND, [(1, (36, 78, 88, 72, 82, 92, -30, 84, -32), 16), (2, STAND, 14), (3, STAND, 0)]),
     'jumping_jacks': (.115, FRONT, [(1, (0, 150, 168, -150, -168, 30, 26, -30, -26), 14), (2, FRONT, 13),
                                     (3, FRONT, 0)]),
-    'pushup': (.03, PLANK, [(1, (80, -66, 62, -70, 58, -80, -82, -78, -80), 16), (2, PLANK, 14), (3, PLANK, 0)]),
+    'situp': (.03, LIE, [(1, (14, 70, 120, 60, 110, 126, 20, 120, 14), 16), (2, LIE, 14), (3, LIE, 0)]),
     'baseball_pitch': (.05, STAND, [(1, (-16, -110, -165, 62, 100, -2, -4, 86, -4), 12),
                                     (2, (30, 84, 66, -40, -70, -28, -48, 40, 4), 9), (3, STAND, 10)]),
     'golf_swing': (.10, GOLF, [(1, (-8, -128, -140, -104, -140, 14, 0, -12, -14), 12),

@@ -505,7 +505,8 @@ def print_table(result, names):
     if rows := result['rows']:
         table, several = spread(rows, names), len(names) > 1
         metrics = [metric for metric in METRICS if metric in table['mean']]
-        print(f'\n{result["dataset"]}: {result["videos"]["train"]} train, {result["videos"]["val"]} val videos'
+        counts = ', '.join(f'{count} {split}' for split, count in result['videos'].items() if count)
+        print(f'\n{result["dataset"]}: {counts} videos'
               + f'; {len(names)} checkpoints: mean ± 2 standard deviations' * several)
         print(' ' * 26 + ''.join(f'{METRICS[metric]:>18}' for metric in metrics))
         for action in table:

@@ -93,7 +93,7 @@ class Settings:
     seed: int = flag(0, 'draws weights, clips and dropout')
     init: str = flag(None, 'start from the weights of this checkpoint', metavar='CKPT')
     out: str = flag(None, 'folder of checkpoint and log; else runs/DATASET', 'run', metavar='DIR')
-    workers: int = flag(4, 'processes that decode videos, for each process that trains')
+    workers: int = flag(min(4, os.cpu_count()), 'processes that decode videos, for each process that trains')
     eval_every: int = flag(0, 'evaluate every so many epochs; 0: at the end')
     save_every: float = flag(60., 'seconds between checkpoints within an epoch', metavar='SECONDS')
     compile: bool = flag(True, 'torch.compile the backbone (CUDA)')

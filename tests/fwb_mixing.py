@@ -9,6 +9,7 @@ halves. Times, padding and loss know nothing of it; evaluation is right. Here a 
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,13 @@ views = data.views
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('--out', default='runs/fwb_mixing', help='folder of the six runs')
 parser.add_argument('--data-seed', type=int, default=1)
+parser.add_argument('--epochs', type=int, default=train.preset('synthetic').epochs)
 args = parser.parse_args()
 names, rows = ('classification', 'progression', 'tau', 'ap5'), {}
 for name, data.views in {'right': views, 'mixed': mixed}.items():
     for seed in range(3):
-        settings = train.preset('synthetic')
-        settings.pool, settings.seed, settings.data_seed, settings.out = 'fwb', seed, args.data_seed, f'{args.out}/{name}{seed}'
+        settings = replace(train.preset('synthetic'), pool='fwb', epochs=args.epochs, seed=seed, data_seed=args.data_seed,
+                           out=f'{args.out}/{name}{seed}')
         train.train(settings.resolve())
         last = json.loads(Path(settings.out, 'log.jsonl').read_text().splitlines()[-1])
         rows.setdefault(name, []).append([last[metric] for metric in names])

@@ -113,17 +113,18 @@ def test_finegym_rate_of_the_clip(tmp_path):
 
 
 def test_folder_splits(tmp_path, capsys):
-    for name in ('clip 10', 'clip 9', 'clip 2', 'été', 'z'):
+    for name in ('clip 10', 'clip 9', 'clip 2', 'été', 'z', 'za', 'zb', 'zc', 'zd', 'ze'):
         write_video(tmp_path / f'{name}.mp4', 3)
     (tmp_path / '.hidden.mp4').write_bytes(b'')
     (tmp_path / 'notes.md').write_text('')
     videos = data.load('folder', tmp_path)
-    assert [video.name for video in videos['train']] == ['clip 2.mp4', 'clip 9.mp4', 'clip 10.mp4', 'z.mp4']
-    assert [video.name for video in videos['val']] == ['été.mp4']
+    assert [video.name for video in videos['train']] == [
+        'clip 2.mp4', 'clip 9.mp4', 'clip 10.mp4', 'z.mp4', 'zb.mp4', 'zc.mp4', 'zd.mp4', 'ze.mp4']
+    assert [video.name for video in videos['val']] == ['za.mp4', 'été.mp4']
     assert 'every fifth' in capsys.readouterr().err
     (tmp_path / 'z.mp4').unlink()
     videos = data.load('folder', tmp_path)
-    assert len(videos['train']) == 4 and videos['train'] == videos['val']
+    assert len(videos['train']) == 9 and videos['train'] == videos['val']
     assert 'both' in capsys.readouterr().err
 
 
