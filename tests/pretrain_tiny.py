@@ -1,10 +1,10 @@
 """Pre-train the tiny backbone, assets/tiny_vit.pt, on the synthetic set's pixels: no labels, no masks, other seeds.
 
-An autoencoder of what moves, by two frames of one video. The ViT reads frame B in random eighths of its patches, each
+An autoencoder of what moves, by two frames of one video. The ViT reads frame B in random quarters of its patches, each
 alone, as a masked autoencoder does (He et al., 2022). Three learned queries pool all the patch tokens, and a small
 decoder paints B from these three vectors and from frame A, which it is given whole (as Gupta et al., 2023). The scene
 and the colours are there to copy from A, so what the pooled tokens must say is what has moved: the pose. And as no
-eighth sees the whole, the tokens of the actor's own patches must say it. B's colours are changed at random for the ViT
+quarter sees the whole, the tokens of the actor's own patches must say it. B's colours are changed at random for the ViT
 alone, so that clothes and light matter little. For a third of the images the CLS tokens' mean stands in for the three
 vectors, so that CLS learns to speak for a frame as well.
 
@@ -104,7 +104,7 @@ def main():
     parser.add_argument('--steps', type=int, default=2000)
     parser.add_argument('--batch', type=int, default=64)
     parser.add_argument('--lr', type=float, default=1.5e-3)
-    parser.add_argument('--groups', type=int, default=8, help='of patches, each of which the ViT reads alone')
+    parser.add_argument('--groups', type=int, default=4, help='of patches, each of which the ViT reads alone')
     parser.add_argument('--seeds', type=int, default=6, help='seeds 1000, 1001, ... of the generator')
     args = parser.parse_args()
     torch.manual_seed(0)
