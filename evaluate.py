@@ -606,7 +606,8 @@ def focus_table(networks, seen, frames=8):
     print('\nattention on the actor in val frames; the CLS head is the best of all on train frames')
     print(' ' * 40 + ''.join(f'{measure:>9}' for measure in measures))
     for row in rows:
-        print(f'{row["model"][-26:]:27}{row["part"]:13}' + ''.join(f'{row[measure]:9.3f}' for measure in measures))
+        model = row['model'].removesuffix('/checkpoint.pt')
+        print(f'{model[-26:]:27}{row["part"]:13}' + ''.join(f'{row[measure]:9.3f}' for measure in measures))
     return rows
 
 
