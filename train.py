@@ -323,8 +323,8 @@ class Progress:
         speed = len(self.pending) * frames / (time.time() - self.since)
         share = f'  {speed / self.world * self.flops / self.peak:.0%} of peak' if self.peak else ''
         left = time.strftime('%H:%M:%S', time.gmtime((s.epochs * self.steps - step) * frames / speed))
-        line = (f'epoch {epoch + 1}/{s.epochs}  step {step}  loss {np.mean(self.recent):.4f}  lr {learning_rate(s, epoch):.1e}  '
-                f'{speed:.0f} frames/s{share}  {left} left')
+        line = (f'epoch {epoch + 1}/{s.epochs}  step {step}  loss {np.mean(self.recent):.4f}  '
+                f'lr {learning_rate(s, epoch):.1e}  {speed:.0f} frames/s{share}  {left} left')
         done = step == s.epochs * self.steps
         if sys.stdout.isatty():
             self.say(f'\r{line:100}', end='\n' if done else '', flush=True)
