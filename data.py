@@ -614,7 +614,8 @@ def videos_below(root, size):
 # A stand-in for Penn Action that needs no download: every frame has its phase label and the mask of the actor. A video
 # begins and ends in the same idle pose for a random time and its phases have log-normal lengths, so that the time in
 # the video says little; the way down looks like the way up, so that one frame alone says little too. Body, clothes,
-# size, place, scene and one moving distractor are drawn anew for every video.
+# size, place, scene and three moving distractors are drawn anew for every video; rings around the clothed limbs show how
+# they lie, anywhere on them, as folds and muscles do.
 
 SIZE, FINE = 64, 4                                  # pixels of a frame; drawn FINE times larger, then averaged down
 
@@ -744,7 +745,7 @@ def paint_scene(rng, horizon):
 
 def paint_distractor(rng, floor):
     """A ball, a balloon, a bird, a cart or a dog with a way of its own -> function of the frame number that paints it."""
-    size, kind, paint, r = SIZE * FINE, rng.integers(5), colour(rng, (.2, .5), (.6, .85)), rng.uniform(9, 16)
+    size, kind, paint, r = SIZE * FINE, rng.integers(5), colour(rng, (.2, .6), (.5, .85)), rng.uniform(9, 18)
     low = kind in (0, 3, 4)                                          # it moves on the floor
     cx, cy = rng.uniform(.1, .9) * size, floor - 8 if low else rng.uniform(.1, .5) * size
     wide, high = rng.uniform(.2, .6) * size, (-60, 30, 20, 0, 0)[kind]
@@ -770,23 +771,29 @@ def paint_distractor(rng, floor):
 
 def paint_figure(pen, joints, half, at, thick, clothes):
     """The actor, far limbs first. at: body heights -> pixels; thick: pixels of a limb one body height wide."""
-    skin, shirt, trousers, shoes, hair = clothes
+    skin, shirt, trousers, shoes, hair, shirt_rings, trouser_rings = clothes
     shade = lambda paint: tuple(int(.7 * c) for c in paint)
 
-    def limb(p, q, width, paint):
-        (x0, y0), (x1, y1), r = at(p), at(q), width * thick / 2
-        pen.line([x0, y0, x1, y1], fill=paint, width=int(2 * r))
-        for x, y in ((x0, y0), (x1, y1)):
-            pen.ellipse([x - r, y - r, x + r, y + r], fill=paint)
+    def limb(p, q, width, paint, rings=None):
+        p, q, r = np.array(at(p)), np.array(at(q)), width * thick / 2
+        pen.line([*p, *q], fill=paint, width=int(2 * r))
+        for end in (p, q):
+            pen.ellipse([*(end - r), *(end + r)], fill=paint)
+        if rings:                                                    # they show how the limb lies, anywhere on it
+            length = np.linalg.norm(q - p)
+            along = (q - p) / length
+            across = r * np.array([along[1], -along[0]])
+            for s in np.arange(1.5 * FINE, length, 4.3 * FINE):
+                pen.line([*(p + s * along - across), *(p + s * along + across)], fill=rings, width=2 * FINE)
 
     def arm(points, light):
         limb(points[1], points[2], .075, light(skin))
-        limb(points[0], points[1], .095, light(shirt))
+        limb(points[0], points[1], .095, light(shirt), light(shirt_rings))
         limb(points[2], points[2], .09, light(skin))
 
     def leg(points, light):
-        limb(points[1], points[2], .095, light(trousers))
-        limb(points[0], points[1], .125, light(trousers))
+        limb(points[1], points[2], .095, light(trousers), light(trouser_rings))
+        limb(points[0], points[1], .125, light(trousers), light(trouser_rings))
         limb(points[2], points[2] + np.array([.06 * (half < .1), 0]), .09, light(shoes))
 
     pelvis, neck = joints['torso']
@@ -796,7 +803,7 @@ def paint_figure(pen, joints, half, at, thick, clothes):
     leg(joints['leg2'], shade)
     leg(joints['leg1'], lambda paint: paint)
     for side in (-.8, 0, .8):
-        limb(neck - .02 * up + side * across, pelvis + side * across, .15, shirt)
+        limb(neck - .02 * up + side * across, pelvis + side * across, .15, shirt, shirt_rings)
     limb(pelvis - .5 * across, pelvis + .5 * across, .145, trousers)
     head = joints['head'][1]
     limb(neck, head, .07, skin)
@@ -818,14 +825,16 @@ def draw(action, poses, labels, rng):
     at = lambda p: (start + height * p[0], floor - height * p[1])
     thick = height * rng.uniform(1.1, 1.35)
     clothes = [colour(rng, (.45, .7), (.35, .65), (.02, .1)), colour(rng, (.7, 1.), (.3, .6)),     # skin, shirt,
-               colour(rng, (.5, 1.), (.15, .45)), colour(rng, (0, .5), (.1, .3)), colour(rng, (0, .6), (.1, .4))]
+               colour(rng, (.5, 1.), (.15, .45)), colour(rng, (0, .5), (.1, .3)), colour(rng, (0, .6), (.1, .4)),
+               colour(rng, (.3, 1.), (.7, 1.)), colour(rng, (.3, 1.), (.6, .9))]                    # rings of both
     scene = paint_scene(rng, int(floor - rng.uniform(0, 24)))
-    distractor = paint_distractor(rng, floor)
+    distractors = [paint_distractor(rng, floor) for _ in range(3)]
     frames, masks = [], []
     for t, j in enumerate(joints):
         picture, mask = scene.copy(), Image.new('L', (size, size))
         pen = ImageDraw.Draw(picture)
-        distractor(pen, t)
+        for distractor in distractors:
+            distractor(pen, t)
         bend, hand = (np.array(p) for p in j['arm1'][1:])
         if action == 'golf_swing':
             pen.line([*at(hand), *at(hand + 1.7 * (hand - bend))], fill=(30, 30, 30), width=6)
@@ -833,7 +842,7 @@ def draw(action, poses, labels, rng):
             x, y = at(hand + .4 * (hand - bend))
             pen.ellipse([x - 11, y - 11, x + 11, y + 11], fill=(250, 250, 250))
         paint_figure(pen, j, half, at, thick, clothes)
-        paint_figure(ImageDraw.Draw(mask), j, half, at, thick, [(255,)] * 5)
+        paint_figure(ImageDraw.Draw(mask), j, half, at, thick, [(255,)] * 7)
         frames.append(np.asarray(picture.reduce(FINE)))
         masks.append(np.asarray(mask.reduce(FINE)))
     frames, masks = np.stack(frames).transpose(0, 3, 1, 2), np.stack(masks) > 127 * .7
