@@ -557,7 +557,9 @@ def look(network, video, indices):
     if actor is not None:                                 # through the same crop as the frames
         actor = actor.to(device, torch.uint8)[:, None].expand(-1, 3, -1, -1) * 255
         actor = pictures(data.center(actor, backbone.image_size))[:, :1]
-        actor = F.interpolate(actor, backbone.image_size // backbone.patch_size, mode='area').flatten(1)
+        side = backbone.image_size // backbone.patch_size
+        seen = side * backbone.patch_size                 # the backbone leaves out what fills no patch
+        actor = F.interpolate(actor[..., :seen, :seen], side, mode='area').flatten(1)
     entities, heads = network.pool(*in_float32(network.features(images)))[1], None
     if hasattr(backbone, 'last_attention'):
         heads = backbone.last_attention(images.to(next(backbone.parameters()).dtype))[:, :, 0, 1:].float()

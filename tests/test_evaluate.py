@@ -18,7 +18,7 @@ torch.set_num_threads(1)                                # the frames are tiny
 GOLDEN = Path(__file__).parent / 'golden' / 'metrics.npz'
 SETTINGS = dict(dataset='folder', data=None, data_seed=0, backbone='tiny', weights='random', layers=[2, 4], pool='lstp',
                 entities=2, entity_width=8, disjoint=False, readout='cls', frames=8, fc_width=16, embedding=12,
-                dropout=.1, loss='scl', train_backbone=[], image_size=32, workers=0, seed=0)
+                dropout=.1, loss='scl', train_backbone=[], image_size=24, workers=0, seed=0)
 
 
 def golden(split):
@@ -214,7 +214,7 @@ class Film:
     """A video of noise, with a square actor."""
     action = None
 
-    def __init__(self, name, frames, labels=None, broken=False, size=32):
+    def __init__(self, name, frames, labels=None, broken=False, size=24):
         self.name, self.frames, self.broken, self.size = name, frames, broken, size
         self.labels = None if labels is None else np.asarray(labels)
 
@@ -230,7 +230,7 @@ class Film:
 
     def actor(self, indices):
         mask = torch.zeros(len(indices), self.size, self.size, dtype=torch.bool)
-        mask[:, :12, :8] = True
+        mask[:, :9, :6] = True
         return mask
 
 
@@ -251,7 +251,7 @@ def network():
 
 def alone(network, film):
     with torch.no_grad():
-        images = data.center(film.read(range(film.frames)), 32)
+        images = data.center(film.read(range(film.frames)), 24)
         return network(images[None])[0].numpy()
 
 
@@ -437,15 +437,17 @@ def test_focus_by_hand():
     assert f['entropy'][0, 1] == pytest.approx(1) and f['entropy'][1].tolist() == [0, 0]
 
 
-def test_masks_pass_through_the_frames_crop(network):
-    """16 more pixels a side: the centre crop starts at row and column 8, and patches are 8 x 8 pixels."""
-    images, entities, heads, actor = evaluate.look(network, Film('a', 4, size=48), [0, 2])
-    assert images.shape == (2, 3, 32, 32) and entities.shape == (2, 2, 16) and heads.shape == (2, 3, 16)
-    assert actor.shape == (2, 16) and actor.sum() == 0    # the actor's 12 x 8 pixels begin and end left of it
-    *_, actor = evaluate.look(network, Film('a', 4), [0, 2])
+def test_masks_pass_through_the_frames_crop(network, monkeypatch):
+    """16 more pixels a side: the centre crop starts at row and column 8, and patches are 6 x 6 pixels."""
+    images, entities, heads, actor = evaluate.look(network, Film('a', 4, size=40), [0, 2])
+    assert images.shape == (2, 3, 24, 24) and entities.shape == (2, 2, 16) and heads.shape == (2, 3, 16)
+    assert actor.shape == (2, 16) and actor.sum() == 0    # the actor's 9 x 6 pixels begin and end left of it
     expected = np.zeros((4, 4))
     expected[:2, 0] = 1, .5
-    np.testing.assert_allclose(actor[0], expected.ravel(), atol=1e-6)
+    for size in (24, 28):                                 # the ViT sees 4 x 4 patches of both, not the last 4 pixels
+        monkeypatch.setattr(network.backbone, 'image_size', size)
+        *_, actor = evaluate.look(network, Film('a', 4, size=size), [0, 2])
+        np.testing.assert_allclose(actor[0], expected.ravel(), atol=1e-6)
 
 
 def test_focus_table(network, capsys):
