@@ -298,7 +298,7 @@ training('an odd number of frames in pairs', '--loss tcn --frames 5', '--frames 
 training('two frames to put three in order', '--loss sal --frames 2', '--frames 2.*sal', 'at least 3')
 training('no layer', '--layers ,', '--layers', 'number')
 training('a layer of a ResNet', '--backbone resnet50 --layers 4', 'layers.*4', 'resnet50')
-training('an image smaller than a patch', '--image-size 4', '--image-size 4', 'at least 8')
+training('an image smaller than a patch', '--image-size 4', '--image-size 4', 'at least 6')
 training('no such backbone', '--backbone dino', "'dino'", 'choose from.*dino_vits8')
 training('CLS of a ResNet', '--backbone resnet50 --pool cls --layers 1', 'pool cls.*resnet50', 'lstp|avg|max')
 training('no such part of the backbone', '--train-backbone layer4', 'layer4', 'blocks')
