@@ -55,7 +55,7 @@ def test_presets_are_the_papers():
 
 def test_a_preset_may_be_overruled_by_flags_and_layers_follow_the_backbone():
     _, settings, _ = train.parse(['--dataset', 'penn', '--backbone', 'tiny', '--lr', '0.1'])
-    assert settings.resolve().layers == [1, 2, 4] and settings.lr == 0.1 and settings.image_size == 64
+    assert settings.resolve().layers == [1, 2, 4] and settings.lr == 0.1 and settings.image_size == 72
     assert train.parse(['--dataset', 'penn', '--pool', 'max'])[1].resolve().layers == [12]
     assert train.parse(['--dataset', 'penn', '--layers', '3,1'])[1].resolve().layers == [3, 1]
 
@@ -99,7 +99,7 @@ def gradients(rank=0, world=1):
     """Gradients and BatchNorm statistics of one SCL step on a global batch of 4 videos."""
     torch.manual_seed(0)
     settings = vars(train.preset('synthetic').resolve()) | dict(
-        weights='random', layers=[1], frames=6, fc_width=32, embedding=16, dropout=0., image_size=16)
+        layers=[1], frames=6, entity_width=32, fc_width=32, embedding=16, dropout=0., image_size=16)
     model = models.build_model(settings).train()
     clips, valid = torch.randn(4, 2, 6, 3, 16, 16), torch.ones(4, 2, 6, dtype=torch.bool)
     valid[1, :, 4:] = False
@@ -126,7 +126,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
         theirs = torch.load(tmp_path / f'{rank}.pt')
         assert theirs.keys() == alone.keys()
         for name, value in alone.items():
-            assert (theirs[name] - value).abs().max() <= 1e-5 * max(1, value.abs().max()), name
+            assert (theirs[name] - value).abs().max() <= 1e-4 * max(1, value.abs().max()), name
 
 
 def test_torchrun_trains_and_only_rank_0_writes(tmp_path, videos):
