@@ -14,7 +14,8 @@ import train
 from miniatures import LAYOUTS
 
 SMALL = ['--weights', 'random', '--backbone', 'tiny', '--layers', '1', '--entities', '2', '--entity-width', '8',
-         '--fc-width', '16', '--embedding', '8', '--frames', '4', '--batch', '2', '--epochs', '1', '--workers', '0']
+         '--fc-width', '16', '--embedding', '8', '--image-size', '24', '--frames', '4', '--batch', '2', '--epochs', '1',
+         '--workers', '0']
 ROOT = Path(train.__file__).parent
 
 

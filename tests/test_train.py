@@ -21,7 +21,7 @@ import train
 
 ROOT = Path(train.__file__).parent
 TINY = ['--dataset', 'folder', '--frames', '4', '--batch', '4', '--fc-width', '32', '--embedding', '16', '--weights', 'random',
-        '--layers', '1', '--workers', '0']
+        '--layers', '1', '--image-size', '24', '--workers', '0']
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
 
 
