@@ -342,10 +342,10 @@ def architecture(settings):
 
 
 def main():
-    from train import PRESETS, Settings                   # here alone the arrow points up: the presets live with training
+    from train import PRESETS, preset                     # here alone the arrow points up: the presets live with training
     parser = argparse.ArgumentParser(description='The architecture of MV-Former as a table, for one clip.')
     parser.add_argument('dataset', nargs='?', default='penn', choices=PRESETS, help='whose settings (default: penn)')
-    settings = vars(Settings(**PRESETS[parser.parse_args().dataset]).resolve())
+    settings = vars(preset(parser.parse_args().dataset).resolve())
     frames = settings['frames']
     print(f'MV-Former for {settings["dataset"]}: one clip of T = {frames} frames, N = {settings["entities"]} entities, '
           f'{settings["backbone"]} layers {settings["layers"]}')

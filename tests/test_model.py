@@ -295,3 +295,9 @@ def test_checkpoint_of_a_frozen_backbone_is_kept_by_name(tmp_path):
     torch.save({'weights': torch.zeros(1)}, path)
     with pytest.raises(model.ModelError, match='no checkpoint'):
         model.load_model(path)
+
+
+def test_the_table_says_whose_settings_it_shows(monkeypatch, capsys):
+    monkeypatch.setattr('sys.argv', ['model.py', 'synthetic'])
+    model.main()
+    assert capsys.readouterr().out.startswith('MV-Former for synthetic: one clip of T = 16 frames')
