@@ -554,13 +554,14 @@ def look(network, video, indices):
     the CLS token's heads (F, heads, P), the actor's share of each patch (F, P); None for what there is not."""
     device, backbone = next(network.mtf.parameters()).device, network.backbone
     images, actor = data.center(video.read(indices).to(device), backbone.image_size), video.actor(indices)
+    features = in_float32(network.features(images))
     if actor is not None:                                 # through the same crop as the frames
         actor = actor.to(device, torch.uint8)[:, None].expand(-1, 3, -1, -1) * 255
         actor = pictures(data.center(actor, backbone.image_size))[:, :1]
-        side = backbone.image_size // backbone.patch_size
-        seen = side * backbone.patch_size                 # the backbone leaves out what fills no patch
+        side = math.isqrt(features.patches.shape[1])
+        seen = side * backbone.patch_size                 # a ViT leaves out the pixels that fill no patch
         actor = F.interpolate(actor[..., :seen, :seen], side, mode='area').flatten(1)
-    entities, heads = network.pool(*in_float32(network.features(images)))[1], None
+    entities, heads = network.pool(*features)[1], None
     if hasattr(backbone, 'last_attention'):
         heads = backbone.last_attention(images.to(next(backbone.parameters()).dtype))[:, :, 0, 1:].float()
     return images, entities, heads, actor

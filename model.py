@@ -128,7 +128,7 @@ BACKBONES = {                                             # name: (class, its se
     'dino_vits16': (ViT, dict(patch_size=16, width=384, depth=12, heads=6), 224,
                     DINO + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth'),
     'resnet50': (ResNet50, {}, 224, None),
-    'tiny': (ViT, dict(patch_size=6, width=96, depth=4, heads=3), 72, ASSETS / 'tiny_vit.pt'),
+    'tiny': (ViT, dict(patch_size=6, width=96, depth=4, heads=3), 72, ASSETS / 'tiny_vit.pt'),   # 12 x 12: fine as a limb
 }
 
 

@@ -84,9 +84,10 @@ def read_in_groups(vit, images, groups):
 
 @torch.no_grad()
 def scale(vit, images):
-    """Scale the features to a standard deviation of 5, exactly: the blocks read the stream they add to through norms.
+    """Give the last block's patches of images (F, 3, S, S) a standard deviation of 5, the mean over the channels.
 
-    The larger they are, the sooner LSTP's softmax grows sharp."""
+    All that is added to the stream is scaled; the blocks read it through norms, so nothing else changes. The larger the
+    features, the sooner LSTP's softmax grows sharp."""
     factor = 5 / vit(images).patches.flatten(0, 1).std(0).mean()
     for name, weight in vit.named_parameters():
         if name.startswith(('patch_embed', 'pos_embed', 'cls_token')) or '.attn.proj.' in name or '.mlp.fc2.' in name:
