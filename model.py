@@ -7,115 +7,25 @@
 `python model.py` prints the architecture as a table.
 """
 import argparse
-import pickle
 import urllib.error
-import warnings
-import zlib
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.resnet import Bottleneck, ResNet
 
+from backbones.dino import Features, ViT
+from backbones.resnet50 import ResNet50
+from backbones.weights import ModelError, fingerprint, load_strictly, read_torch_file
 from lstp import LSTP, FixedWidth, OneToken
-from mtf import MTF, BatchNorm, Block
-
-
-class ModelError(ValueError):
-    """Weights, a checkpoint or a setting that make no model; the message is one line for the user."""
+from mtf import MTF, BatchNorm
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Backbones (section 3.2): from single frames to patch features of several layers
-
-class Features(NamedTuple):
-    """What a backbone sees in F frames: patches (F, P, L*C) of the chosen layers, cls (F, C) or None."""
-    patches: torch.Tensor
-    cls: torch.Tensor | None
-
-
-class ViT(nn.Module):
-    """The Vision Transformer (Dosovitskiy et al., 2021) under the parameter names of DINO (Caron et al., 2021).
-
-    layers: the blocks, counted from 1 as in the paper, whose outputs are the patch features; default the last.
-    """
-
-    def __init__(self, *, image_size, patch_size, width, depth, heads, layers=None):
-        super().__init__()
-        self.layers = list(layers or [depth])
-        if not all(1 <= layer <= depth for layer in self.layers):
-            raise ModelError(f'layers {self.layers}: this backbone has layers 1 to {depth}')
-        self.patch_size, self.grid = patch_size, image_size // patch_size
-        self.width, self.channels = width, width * len(self.layers)
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid ** 2, width))
-        self.blocks = nn.ModuleList(Block(width, heads, 4 * width) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        for name, weight in self.named_parameters():
-            if weight.dim() > 1:
-                nn.init.trunc_normal_(weight, std=0.02)
-            elif name.endswith('bias'):
-                nn.init.zeros_(weight)
-
-    def positions(self, rows, columns):
-        """Position code (1, 1 + rows*columns, C): for other sizes interpolated as DINO does; CLS keeps its own."""
-        if rows == columns == self.grid:
-            return self.pos_embed
-        grid = rearrange(self.pos_embed[:, 1:], '1 (r c) d -> 1 d r c', r=self.grid).float()
-        scale = (rows + 0.1) / self.grid, (columns + 0.1) / self.grid                     # 0.1: against rounding down
-        grid = F.interpolate(grid, scale_factor=scale, mode='bicubic')
-        grid = rearrange(grid, '1 d r c -> 1 (r c) d').to(self.pos_embed)
-        return torch.cat([self.pos_embed[:, :1], grid], 1)
-
-    def tokens(self, images):
-        """images (F, 3, H, W) -> (F, 1+P, C), the CLS token first."""
-        x = self.patch_embed.proj(images)                                                 # (F, C, rows, columns)
-        positions = self.positions(*x.shape[-2:])
-        cls = self.cls_token.expand(len(x), -1, -1)                                       # einops on it would compile twice
-        return torch.cat([cls, rearrange(x, 'f c r k -> f (r k) c')], 1) + positions
-
-    def forward(self, images):
-        x, chosen = self.tokens(images), {}
-        for number, block in enumerate(self.blocks, 1):
-            x = block(x)
-            if number in self.layers:
-                chosen[number] = x[:, 1:]                                                 # as they leave the block
-        patches = torch.cat([chosen[layer] for layer in self.layers], -1)
-        return Features(patches, self.norm(x[:, :1])[:, 0])
-
-    def last_attention(self, images):
-        """The last block's attention (F, heads, 1+P, 1+P), for pictures."""
-        x = self.tokens(images)
-        for block in self.blocks[:-1]:
-            x = block(x)
-        return self.blocks[-1].attn.weights(self.blocks[-1].norm1(x))
-
-
-class ResNet50(ResNet):
-    """torchvision's ResNet-50 (He et al., 2016) up to its last feature map, whose 7 x 7 cells are the patches.
-
-    Its BatchNorms stay in eval mode, also where layer4 is fine-tuned.
-    """
-    width = channels = 2048
-    patch_size, grid = 32, 7
-
-    def __init__(self):
-        super().__init__(Bottleneck, [3, 4, 6, 3])
-        del self.avgpool, self.fc
-
-    def forward(self, images):
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return Features(rearrange(x, 'f c r k -> f (r k) c'), None)
-
-
 DINO = 'https://dl.fbaipublicfiles.com/dino/'
 ASSETS = Path(__file__).parent / 'assets'
 BACKBONES = {                                             # name: (class, its settings, image size, where the weights are)
@@ -130,34 +40,6 @@ BACKBONES = {                                             # name: (class, its se
     'resnet50': (ResNet50, {}, 224, None),
     'tiny': (ViT, dict(patch_size=6, width=96, depth=4, heads=3), 72, ASSETS / 'tiny_vit.pt'),   # 12 x 12: fine as a limb
 }
-
-
-def read_torch_file(path):
-    """torch.load of tensors and plain containers only: no file from a stranger may run code. Errors: ModelError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')               # of pickle protocols: what matters is said below
-            return torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise ModelError(f'{path}: no such file') from None
-    except Exception as error:                            # on a damaged file PyTorch's readers raise nearly anything
-        reason = 'it holds more than tensors and plain containers, or less' if isinstance(
-            error, pickle.UnpicklingError) else (str(error).splitlines() or ['empty'])[0][:150]
-        raise ModelError(f'{path}: not a whole file of tensors as torch.save writes them ({reason})') from None
-
-
-def load_strictly(module, state, source):
-    """load_state_dict where a missing or extra key or a wrong shape is a ModelError that names it."""
-    own = module.state_dict()
-    problems = [f'missing {key}' for key in own if key not in state]
-    problems += [f'unknown {key}' for key in state if key not in own]
-    shapes = {key: tuple(getattr(value, 'shape', ())) for key, value in state.items()}
-    problems += [f'{key} is {shapes[key]}, not {tuple(own[key].shape)}' for key in own
-                 if key in state and (not torch.is_tensor(state[key]) or shapes[key] != own[key].shape)]
-    if problems:
-        more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
-        raise ModelError(f'{source} does not fit: ' + ', '.join(problems[:3]) + more)
-    module.load_state_dict(state)
 
 
 def backbone_state(name, weights):
@@ -200,14 +82,6 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
         load_strictly(backbone, backbone_state(name, weights), weights or BACKBONES[name][3])
     backbone.image_size = image_size or native
     return backbone.requires_grad_(False)
-
-
-def fingerprint(module):
-    """A checksum of all weights: what a checkpoint keeps of a frozen backbone instead of its values."""
-    total = 0
-    for value in module.state_dict().values():
-        total = zlib.crc32(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), total)
-    return total
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -28,8 +28,10 @@ from einops import rearrange, repeat
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from data import ACTIONS, Act, center, normalise
-from model import BACKBONES, ViT
+from data import center, normalise
+from datasets.synthetic import ACTIONS, Act
+from backbones.dino import ViT
+from model import BACKBONES
 from mtf import Block
 
 

@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader
 import data
 import evaluate
 import miniatures as mini
+from datasets import carl, finegym, pouring, synthetic
+from datasets import video as video_files
 from miniatures import number, numbers, picture, write_images, write_video
 
 
@@ -93,7 +95,7 @@ def test_penn_folders_with_endings(tmp_path):
 
 def test_finegym_elements(tmp_path, capsys):
     mini.finegym(tmp_path)
-    listed = data.elements(tmp_path / 'gym99_train_element_v1.0.txt', 99)
+    listed = finegym.elements(tmp_path / 'gym99_train_element_v1.0.txt', 99)
     assert listed == {'train-A_Eb0_E_000000_000002': {'A_0000_0001': 0, 'A_0000_0002': 98},
                       'train-A_Eb1_E_000100_000102': {'A_0000_0001': 1, 'A_0000_0002': 98}}
     (tmp_path / 'processed_videos/train-A_Eb1_E_000100_000102.mp4').unlink()
@@ -108,7 +110,7 @@ def test_finegym_elements(tmp_path, capsys):
 
 def test_finegym_rate_of_the_clip(tmp_path):
     write_video(tmp_path / 'a.mp4', 30, rate=10)
-    labels = data.element_labels(str(tmp_path / 'a.mp4'), [(0.5, 1.0, 7), (2.95, 9.0, 8)], 30)
+    labels = finegym.element_labels(str(tmp_path / 'a.mp4'), [(0.5, 1.0, 7), (2.95, 9.0, 8)], 30)
     assert labels.tolist() == [-1] * 5 + [7] * 6 + [-1] * 18 + [8]
 
 
@@ -152,8 +154,8 @@ def test_frame_i_is_frame_i(name, tmp_path):
 
 def test_seeking_decodes_little(tmp_path, monkeypatch):
     write_video(tmp_path / 'long.mp4', 400, options={'bf': '2', 'g': '20', 'sc_threshold': '0'})
-    seen, original = [], data.frames_of
-    monkeypatch.setattr(data, 'frames_of', lambda file: (seen.append(f) or f for f in original(file)))
+    seen, original = [], video_files.frames_of
+    monkeypatch.setattr(video_files, 'frames_of', lambda file: (seen.append(f) or f for f in original(file)))
     assert numbers(video_file(tmp_path / 'long.mp4').read([395, 17, 17])) == [395, 17, 17]
     assert len(seen) < 60
     seen.clear()
@@ -204,17 +206,17 @@ def test_images(tmp_path):
     write_images(tmp_path / 'v', 12)
     for i in range(1, 13):
         (tmp_path / 'v' / f'{i:06d}.jpg').rename(tmp_path / 'v' / f'frame{i}.jpg')  # frame10 after frame9
-    assert numbers(data.read_folder(tmp_path / 'v', range(12))) == list(range(12))
+    assert numbers(video_files.read_folder(tmp_path / 'v', range(12))) == list(range(12))
     (tmp_path / 'v' / 'frame3.jpg').write_bytes((tmp_path / 'v' / 'frame3.jpg').read_bytes()[:700])
-    assert numbers(data.read_folder(tmp_path / 'v', [0, 1, 3])) == [0, 1, 3]
+    assert numbers(video_files.read_folder(tmp_path / 'v', [0, 1, 3])) == [0, 1, 3]
     with pytest.raises(data.DataError, match='frame3.jpg'):
-        list(data.read_folder(tmp_path / 'v', range(12)))
+        list(video_files.read_folder(tmp_path / 'v', range(12)))
     Image.fromarray(picture(4, 80, 48)).save(tmp_path / 'v' / 'frame5.jpg')
     with pytest.raises(data.DataError, match='frame5.jpg.*80, 48.*160, 96'):
-        list(data.read_folder(tmp_path / 'v', [3, 4], 32))
+        list(video_files.read_folder(tmp_path / 'v', [3, 4], 32))
     (tmp_path / 'v' / 'frame7.jpg').write_bytes(b'')
     with pytest.raises(data.DataError, match='frame7.jpg'):
-        list(data.read_folder(tmp_path / 'v', [6]))
+        list(video_files.read_folder(tmp_path / 'v', [6]))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -253,11 +255,11 @@ def test_labels_of_penn_beyond_its_classes(tmp_path):
 # TFRecords and pickles
 
 def test_crc32c():
-    assert data.crc32c(b'123456789') == 0xe3069283
+    assert pouring.crc32c(b'123456789') == 0xe3069283
     random = np.random.default_rng(0)
     for size in (0, 1, 2, 3, 4, 5, 63, 64, 255, 256, 257, 511, 4095, 4096, 5000):
         content = random.bytes(size)
-        assert data.crc32c(content) == mini.crc32c(content)
+        assert pouring.crc32c(content) == mini.crc32c(content)
 
 
 def test_tfrecords_that_are_damaged(tmp_path, capsys):
@@ -296,7 +298,7 @@ def test_pickles_of_numbers(protocol, tmp_path):
                 torch.tensor([3, -1, 4]), torch.tensor([0.5, 1]), torch.arange(6).reshape(2, 3).T,
                 np.arange(5), np.array([[1.5], [2]], np.float32), np.int64(7), np.float32(.25), 'é'], [[]])
     (tmp_path / 'a.pkl').write_bytes(pickle.dumps(content, protocol))
-    read = data.read_pickle(tmp_path / 'a.pkl')
+    read = carl.read_pickle(tmp_path / 'a.pkl')
     assert str(read) == str(content) and torch.equal(read[0][3], content[0][3])
     assert read[0][4].dtype == np.int64 and type(read[0][7]) is np.float32
 
@@ -720,7 +722,7 @@ def test_doctor_scans_kinetics(tmp_path, monkeypatch, capsys):
 
 def test_synthetic_set_comes_from_its_seed():
     videos, again, other = (data.synthetic(seed, train=2, val=1) for seed in (3, 3, 4))
-    assert [len(videos[split]) for split in ('train', 'val')] == [2 * len(data.ACTIONS), len(data.ACTIONS)]
+    assert [len(videos[split]) for split in ('train', 'val')] == [2 * len(synthetic.ACTIONS), len(synthetic.ACTIONS)]
     names, drawn = set(), set()
     for split in videos:
         for one, same, different in zip(videos[split], again[split], other[split]):
@@ -728,7 +730,7 @@ def test_synthetic_set_comes_from_its_seed():
             assert torch.equal(one.read([0, 5]), same.read([0, 5])) and torch.equal(one.actor([5]), same.actor([5]))
             assert not torch.equal(one.read([5]), different.read([5]))
             names.add(one.name), drawn.add(one.read([5]).numpy().tobytes())
-    assert len(names) == len(drawn) == 3 * len(data.ACTIONS)
+    assert len(names) == len(drawn) == 3 * len(synthetic.ACTIONS)
 
 
 def test_synthetic_videos_have_phases_in_order_and_an_actor_that_moves():
@@ -748,7 +750,7 @@ def test_synthetic_videos_have_phases_in_order_and_an_actor_that_moves():
 def test_synthetic_set_is_not_solved_by_the_clock():
     right = []
     videos = data.synthetic(0)
-    for action in data.ACTIONS:
+    for action in synthetic.ACTIONS:
         halves = [[video for video in videos[split] if video.action == action] for split in ('train', 'val')]
         x, val_x = ([evaluate.clock(video.frames) for video in half] for half in halves)
         y, val_y = ([video.labels for video in half] for half in halves)

@@ -27,6 +27,7 @@ from PIL import Image
 
 import data
 import evaluate
+import figures
 import model
 import train
 from miniatures import phases, write_images, write_video
@@ -526,7 +527,7 @@ def test_the_cause_in_a_worker_is_one_line(run, stage, tmp_path):
 def quiet_pictures(monkeypatch):
     """Pictures have tests of their own; here they would take most of the time."""
     with monkeypatch.context() as patched:
-        patched.setattr(evaluate, 'draw_entities', lambda *args, **more: None)
+        patched.setattr(figures, 'draw_entities', lambda *args, **more: None)
         yield
 
 

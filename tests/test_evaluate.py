@@ -12,6 +12,7 @@ from scipy.stats import kendalltau
 
 import data
 import evaluate
+import figures
 import model as models
 
 torch.set_num_threads(1)                                # the frames are tiny
@@ -505,7 +506,7 @@ def test_the_command_with_two_checkpoints(checkpoint, tmp_path, capsys):
 def test_pictures_without_entities_or_labels(network, tmp_path, pool):
     plain = models.build_model(SETTINGS | {'pool': pool})
     result = evaluate.assess({'a': plain}, {'train': [], 'val': [Film('a', 3)]}, SETTINGS | {'pool': pool})
-    evaluate.draw_all(plain, result, 'a', tmp_path, tmp_path / 'log.jsonl')
+    figures.draw_all(plain, result, 'a', tmp_path, tmp_path / 'log.jsonl')
     assert [path.name for path in tmp_path.iterdir()] == ['entities.png']
 
 

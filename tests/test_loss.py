@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import loss
+from objectives import sal, vsp
 from loss import LOSSES
 
 B, T, D = 3, 12, 5
@@ -287,7 +288,7 @@ def test_more_padding_changes_nothing(name, monkeypatch):
     z, time, length, valid = batch(unit=LOSSES[name].unit)
     torch.manual_seed(3)
     triplets = loss.draw_triplets(valid)
-    monkeypatch.setattr(loss, 'draw_triplets', lambda valid, count: triplets)   # its draws depend on T
+    monkeypatch.setattr(sal, 'draw_triplets', lambda valid, count: triplets)   # its draws depend on T
     longer = F.pad(z, (0, 0, 0, 5)), F.pad(time, (0, 5)), length, F.pad(valid, (0, 5))
     share = (T + 5) / T if name == 'lav' else 1                                # LAV divides by T itself
     value = compute(name, (z, time, length, valid))
@@ -333,8 +334,8 @@ def same_draws(monkeypatch):
     coin = torch.rand(triplets[1].shape)
 
     def arrange(order):  # order: indexes (B, 2, ...)
-        monkeypatch.setattr(loss, 'draw_bridges', lambda valid, segments: [x[order] for x in bridges])
-        monkeypatch.setattr(loss, 'draw_triplets', lambda valid, count: [x[order] for x in triplets])
+        monkeypatch.setattr(vsp, 'draw_bridges', lambda valid, segments: [x[order] for x in bridges])
+        monkeypatch.setattr(sal, 'draw_triplets', lambda valid, count: [x[order] for x in triplets])
         monkeypatch.setattr(torch, 'rand', lambda *shape, **_: coin[order])
     return arrange
 
