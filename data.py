@@ -21,13 +21,8 @@ import torchvision.transforms.v2.functional as TF
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from datasets.finegym import finegym
-from datasets.folder import folder
-from datasets.k400 import k400
-from datasets.layout import PUBLISHED, SOURCES, say
-from datasets.penn import PENN, penn
-from datasets.pouring import pouring
-from datasets.synthetic import synthetic
+from datasets import finegym, folder, k400, penn, pouring, synthetic
+from datasets.layout import say
 from datasets.video import DataError, Video, frame_folder, one_line, video_file
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -36,23 +31,27 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # ---------------------------------------------------------------------------------------------------------------------
 # Data sets by name
 
-READERS = {'penn': penn, 'pouring': pouring, 'finegym99': partial(finegym, classes=99),
-           'finegym288': partial(finegym, classes=288), 'k400': k400, 'folder': folder}
+DATASETS = {'synthetic': synthetic.ROW, 'penn': penn.ROW, 'pouring': pouring.ROW, 'finegym99': finegym.FINEGYM99,
+            'finegym288': finegym.FINEGYM288, 'k400': k400.ROW, 'folder': folder.ROW}
 
 
 
 def find(dataset, data, size, **options):
     """-> {'train': [Video], 'val': [Video]}, [what is missing, in words]; DataError if a split is empty."""
-    if dataset not in READERS:
-        raise DataError(f'{dataset}: no such data set. There are synthetic, {", ".join(READERS)}')
+    if dataset not in DATASETS:
+        raise DataError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
+    row = DATASETS[dataset]
     if not data or not Path(data).is_dir():
         raise DataError(f'{dataset}: {f"{data} is no folder" if data else "no folder given"} (--data). '
-                        f'{SOURCES[dataset]}')
-    videos, missing = READERS[dataset](Path(data), size, **options)
+                        f'{row.source}')
+    try:
+        videos, missing = row.read(Path(data), size, **options)
+    except DataError as error:
+        raise DataError(f'{dataset}: {error}') from None
     for split in videos:
-        if not videos[split] and (dataset, split) != ('k400', 'val'):
+        if not videos[split] and (row.metrics, split) != ('none', 'val'):
             gone = f' ({len(missing)} missing: {missing[0]} ...)' if missing else ''
-            raise DataError(f'{dataset}: no {split} video in {data}{gone}. {SOURCES[dataset]}')
+            raise DataError(f'{dataset}: no {split} video in {data}{gone}. {row.source}')
     return videos, missing
 
 
@@ -62,8 +61,8 @@ def load(dataset, data=None, *, image_size=224, seed=0):
     data: the folder as downloaded. image_size: frames of Penn, Pouring and folder are squashed to it, others
     keep their size. seed: the synthetic set's. What is missing is said in one line; the doctor names it all.
     """
-    if dataset == 'synthetic':
-        return synthetic(seed)
+    if dataset in DATASETS and not DATASETS[dataset].on_disk:
+        return DATASETS[dataset].read(seed)
     videos, missing = find(dataset, data, image_size)
     if missing:
         say(f'{dataset}: {len(missing)} missing, among them {", ".join(missing[:3])}; '
@@ -278,12 +277,13 @@ def inspect(video, decode):
 
 def doctor(dataset, data, decode=False):
     """Print what is found beside what was published, then what is wrong, by name; the last line sums up."""
-    videos, missing = find(dataset, data, 224, **({'scan': True} if dataset == 'k400' else {}))
+    row = DATASETS[dataset]
+    videos, missing = find(dataset, data, 224, **({} if row.counted else {'scan': True}))
     listed = videos['train'] + videos['val']
-    actions = PENN if dataset == 'penn' else sorted({video.action for video in listed} - {None})
+    actions = [action for action in row.published if action != 'all'] or sorted({video.action for video in listed} - {None})
     found = {(split, action): np.zeros(3, int) for split in videos for action in [*actions, 'all']}
     wrong = {'missing': missing, 'cannot be read': [], 'labels do not fit': [], 'sampled down': []}
-    counted = decode or dataset != 'k400'  # Kinetics' frames are counted only by reading all of its files
+    counted = decode or row.counted  # Kinetics' frames are counted only by reading all of its files
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for split, listed in videos.items():
             reports = [(0, 0, None)] * len(listed)
@@ -299,7 +299,7 @@ def doctor(dataset, data, decode=False):
     print(f'{"":7}{"action":20}{"videos":>9}{"published":>11}{"frames":>13}{"labelled":>13}')
     fewer = 0
     for (split, action), (n, *counts) in found.items():
-        published = (PENN[action][1:] if action in PENN else PUBLISHED.get(dataset, '--'))[split == 'val']
+        published = row.published.get(action, '--')[split == 'val']
         counts = [f'{count:,}' if counted else '?' for count in counts]
         print(f'{split:7}{action:20}{n:9,}{published:>11}{counts[0]:>13}{counts[1]:>13}')
         fewer += max(0, published - n) if action == 'all' and published != '-' else 0
@@ -308,16 +308,16 @@ def doctor(dataset, data, decode=False):
             print(f'{kind}: {len(lines)}', *lines, sep='\n    ')
     total = len(videos['train'] + videos['val'])
     if len(wrong['cannot be read']) == total:
-        raise DataError(f'{dataset}: none of the {total} videos in {data} can be read. {SOURCES[dataset]}')
+        raise DataError(f'{dataset}: none of the {total} videos in {data} can be read. {row.source}')
     lacks = [f'{len(lines)} {kind}' for kind, lines in wrong.items() if lines and kind != 'sampled down']
     lacks += [f'{fewer} videos fewer than published'] if fewer else []
-    verdict = f'usable, but lacking: {", ".join(lacks)}. {SOURCES[dataset]}' if lacks else 'complete'
+    verdict = f'usable, but lacking: {", ".join(lacks)}. {row.source}' if lacks else 'complete'
     print(f'{dataset}: {verdict}')
 
 
 def main():
     parser = argparse.ArgumentParser(description='what of a data set is there, and where to get the rest')
-    parser.add_argument('dataset', choices=READERS)
+    parser.add_argument('dataset', choices=[name for name, row in DATASETS.items() if row.on_disk])
     parser.add_argument('--data', required=True, help='its folder')
     parser.add_argument('--decode', action='store_true', help='decode every frame of every video')
     args = parser.parse_args()

@@ -31,14 +31,6 @@ import data
 import model as models
 
 METRICS = {'classification': 'class.', 'progression': 'progress', 'tau': 'tau', 'ap5': 'AP@5'}
-PAPER = {                                                 # "MVF (ours)" of Table 1: mean, 2 standard deviations
-    'penn': dict(classification=(.9421, .0004), progression=(.931, .006), tau=(.989, .002), ap5=(.9299, .0006)),
-    'pouring': dict(classification=(.9334, .0200), progression=(.919, .015), tau=(.985, .003), ap5=(.9233, .0102)),
-    'finegym99': dict(classification=(.4477, .0071)),
-    'finegym288': dict(classification=(.3830, .0026)),
-}
-STRIDE = {'penn': 2, 'pouring': 5}                        # tau and retrieval see every so many-th frame; else all
-LIMIT = {'finegym99': 2000, 'finegym288': 2000}           # frames of the longest sequence; else 1000
 BLOCK = 2 ** 24                                           # numbers in a metric's largest temporary array
 
 
@@ -355,10 +347,10 @@ def embed_all(networks, videos, *, folders=None, what='', **options):
 
 def by_action(dataset, seen):
     """{action: {split: positions in seen[split]}}; FineGym is one whole."""
-    groups = {}
+    groups, by_itself = {}, dataset not in data.DATASETS or data.DATASETS[dataset].by_action
     for split in ('train', 'val'):
         for position, one in enumerate(seen[split]):
-            action = 'all' if dataset.startswith('finegym') or one.video.action is None else one.video.action
+            action = 'all' if not by_itself or one.video.action is None else one.video.action
             groups.setdefault(action, {'train': [], 'val': []})[split].append(position)
     return groups
 
@@ -366,13 +358,14 @@ def by_action(dataset, seen):
 def score(dataset, seen, embeddings, device='cpu'):
     """seen {split: [Seen]}, embeddings {split: [(n_i, D)]} -> {action: {metric: value}}, 'mean' the plain mean over the
     actions that have a value. Without labels tau alone; FineGym by its own classifier alone."""
-    rows, stride = {}, STRIDE.get(dataset, 1)
+    row = data.DATASETS[dataset]
+    rows, stride = {}, row.stride
     for action, where in by_action(dataset, seen).items():
         train, train_labels, val, val_labels = (
             [part[i] for i in where[split]] for split in ('train', 'val')
             for part in (embeddings[split], [one.labels for one in seen[split]]))
         both = train, train_labels, val, val_labels
-        if dataset.startswith('finegym'):
+        if row.metrics == 'linear':
             rows[action] = {'classification': linear_classifier(*both, device=device)}
             continue
         rows[action] = {'tau': kendalls_tau([x for x in val if len(x)], stride)}
@@ -404,7 +397,7 @@ def remarks(dataset, seen, skipped):
         if members and not all(where.values()):
             lines.append(f'{action}: no {"val" if where["train"] else "train"} video')
         classes = np.unique(np.concatenate([one.labels for one in members] or [[]]))
-        for k in () if dataset.startswith('finegym') else classes[:-1]:
+        for k in () if data.DATASETS[dataset].metrics == 'linear' else classes[:-1]:
             lines += line(f'{action}: without class {k}, left out of its progression',
                           [one.video.name for one in members if k not in one.labels])
     return lines
@@ -438,7 +431,7 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
     """
     dataset, first = settings['dataset'], next(iter(networks.values()))
     device = next(first.mtf.parameters()).device
-    phases = dataset != 'k400'
+    phases = data.DATASETS[dataset].metrics != 'none'
     if not folders and not (phases and has_labels(videos)):   # then nothing asks for the train videos
         videos = {'train': [], 'val': videos['val'] if phases else (videos['val'] or videos['train'])[:8]}
     if controls and phases:
@@ -450,7 +443,7 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
         network.eval()
     for split in ('train', 'val'):
         seen[split], arrays, broken = embed_all(
-            networks, videos[split], limit=LIMIT.get(dataset, 1000), device=device, workers=workers, what=split,
+            networks, videos[split], limit=data.DATASETS[dataset].limit, device=device, workers=workers, what=split,
             folders={name: Path(folder, split) for name, folder in (folders or {}).items()})
         skipped |= broken
         for name in networks:
@@ -470,7 +463,7 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
         rows = {name: score(dataset, seen, embeddings[name], device) for name in embeddings}
         notes = remarks(dataset, seen, skipped)
     return dict(dataset=dataset, videos={split: len(seen[split]) for split in seen}, rows=rows, remarks=notes,
-                skipped=skipped, paper=PAPER.get(dataset, {}), seen=seen, embeddings=embeddings)
+                skipped=skipped, paper=data.DATASETS[dataset].paper, seen=seen, embeddings=embeddings)
 
 
 def evaluate(model, videos, settings, *, controls=True, picture=None):

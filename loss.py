@@ -5,15 +5,17 @@ The paper names MV-Former with TCC, TCN or VSP as future work (section 6). Here 
     z       (B, 2, T, D)        embeddings of B videos, 2 views (or 2 videos of one action), T frames
     time    (B, 2, T)    int64  each frame's number in its video;   length (B, 2) int64: frames in that video
     valid   (B, 2, T)    bool   False = padding, which stands at a clip's end and counts for nothing
-`LOSSES`, at the end, says what each one needs: which embedding, and how the frames are drawn.
+`OBJECTIVES`, at the end, says what each one needs: which embedding, and how the frames are drawn.
 In einsums: b, c videos; v, w views; i, j, k frames; d channels. Nothing here crosses GPUs or waits for one.
 """
 import torch
 from einops import einsum, rearrange
+from torch import nn
 
+from mtf import BatchNorm
 from objectives.lav import lav, soft_dtw
 from objectives.objective import NEVER, Objective, masked_mean, objective
-from objectives.sal import draw_triplets, sal
+from objectives.sal import draw_triplets, order_classifier, sal
 from objectives.tcc import tcc
 from objectives.tcn import tcn
 from objectives.vsp import draw_bridges, vsp
@@ -62,12 +64,16 @@ def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0
     return masked_mean(divergence.sum(-1), valid, (1, 2)).mean()
 
 
-# SaL takes one thing more, to be trained with the model: a classifier of 3 D numbers into two classes.
-LOSSES = {
-    'scl': Objective(scl, head=True, unit=True, pairs=False, videos=False),
-    'tcn': Objective(tcn, head=False, unit=True, pairs=True, videos=False),
-    'tcc': Objective(tcc, head=False, unit=False, pairs=False, videos=True),
-    'vsp': Objective(vsp, head=False, unit=True, pairs=False, videos=False),
-    'sal': Objective(sal, head=False, unit=False, pairs=False, videos=False),
-    'lav': Objective(lav, head=False, unit=True, pairs=False, videos=True),
+def projection_head(width, classes=None):
+    """SCL's, on the embedding (..., D), used in training only."""
+    return nn.Sequential(nn.Linear(width, 128), BatchNorm(128), nn.ReLU(), nn.Linear(128, width))
+
+
+OBJECTIVES = {
+    'scl': Objective(scl, head=projection_head, project=True, unit=True, settings=('negatives',)),
+    'tcn': Objective(tcn, unit=True, interleaved=True),
+    'tcc': Objective(tcc, videos=True),
+    'vsp': Objective(vsp, unit=True),
+    'sal': Objective(sal, head=order_classifier, least=3),
+    'lav': Objective(lav, unit=True, videos=True),
 }

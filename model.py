@@ -20,8 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from backbones.dino import Features, ViT
 from backbones.resnet50 import ResNet50
 from backbones.weights import ModelError, fingerprint, load_strictly, read_torch_file
+from loss import OBJECTIVES
 from lstp import LSTP, FixedWidth, OneToken
-from mtf import MTF, BatchNorm
+from mtf import MTF
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -90,17 +91,13 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
 class MVFormer(nn.Module):
     """Frozen backbone, pooler, MTF and, for training, the projection head.
 
-    head: 'projection' (SCL's, used in training only), 'order' (shuffle-and-learn's classifier), or None.
+    head: what the objective trains on top of the embedding (loss.OBJECTIVES), or None.
     """
     chunk = 160                                           # frames the backbone sees at once
 
     def __init__(self, backbone, pool, mtf, head=None):
         super().__init__()
-        self.backbone, self.pool, self.mtf = backbone, pool, mtf
-        d = mtf.out.out_features
-        self.head = {None: lambda: None,
-                     'projection': lambda: nn.Sequential(nn.Linear(d, 128), BatchNorm(128), nn.ReLU(), nn.Linear(128, d)),
-                     'order': lambda: nn.Sequential(nn.Linear(3 * d, 128), nn.ReLU(), nn.Linear(128, 2))}[head]()
+        self.backbone, self.pool, self.mtf, self.head = backbone, pool, mtf, head
 
     def train(self, mode=True):
         super().train(mode)
@@ -159,7 +156,8 @@ def build_model(settings, backbone=None):
         pool = OneToken(backbone.width if s['pool'] == 'cls' else backbone.channels, s['pool'])
     mtf = MTF(pool.width, pool.entities, ids=pool.ids, frames=s['frames'], fc_width=s['fc_width'],
               embedding=s['embedding'], readout=s['readout'], dropout=s['dropout'])
-    return MVFormer(backbone, pool, mtf, {'scl': 'projection', 'sal': 'order'}.get(s['loss'])).eval()
+    head = OBJECTIVES[s['loss']].head
+    return MVFormer(backbone, pool, mtf, head and head(s['embedding'], None)).eval()
 
 
 def load_checkpoint(path):

@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 import data
 import evaluate
 import model as models
-from loss import LOSSES
+from loss import OBJECTIVES
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings: the defaults are the paper's for Penn Action; PRESETS say where another data set differs
@@ -85,7 +85,7 @@ class Settings:
     fc_width: int = flag(512, 'width of the two FC layers')
     embedding: int = flag(128, 'D, width of a frame embedding')
     dropout: float = flag(0.1, 'in the MTF')
-    loss: str = flag('scl', '%(choices)s', 'objective', choices=list(LOSSES))
+    loss: str = flag('scl', '%(choices)s', 'objective', choices=list(OBJECTIVES))
     negatives: str = flag('single', 'scl: frames of the same video (single), or of the batch', choices=['single', 'batch'])
     pairs: str = flag('views', 'compare two views of a video, or two videos of an action', choices=['views', 'videos'])
     epochs: int = flag(500, 'passes over the videos', 'optimisation')
@@ -161,14 +161,15 @@ def check(settings, world):
     for name, most in dict(dropout=0.99, crop=1, hue=0.5).items():
         if getattr(s, name) > most:
             raise SettingsError(f'--{name} {getattr(s, name)}: must be at most {most}')
-    if s.loss == 'tcn' and s.frames % 2:
-        raise SettingsError(f'--frames {s.frames}: tcn takes them in pairs; choose an even number')
-    if s.loss == 'sal' and s.frames < 3:
-        raise SettingsError(f'--frames {s.frames}: sal puts three in order; choose at least 3')
+    objective = OBJECTIVES[s.loss]
+    if objective.interleaved and s.frames % 2:
+        raise SettingsError(f'--frames {s.frames}: {s.loss} takes them in pairs; choose an even number')
+    if s.frames < objective.least:
+        raise SettingsError(f'--frames {s.frames}: {s.loss} needs more; choose at least {objective.least}')
     if s.batch % world:
         raise SettingsError(f'--batch {s.batch}: {world} processes do not divide it evenly; choose a multiple of {world}')
-    if s.pairs == 'videos' and not LOSSES[s.loss].videos:
-        able = [name for name, objective in LOSSES.items() if objective.videos]
+    if s.pairs == 'videos' and not OBJECTIVES[s.loss].videos:
+        able = [name for name, objective in OBJECTIVES.items() if objective.videos]
         raise SettingsError(f'--pairs videos: {s.loss} compares two views of one video; {" and ".join(able)} can take videos')
 
 
@@ -387,7 +388,7 @@ def train(settings, fresh=False):
     check(s, int(os.environ.get('WORLD_SIZE', 1)))
     rank, world, device = processes()
     say = print if rank == 0 else lambda *args, **kwargs: None
-    cuda, objective = device.type == 'cuda', LOSSES[s.loss]
+    cuda, objective = device.type == 'cuda', OBJECTIVES[s.loss]
     videos = data.load(s.dataset, s.data, image_size=s.image_size, seed=s.data_seed)
     steps = len(videos['train']) // s.batch               # of an epoch
     if not steps:
@@ -420,12 +421,14 @@ def train(settings, fresh=False):
         return
 
     clips = data.Clips(videos['train'], frames=s.frames, seed=s.seed, block=s.block, shift=s.shift, pairs=s.pairs,
-                       interleaved=objective.pairs, scale=(s.crop, 1), brightness=s.jitter, contrast=s.jitter,
+                       interleaved=objective.interleaved, scale=(s.crop, 1), brightness=s.jitter, contrast=s.jitter,
                        saturation=s.jitter, hue=s.hue)
     loader = torch.utils.data.DataLoader(clips, batch_sampler=batches(len(clips), s, step, rank, world),
                                          collate_fn=data.collate, num_workers=s.workers, pin_memory=cuda,
                                          worker_init_fn=data.leave_signals)
-    options = {'scl': dict(negatives=s.negatives), 'sal': dict(classifier=model.head)}.get(s.loss, {})
+    options = {name: getattr(s, name) for name in objective.settings}
+    if model.head is not None and not objective.project:
+        options['classifier'] = model.head
 
     def checkpoint():
         if rank == 0:
@@ -458,7 +461,7 @@ def train(settings, fresh=False):
         when, length, valid = (batch[name].to(device, non_blocking=True) for name in ('time', 'length', 'valid'))
         with torch.autocast('cuda', dtype=torch.bfloat16) if cuda else nullcontext():
             z = parallel(rearrange(views, 'b v t c h w -> (b v) t c h w'), rearrange(valid, 'b v t -> (b v) t'),
-                         project=objective.head, normalize=objective.unit)
+                         project=objective.project, normalize=objective.unit)
         loss = objective.loss(rearrange(z, '(b v) t d -> b v t d', v=2), when, length, valid, **options)
         optimizer.zero_grad()
         loss.backward()

@@ -8,13 +8,17 @@ import av
 import numpy as np
 
 from datasets.carl import carl
-from datasets.layout import layout
+from datasets.layout import DataSet, layout
 from datasets.video import DataError, one_line, video_file
+
+
+SOURCE = ('Annotation and lists: sdolivia.github.io/FineGym. processed_videos/: its events, each cut '
+          'from its YouTube video, 640x360, 25 fps, named <video>_E_<start>_<end>.mp4')
 
 
 def finegym(data, _size, classes):
     """FineGym99 or 288: the clips of the events with a listed element, labelled here; or CARL's."""
-    number, found = layout(f'finegym{classes}', data,
+    number, found = layout(SOURCE, data,
                            (f'gym{classes}_train_element*.txt', f'gym{classes}_val_element*.txt',
                             'processed_videos', 'finegym_annotation_info*.json'),
                            (f'gym{classes}_train*.pkl', f'gym{classes}_val*.pkl', 'processed_videos'))
@@ -61,3 +65,9 @@ def element_labels(path, spans, frames):
     for start, end, kind in spans:
         labels[int(start * rate):int(end * rate) + 1] = kind
     return labels
+
+
+FINEGYM99 = DataSet(partial(finegym, classes=99), SOURCE, published={'all': (3182, 1442)}, metrics='linear',
+                    by_action=False, limit=2000, paper=dict(classification=(.4477, .0071)))
+FINEGYM288 = DataSet(partial(finegym, classes=288), SOURCE, metrics='linear', by_action=False, limit=2000,
+                     paper=dict(classification=(.3830, .0026)))

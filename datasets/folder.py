@@ -3,7 +3,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from datasets.layout import say
+from datasets.layout import DataSet, say
 from datasets.video import (VIDEO_FILES, DataError, frame_folder, images_in, natural,
                             read_labels, video_file)
 
@@ -42,3 +42,6 @@ def videos_below(root, size):
                                   parent / name, size, action=None if parent == root else parent.name,
                                   annotate=partial(read_labels, labels[0], None) if labels else None))
     return sorted(found, key=lambda video: natural(video.name))
+
+
+ROW = DataSet(folder, 'Any folder of video files or of folders of images')

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from datasets.layout import DataSet
 from datasets.video import Video
 
 
@@ -250,3 +251,6 @@ def draw(action, poses, labels, rng):
     if rng.random() < .5:
         frames, masks = frames[..., ::-1], masks[..., ::-1]
     return torch.from_numpy(frames.copy()), torch.from_numpy(masks.copy())
+
+
+ROW = DataSet(synthetic, 'made in memory', on_disk=False)

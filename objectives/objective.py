@@ -35,8 +35,14 @@ def squared_distance(x, y):
 
 
 class Objective(NamedTuple):
-    loss: Callable
-    head: bool    # z passes the projection head
-    unit: bool    # z has unit length
-    pairs: bool   # clips are drawn as anchor, positive, anchor, positive, ..., else as frames in order
-    videos: bool  # the two sequences may be two videos of one action; else two views of one video
+    """A row of loss.OBJECTIVES: all that other files must know of an objective."""
+    loss: Callable                # loss(z, time, length, valid, **options) -> scalar
+    head: Callable | None = None  # head(width, classes) -> what is trained on top of the embedding, dropped afterwards
+    project: bool = False         # True: z passes the head; False: the loss gets the head as `classifier`
+    unit: bool = False            # z has unit length
+    interleaved: bool = False     # clips are drawn as anchor, positive, anchor, positive, ..., else as frames in order
+    videos: bool = False          # the two sequences may be two videos of one action; else two views of one video
+    labels: bool = False          # the loss gets the frames' phases as `labels` int64 (B, 2, T), -1 = unlabelled
+    teacher: bool = False         # the loss gets `teacher` (B, 2, T, K) and `centre` (K,), which training keeps
+    settings: tuple = ()          # the names of the settings that the loss gets as options
+    least: int = 2                # frames that a clip must have

@@ -2,6 +2,7 @@
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
+from torch import nn
 
 from objectives.objective import masked_mean, objective
 
@@ -40,3 +41,8 @@ def sal(z, time, length, valid, *, classifier, triplets=8):
     in_order = F.log_softmax(classifier(ordered), -1)[..., 1]                # (B, 2, triplets)
     not_in_order = F.log_softmax(classifier(shuffled), -1)[..., 0]
     return masked_mean(-(in_order + not_in_order) / 2, exists, (0, 1, 2))
+
+
+def order_classifier(width, classes=None):
+    """Three embeddings (..., 3 D) -> the logits of "shuffled" and "in order" (..., 2)."""
+    return nn.Sequential(nn.Linear(3 * width, 128), nn.ReLU(), nn.Linear(128, 2))

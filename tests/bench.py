@@ -41,7 +41,7 @@ import evaluate
 from datasets import video as video_files
 import model as models
 import train
-from loss import LOSSES, scl
+from loss import OBJECTIVES, scl
 from lstp import LSTP
 from mtf import MTF
 
@@ -173,7 +173,7 @@ def backbone():
 
 def stepper(s, model):
     """What the loop of train.py does with a batch."""
-    objective, weights = LOSSES[s.loss], [weight for weight in model.train().parameters() if weight.requires_grad]
+    objective, weights = OBJECTIVES[s.loss], [weight for weight in model.train().parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=s.lr, weight_decay=s.weight_decay)
 
     def step(batch):
@@ -181,7 +181,7 @@ def stepper(s, model):
         when, length, valid = (batch[name].to(DEVICE, non_blocking=True) for name in ('time', 'length', 'valid'))
         with precision():
             z = model(rearrange(views, 'b v t c h w -> (b v) t c h w'), rearrange(valid, 'b v t -> (b v) t'),
-                      project=objective.head, normalize=objective.unit)
+                      project=objective.project, normalize=objective.unit)
         optimizer.zero_grad()
         objective.loss(rearrange(z, '(b v) t d -> b v t d', v=2), when, length, valid).backward()
         torch.nn.utils.clip_grad_norm_(weights, 10)

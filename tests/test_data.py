@@ -721,7 +721,7 @@ def test_doctor_scans_kinetics(tmp_path, monkeypatch, capsys):
 # The synthetic set
 
 def test_synthetic_set_comes_from_its_seed():
-    videos, again, other = (data.synthetic(seed, train=2, val=1) for seed in (3, 3, 4))
+    videos, again, other = (synthetic.synthetic(seed, train=2, val=1) for seed in (3, 3, 4))
     assert [len(videos[split]) for split in ('train', 'val')] == [2 * len(synthetic.ACTIONS), len(synthetic.ACTIONS)]
     names, drawn = set(), set()
     for split in videos:
@@ -734,7 +734,7 @@ def test_synthetic_set_comes_from_its_seed():
 
 
 def test_synthetic_videos_have_phases_in_order_and_an_actor_that_moves():
-    for video in data.synthetic(3, train=2, val=1)['train']:
+    for video in synthetic.synthetic(3, train=2, val=1)['train']:
         frames, labels = video.read(range(video.frames)).float(), video.labels
         actor = video.actor(range(video.frames))
         assert frames.shape == (video.frames, 3, 64, 64) and actor.shape == (video.frames, 64, 64)
@@ -749,7 +749,7 @@ def test_synthetic_videos_have_phases_in_order_and_an_actor_that_moves():
 
 def test_synthetic_set_is_not_solved_by_the_clock():
     right = []
-    videos = data.synthetic(0)
+    videos = synthetic.synthetic(0)
     for action in synthetic.ACTIONS:
         halves = [[video for video in videos[split] if video.action == action] for split in ('train', 'val')]
         x, val_x = ([evaluate.clock(video.frames) for video in half] for half in halves)

@@ -419,7 +419,7 @@ def test_several_checkpoints_print_mean_and_two_population_deviations(capsys):
     rows = {f'{i}': {'mean': {'classification': value, 'tau': math.nan}} for i, value in enumerate(values)}
     spread = evaluate.spread(rows, list(rows))['mean']['classification']
     assert spread == pytest.approx((.93, 2 * np.sqrt(np.mean((np.array(values) - .93) ** 2))))
-    result = dict(dataset='penn', videos={'train': 3, 'val': 4}, rows=rows, remarks=[], paper=evaluate.PAPER['penn'])
+    result = dict(dataset='penn', videos={'train': 3, 'val': 4}, rows=rows, remarks=[], paper=data.DATASETS['penn'].paper)
     evaluate.print_table(result, list(rows))
     out = capsys.readouterr().out
     assert '0.9300 ± 0.0589' in out and '0.9421 ± 0.0004' in out and ' -' in out

@@ -11,10 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import loss
 from objectives import sal, vsp
-from loss import LOSSES
+from loss import OBJECTIVES
 
 B, T, D = 3, 12, 5
-NAMES = sorted(LOSSES)
+NAMES = sorted(OBJECTIVES)
 GOLDEN = Path(__file__).parent / 'golden' / 'scl.npz'
 
 
@@ -42,7 +42,7 @@ def compute(name, clips, **options):
     if name == 'sal':
         options['classifier'] = make_classifier(torch.promote_types(clips[0].dtype, torch.float32))
     torch.manual_seed(3)
-    return LOSSES[name].loss(*clips, **options)
+    return OBJECTIVES[name].loss(*clips, **options)
 
 
 # ---------------------------------------------------------------------------------- the definitions, in loops
@@ -198,7 +198,7 @@ SLOW = {'scl': slow_scl, 'tcn': slow_tcn, 'tcc': slow_tcc, 'vsp': slow_vsp, 'sal
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('counts', [((12, 12),) * 3, ((12, 12), (12, 7), (2, 9))], ids=['full', 'padded'])
 def test_equals_its_definition(name, counts):
-    clips = batch(counts, unit=LOSSES[name].unit)
+    clips = batch(counts, unit=OBJECTIVES[name].unit)
     expected = SLOW[name](clips)
     assert compute(name, clips).item() == pytest.approx(expected, rel=1e-6)
     in_float32 = compute(name, (clips[0].float(), *clips[1:]))
@@ -248,7 +248,7 @@ def test_scl_golden_frames_without_a_target():
 
 @pytest.mark.parametrize('name', NAMES)
 def test_gradcheck(name):
-    clips = batch(((6, 6), (6, 4)), unit=LOSSES[name].unit, T=6)
+    clips = batch(((6, 6), (6, 4)), unit=OBJECTIVES[name].unit, T=6)
     assert torch.autograd.gradcheck(lambda z: compute(name, (z, *clips[1:])), clips[0].requires_grad_())
 
 
@@ -269,7 +269,7 @@ def test_gradcheck_soft_dtw():
 @pytest.mark.parametrize('name', NAMES)
 def test_padding_never_matters(name, dtype):
     """Whatever stands in padded frames, the loss is the same and their gradient exactly zero."""
-    z, *about = batch(((12, 12), (12, 7), (2, 9), (1, 2), (1, 1)), dtype, unit=LOSSES[name].unit)
+    z, *about = batch(((12, 12), (12, 7), (2, 9), (1, 2), (1, 1)), dtype, unit=OBJECTIVES[name].unit)
     valid = about[-1]
     results = []
     for content in (0., 1e4, math.nan, math.inf):
@@ -285,7 +285,7 @@ def test_padding_never_matters(name, dtype):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_more_padding_changes_nothing(name, monkeypatch):
-    z, time, length, valid = batch(unit=LOSSES[name].unit)
+    z, time, length, valid = batch(unit=OBJECTIVES[name].unit)
     torch.manual_seed(3)
     triplets = loss.draw_triplets(valid)
     monkeypatch.setattr(sal, 'draw_triplets', lambda valid, count: triplets)   # its draws depend on T
@@ -298,7 +298,7 @@ def test_more_padding_changes_nothing(name, monkeypatch):
 @pytest.mark.parametrize('name', NAMES)
 def test_clips_without_anything_to_learn_from_stay_finite(name):
     for counts in (((1, 1), (1, 1)), ((0, 0), (0, 12)), ((2, 1), (0, 1))):
-        z, *about = batch(counts, torch.float32, unit=LOSSES[name].unit)
+        z, *about = batch(counts, torch.float32, unit=OBJECTIVES[name].unit)
         z.requires_grad_()
         value = compute(name, (z, *about))
         value.backward()
@@ -308,7 +308,7 @@ def test_clips_without_anything_to_learn_from_stay_finite(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_collapsed_and_far_embeddings_stay_finite(name):
     z, *about = batch(dtype=torch.float32)
-    for extreme in (torch.ones_like(z) / D ** 0.5, -z.abs(), z * 100 if not LOSSES[name].unit else z * 0):
+    for extreme in (torch.ones_like(z) / D ** 0.5, -z.abs(), z * 100 if not OBJECTIVES[name].unit else z * 0):
         extreme = extreme.clone().requires_grad_()
         value = compute(name, (extreme, *about))
         value.backward()
@@ -317,7 +317,7 @@ def test_collapsed_and_far_embeddings_stay_finite(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_autocast_changes_nothing(name):
-    clips = batch(dtype=torch.float32, unit=LOSSES[name].unit)
+    clips = batch(dtype=torch.float32, unit=OBJECTIVES[name].unit)
     expected = compute(name, clips)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         assert torch.equal(compute(name, clips), expected)
@@ -343,7 +343,7 @@ def same_draws(monkeypatch):
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('order', [[2, 0, 1], (slice(None), [1, 0])], ids=['videos', 'views'])
 def test_order_of_videos_and_of_views_is_free(name, order, same_draws):
-    clips = batch(unit=LOSSES[name].unit)
+    clips = batch(unit=OBJECTIVES[name].unit)
     same_draws(slice(None))
     expected = compute(name, clips)
     same_draws(order)
@@ -353,7 +353,7 @@ def test_order_of_videos_and_of_views_is_free(name, order, same_draws):
 @pytest.mark.parametrize('name', ['scl', 'tcn', 'tcc', 'lav'])
 def test_videos_weigh_the_same(name):
     """One video's loss, then the mean. (VSP and SaL: the mean over the batch's bridges and triplets.)"""
-    clips = batch(unit=LOSSES[name].unit)
+    clips = batch(unit=OBJECTIVES[name].unit)
     each = [compute(name, [x[b:b + 1] for x in clips]) for b in range(B)]
     torch.testing.assert_close(compute(name, clips), sum(each) / B, rtol=1e-9, atol=0)
 
@@ -498,9 +498,9 @@ def test_sal_learns_what_order_is():
 def test_draws_follow_the_seed(name):
     clips, options = batch(), {'classifier': make_classifier()} if name == 'sal' else {}
     torch.manual_seed(0)
-    first, second = (LOSSES[name].loss(*clips, **options) for _ in range(2))
+    first, second = (OBJECTIVES[name].loss(*clips, **options) for _ in range(2))
     torch.manual_seed(0)
-    assert torch.equal(LOSSES[name].loss(*clips, **options), first) and first != second
+    assert torch.equal(OBJECTIVES[name].loss(*clips, **options), first) and first != second
 
 
 # ----------------------------------------------------------------------------------------------- the hot path
@@ -524,7 +524,7 @@ def test_no_loop_over_videos_and_nothing_waits(name):
         if name == 'sal':
             more['classifier'] = torch.nn.Linear(3 * D, 2, device='meta')
         with Count() as count:  # on the undecorated function: autocast does not know the meta device
-            value = LOSSES[name].loss.__wrapped__(z.requires_grad_(), *about, **more)
+            value = OBJECTIVES[name].loss.__wrapped__(z.requires_grad_(), *about, **more)
             value.backward()
         assert value.shape == () and value.device.type == 'meta'
         counts.append(count.operations)
