@@ -554,8 +554,8 @@ def look(network, video, indices):
         seen = side * backbone.patch_size                 # a ViT leaves out the pixels that fill no patch
         actor = F.interpolate(actor[..., :seen, :seen], side, mode='area').flatten(1)
     entities, heads = network.pool(*features)[1], None
-    if hasattr(backbone, 'last_attention'):
-        heads = backbone.last_attention(images.to(next(backbone.parameters()).dtype))[:, :, 0, 1:].float()
+    if hasattr(backbone, 'attention_map'):
+        heads = backbone.attention_map(images.to(next(backbone.parameters()).dtype))[:, :, 0, 1:].float()
     return images, entities, heads, actor
 
 
@@ -665,7 +665,7 @@ def load_models(args, device):
             networks[str(path)] = models.build_model(settings, backbones.get(key)).to(device)
         except KeyError as missing:
             raise models.ModelError(f'{path}: no checkpoint of train.py as it is now: no {missing}; train again')
-        models.load_weights(networks[str(path)], checkpoint, path)
+        models.load_trained(networks[str(path)], checkpoint, path)
         if key:
             backbones[key] = networks[str(path)].backbone
     for backbone in backbones.values() if device.type == 'cuda' else ():

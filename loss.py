@@ -12,7 +12,7 @@ import torch
 from einops import einsum, rearrange
 from torch import nn
 
-from mtf import BatchNorm
+from running.batchnorm import BatchNorm
 from objectives.lav import lav, soft_dtw
 from objectives.objective import NEVER, Objective, masked_mean, objective
 from objectives.sal import draw_triplets, order_classifier, sal

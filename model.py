@@ -1,234 +1,351 @@
-"""MV-Former (paper, section 3 and Figure 2): the frozen backbones and the whole model put together.
+"""MV-Former (paper, section 3 and Figure 2): the whole model, put together.
 
-    clips (B, T, 3, H, W)  --backbone-->  patches (F, P, L*C), cls (F, C)     F = B*T frames, L layers of width C
-                           --LSTP------>  entities (B, T, N, d)               lstp.py, section 3.3
-                           --MTF------->  embeddings (B, T, D), unit length   mtf.py, section 3.4
+    clips (B, T, 3, H, W)
+      --backbone-->  patches (F, P, L*C), cls (F, C)      backbones/dino.py, section 3.2; F = B*T
+      --LSTP------>  entities (B, T, N, d)                lstp.py, section 3.3
+      --MTF------->  embeddings (B, T, D)                 mtf.py, section 3.4
 
-`python model.py` prints the architecture as a table.
+The frozen backbone looks at single frames. `python model.py` prints the architecture as a table.
 """
 import argparse
-import urllib.error
-from contextlib import nullcontext
-from pathlib import Path
+import sys
+from dataclasses import asdict, dataclass, field, fields
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from backbones.dino import Features, ViT
-from backbones.resnet50 import ResNet50
-from backbones.weights import ModelError, fingerprint, load_strictly, read_torch_file
-from loss import OBJECTIVES
-from lstp import LSTP, FixedWidth, OneToken
-from mtf import MTF
+from backbones.dino import DINO, Features
+from backbones.dinov2 import DINOV2
+from backbones.dinov3 import DINOV3
+from backbones.released import is_released, translate
+from backbones.resnet50 import RESNET50
+from backbones.weights import ModelError, fingerprint, load_strictly, load_weights, read_file
+from lstp import POOLERS
+from mtf import MTF, READOUTS
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Backbones (section 3.2): from single frames to patch features of several layers
-DINO = 'https://dl.fbaipublicfiles.com/dino/'
-ASSETS = Path(__file__).parent / 'assets'
-BACKBONES = {                                             # name: (class, its settings, image size, where the weights are)
-    'dino_vitb8': (ViT, dict(patch_size=8, width=768, depth=12, heads=12), 224,
-                   DINO + 'dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth'),
-    'dino_vitb16': (ViT, dict(patch_size=16, width=768, depth=12, heads=12), 224,
-                    DINO + 'dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth'),
-    'dino_vits8': (ViT, dict(patch_size=8, width=384, depth=12, heads=6), 224,
-                   DINO + 'dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth'),
-    'dino_vits16': (ViT, dict(patch_size=16, width=384, depth=12, heads=6), 224,
-                    DINO + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth'),
-    'resnet50': (ResNet50, {}, 224, None),
-    'tiny': (ViT, dict(patch_size=6, width=96, depth=4, heads=3), 72, ASSETS / 'tiny_vit.pt'),   # 12 x 12: fine as a limb
-}
+BACKBONES = DINO | DINOV2 | DINOV3 | RESNET50
 
 
-def backbone_state(name, weights):
-    """The state dict of a backbone from `weights` (a file) or, when None, from its official address."""
-    source = weights or BACKBONES[name][3]
-    if source is None:
-        raise ModelError(f'{name}: has no official weights; give a file of them by --weights')
-    if str(source).startswith('https://'):
-        try:
-            state = torch.hub.load_state_dict_from_url(source, map_location='cpu', weights_only=True)
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
-            raise ModelError(f'{name}: cannot fetch {source} ({error}); download it and give it by --weights') from None
-    else:
-        state = read_torch_file(source)
-    if isinstance(state, dict) and isinstance(state.get('model'), dict):
-        # BYOL (Grill et al., 2020) as CARL trains it; encoder_k, the momentum copy, is not used
-        prefix = 'module.encoder.'
-        state = {key.removeprefix(prefix): value for key, value in state['model'].items() if key.startswith(prefix)}
-    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-        raise ModelError(f'{source}: holds no state dict of tensors')
-    if BACKBONES[name][0] is ResNet50:
-        state = {key: value for key, value in state.items() if not key.startswith('fc.')}
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+# ----------------------------------------------------------------------------------------------
+# Settings: the paper's for Penn Action
 
+def setting(default, help, **about):
+    """A setting and its flag. about: argparse's choices and metavar, the group in --help, and the
+    least and most that are allowed."""
+    return field(default=default, metadata=dict(help=help, **about))
+
+
+@dataclass
+class Architecture:
+    """What the model is made of. train.py adds how it is trained."""
+    backbone: str = setting('dino_vitb8', '%(choices)s', choices=list(BACKBONES), group='model')
+    weights: str = setting(None, "its weights, if not the official ones; 'random': none",
+                           metavar='FILE')
+    train_backbone: list = setting((), 'parts of it to fine-tune, e.g. layer4; the rest is frozen',
+                                   metavar='PARTS')
+    image_size: int = setting(None, 'pixels a side; else what the backbone is used at', least=1)
+    layers: list = setting(None, 'whose patches are used, e.g. 4,8,12', metavar='LAYERS')
+    pool: str = setting('lstp', 'how a frame becomes tokens: %(choices)s', choices=list(POOLERS))
+    entities: int = setting(3, 'N, tokens a frame of lstp and fwb', least=1)
+    entity_width: int = setting(384, 'd, their width', least=1)
+    disjoint: bool = setting(False, 'lstp: each patch keeps its strongest entity')
+    fc_width: int = setting(512, 'width of the two FC layers', least=1)
+    depth: int = setting(3, 'transformer blocks of the MTF', least=1)
+    merge: int = setting(1, 'neighbouring frames that share their tokens in the MTF', least=1)
+    readout: str = setting('cls', "a frame's embedding: its first token (cls), their mean (avg)",
+                           choices=list(READOUTS))
+    embedding: int = setting(128, 'D, width of a frame embedding', least=1)
+    dropout: float = setting(0.1, 'in the MTF', least=0, most=0.99)
+    frames: int = setting(80, 'T, frames of a training clip', least=2)
+
+    def resolve(self):
+        """Fill in what follows from the backbone. Returns self."""
+        row = BACKBONES[self.backbone]
+        if self.layers is None and POOLERS[self.pool].many_layers and row.layers > 1:
+            self.layers = [row.layers // 3, 2 * row.layers // 3, row.layers]       # 4, 8, 12 of 12
+        elif self.layers is None:
+            self.layers = [row.layers]
+        self.layers = list(self.layers)
+        self.train_backbone = list(self.train_backbone)
+        self.image_size = self.image_size or row.image_size
+        return self
+
+
+# ----------------------------------------------------------------------------------------------
+# The model
 
 def build_backbone(name, *, weights=None, layers=None, image_size=None):
-    """The backbone with its weights loaded, frozen. weights: a file, None for the official ones, or 'random' (always
-    the same draw: to try speed and memory without a download)."""
+    """The backbone with its weights, frozen, in eval mode.
+
+    weights: a file, None for the official ones, or 'random': always the same draw, to try speed
+    and memory without a download. Errors: ModelError.
+    """
     if name not in BACKBONES:
         raise ModelError(f'backbone {name!r}: choose from {", ".join(BACKBONES)}')
-    make, settings, native, _ = BACKBONES[name]
-    if image_size and image_size < settings.get('patch_size', 32):
-        raise ModelError(f'--image-size {image_size}: {name} needs at least {settings.get("patch_size", 32)} pixels')
-    if make is ResNet50 and list(layers or [1]) != [1]:
+    row = BACKBONES[name]
+    if image_size and image_size < row.patch_size:
+        raise ModelError(f'--image-size {image_size}: {name} needs at least {row.patch_size}')
+    layers = list(layers or [row.layers])
+    if row.layers == 1 and layers != [1]:
         raise ModelError(f'layers {layers}: {name} has one feature map only; leave --layers out')
+    if min(layers) < 1 or max(layers) > row.layers:
+        raise ModelError(f'layers {layers}: this backbone has layers 1 to {row.layers}')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        backbone = make(**settings, **(dict(image_size=native, layers=layers) if make is ViT else {}))
+        backbone = row.make(layers)
+    if weights is None and row.weights is None:
+        raise ModelError(f'{name}: has no official weights to fetch; {row.where}')
     if weights != 'random':
-        load_strictly(backbone, backbone_state(name, weights), weights or BACKBONES[name][3])
-    backbone.image_size = image_size or native
-    return backbone.requires_grad_(False)
+        try:
+            sentence = load_weights(backbone, weights or row.weights)
+        except ModelError as error:
+            raise ModelError(f'{name}: {error}') from None
+        if sentence:
+            print(f'{name}: {sentence}', file=sys.stderr)
+    backbone.image_size = image_size or row.image_size
+    return backbone.requires_grad_(False).eval()
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The whole model
 
 class MVFormer(nn.Module):
-    """Frozen backbone, pooler, MTF and, for training, the projection head.
+    """Frozen backbone, pooler, MTF and, for training, the head that the objective puts on top."""
 
-    head: what the objective trains on top of the embedding (loss.OBJECTIVES), or None.
-    """
-    chunk = 160                                           # frames the backbone sees at once
+    frames_at_once = {'cpu': 32, 'mps': 32, 'cuda': 160}  # through the backbone: memory, caches
 
     def __init__(self, backbone, pool, mtf, head=None):
         super().__init__()
-        self.backbone, self.pool, self.mtf, self.head = backbone, pool, mtf, head
+        self.backbone = backbone
+        self.pool = pool
+        self.mtf = mtf
+        self.head = head
 
     def train(self, mode=True):
         super().train(mode)
-        self.backbone.eval()                              # always: no dropout to switch on, no statistics to move
+        self.backbone.eval()                              # always: its BatchNorm statistics stay
         return self
 
-    def features(self, images):
-        """images (F, 3, H, W) -> Features; without a graph while the backbone is frozen."""
+    def features(self, images) -> Features:
+        """images (F, 3, H, W), normalised RGB -> patches and CLS, in the backbone's precision."""
         dtype = next(self.backbone.parameters()).dtype
-        # weights that are bf16 need no autocast, which would take the LayerNorms back to float32
-        with nullcontext() if dtype == torch.float32 else torch.autocast(images.device.type, enabled=False):
+        if dtype == torch.float32:
+            return self.backbone(images)
+        # weights in half precision need no autocast, which would take LayerNorm to float32
+        with torch.autocast(images.device.type, enabled=False):
             return self.backbone(images.to(dtype))
 
     def entities(self, images):
-        """images (F, 3, H, W) -> entities (F, N, d), attention (F, N, P) or None; frames in chunks."""
-        parts = [self.pool(*self.features(chunk)) for chunk in images.split(self.chunk)]
-        entities, attention = zip(*parts)
-        return torch.cat(entities), None if attention[0] is None else torch.cat(attention)
+        """images (F, 3, H, W) -> entities (F, N, d), attention (F, N, P) or None."""
+        chunks = images.split(self.frames_at_once.get(images.device.type, 32))
+        parts = [self.pool(*self.features(chunk)) for chunk in chunks]
+        entities = torch.cat([entities for entities, _ in parts])
+        if parts[0][1] is None:
+            return entities, None
+        return entities, torch.cat([attention for _, attention in parts])
 
     def forward(self, clips, valid=None, project=False, normalize=True):
-        """clips (B, T, 3, H, W) normalised RGB, valid bool (B, T) -> embeddings (B, T, D) of unit length.
+        """clips (B, T, 3, H, W), valid bool (B, T) -> embeddings (B, T, D), float32.
 
-        project: through the projection head (SCL trains on its output; evaluation never uses it).
-        normalize=False: as they are, which TCC and SaL want.
+        project: through the head, as SCL trains it; evaluation never does.
+        normalize: to unit length.
         """
-        entities, _ = self.entities(rearrange(clips, 'b t c h w -> (b t) c h w'))
-        z = self.mtf(rearrange(entities, '(b t) n d -> b t n d', b=len(clips)), valid)
+        b = len(clips)
+        images = rearrange(clips, 'b t c h w -> (b t) c h w')
+        entities, _ = self.entities(images)                                        # (B*T, N, d)
+        z = self.mtf(rearrange(entities, '(b t) n d -> b t n d', b=b), valid)      # (B, T, D)
         if project:
-            z = rearrange(self.head(rearrange(z, 'b t d -> (b t) d')), '(b t) d -> b t d', b=len(clips))
-        return F.normalize(z.float(), dim=-1) if normalize else z.float()
+            z = rearrange(self.head(rearrange(z, 'b t d -> (b t) d')), '(b t) d -> b t d', b=b)
+        z = z.float()
+        return F.normalize(z, dim=-1) if normalize else z
 
     def trained_state(self):
-        """The state dict without the frozen part, which is kept by its name and fingerprint."""
+        """The state dict without the frozen part, of which a checkpoint keeps the fingerprint."""
         frozen = {f'backbone.{name}' for name, _ in self.backbone.named_buffers()}
         frozen |= {name for name, weight in self.named_parameters() if not weight.requires_grad}
         return {key: value for key, value in self.state_dict().items() if key not in frozen}
 
 
 def build_model(settings, backbone=None):
-    """The model that a dict of settings describes (train.Settings), in eval mode; pass a backbone to share it."""
-    s = settings
-    if backbone is None:
-        backbone = build_backbone(s['backbone'], weights=s['weights'], layers=s['layers'], image_size=s['image_size'])
-        for name in s['train_backbone']:
-            parts = dict(backbone.named_children()) | dict(backbone.named_parameters(recurse=False))
-            if name not in parts:
-                raise ModelError(f'--train-backbone {name}: {s["backbone"]} has the parts {", ".join(parts)}')
-            parts[name].requires_grad_(True)
-    if s['pool'] == 'lstp':
-        pool = LSTP(backbone.channels, s['entities'], s['entity_width'], s['disjoint'])
-    elif s['pool'] in ('cls', 'fwb') and isinstance(backbone, ResNet50):
-        raise ModelError(f'pool {s["pool"]}: resnet50 has no CLS token; choose lstp, avg or max')
-    elif s['pool'] == 'fwb':
-        pool = FixedWidth(backbone.width, s['entities'], s['entity_width'])
-    else:
-        pool = OneToken(backbone.width if s['pool'] == 'cls' else backbone.channels, s['pool'])
-    mtf = MTF(pool.width, pool.entities, ids=pool.ids, frames=s['frames'], fc_width=s['fc_width'],
-              embedding=s['embedding'], readout=s['readout'], dropout=s['dropout'])
-    head = OBJECTIVES[s['loss']].head
-    return MVFormer(backbone, pool, mtf, head and head(s['embedding'], None)).eval()
+    """The model that a dict of settings describes, in eval mode, without a head.
 
+    settings: of Architecture; what is absent has its default. backbone: one to share. Errors:
+    ModelError.
+    """
+    s = asdict(Architecture()) | settings
+    if backbone is None:
+        backbone = build_backbone(s['backbone'], weights=s['weights'], layers=s['layers'],
+                                  image_size=s['image_size'])
+        unfreeze(backbone, s['train_backbone'], s['backbone'])
+    make_pool = POOLERS[s['pool']]
+    if make_pool.needs_cls and not BACKBONES[s['backbone']].cls:
+        others = [name for name, pooler in POOLERS.items() if not pooler.needs_cls]
+        raise ModelError(f'pool {s["pool"]}: {s["backbone"]} has no CLS token; '
+                         f'choose from {", ".join(others)}')
+    pool = make_pool(backbone.channels, backbone.width, entities=s['entities'],
+                     width=s['entity_width'], disjoint=s['disjoint'])
+    mtf = MTF(pool.width, pool.entities, append_ids=pool.append_ids, frames=s['frames'],
+              fc_width=s['fc_width'], depth=s['depth'], merge=s['merge'], embedding=s['embedding'],
+              readout=s['readout'], dropout=s['dropout'])
+    return MVFormer(backbone, pool, mtf).eval()
+
+
+def unfreeze(backbone, names, backbone_name):
+    """Let the named parts of a backbone be trained, e.g. ['layer4']. Errors: ModelError."""
+    parts = dict(backbone.named_children()) | dict(backbone.named_parameters(recurse=False))
+    for name in names:
+        if name not in parts:
+            raise ModelError(f'--train-backbone {name}: {backbone_name} has the parts '
+                             f'{", ".join(parts)}')
+        parts[name].requires_grad_(True)
+
+
+# ----------------------------------------------------------------------------------------------
+# Checkpoints
 
 def load_checkpoint(path):
-    """The dict that train.py writes: settings, model, optimizer, epoch, ... Errors: ModelError in one line."""
-    checkpoint = read_torch_file(path)
-    whole = isinstance(checkpoint, dict) and {'settings', 'model', 'epoch', 'backbone'} <= set(checkpoint)
-    if not whole or not isinstance(checkpoint['settings'], dict) or not isinstance(checkpoint['model'], dict) \
-            or not all(torch.is_tensor(value) for value in checkpoint['model'].values()):
+    """What train.py wrote: settings, model, optimizer, epoch, step, backbone (a fingerprint).
+
+    Also from a checkpoint of CARL or of the authors' release (backbones/released.py): there
+    'backbone' is None, since it is in the file itself. Errors: ModelError in one line.
+    """
+    checkpoint = read_file(path)
+    if is_released(checkpoint):
+        return translate(checkpoint, path)
+    needed = {'settings': dict, 'model': dict, 'epoch': int, 'backbone': int}
+    is_checkpoint = isinstance(checkpoint, dict)
+    for name, kind in needed.items():
+        is_checkpoint = is_checkpoint and isinstance(checkpoint.get(name), kind)
+    if is_checkpoint:
+        is_checkpoint = all(map(torch.is_tensor, checkpoint['model'].values()))
+    if not is_checkpoint:
         raise ModelError(f'{path}: a file of tensors, but no checkpoint of train.py')
+    # what earlier versions lack or had otherwise: two settings, LSTP's two query parameters in one
+    checkpoint['settings'] = dict(depth=3, merge=1) | checkpoint['settings']
+    absent = [each.name for each in fields(Architecture) if each.name not in checkpoint['settings']]
+    if absent:
+        raise ModelError(f'{path}: no checkpoint of train.py as it is now: no {absent[0]}; train again')
+    if 'pool.query' in checkpoint['model']:
+        query = checkpoint['model'].pop('pool.query')
+        checkpoint['model'] |= {'pool.own': query, 'pool.shared': torch.zeros(query.shape[1])}
     return checkpoint
 
 
-def load_weights(model, checkpoint, source):
-    """Put a checkpoint's trained weights into a model built from the same settings."""
-    if fingerprint(model.backbone) != checkpoint['backbone'] and not checkpoint['settings']['train_backbone']:
-        raise ModelError(f'{source}: was trained on another backbone than {checkpoint["settings"]["backbone"]} '
+def load_trained(model, checkpoint, source, head=True):
+    """Put a checkpoint's weights into a model of the same settings; its head only where the model
+    has one and `head` is True. Errors: ModelError."""
+    settings = checkpoint['settings']
+    own = fingerprint(model.backbone)
+    if checkpoint['backbone'] not in (None, own) and not settings['train_backbone']:
+        raise ModelError(f'{source}: was trained on another backbone than {settings["backbone"]} '
                          f'with these weights; give the right ones by --weights')
-    state = model.state_dict()
-    load_strictly(model, {key: state[key] for key in state.keys() - model.trained_state().keys()} | checkpoint['model'],
-                  source)
+    head = head and model.head is not None
+    from_file = model.state_dict() if checkpoint['backbone'] is None else model.trained_state()
+    state = {}
+    for key, value in model.state_dict().items():
+        if key not in from_file or (key.startswith('head.') and not head):
+            state[key] = value                            # stays as it is
+    for key, value in checkpoint['model'].items():
+        if head or not key.startswith('head.'):
+            state[key] = value
+    load_strictly(model, state, source)
 
 
 def load_model(path, backbone=None):
-    """A trained MVFormer in eval mode, and its settings, from a checkpoint of train.py."""
+    """A trained MVFormer in eval mode, and its settings, from a checkpoint."""
     checkpoint = load_checkpoint(path)
     model = build_model(checkpoint['settings'], backbone)
-    load_weights(model, checkpoint, path)
+    load_trained(model, checkpoint, path)
     return model, checkpoint['settings']
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------
 # python model.py: the architecture as a table
 
 def architecture(settings):
-    """Rows (part, paper section, output shape, parameters, trained?, multiply-adds) for one clip of T frames, counted
-    by PyTorch on a model without memory ("meta" device)."""
+    """Rows (part, paper's section, output shape, parameters, trained?, multiply-adds) for a clip
+    of T frames, counted by PyTorch on a model without memory (the "meta" device)."""
+    from torch.utils.flop_counter import FlopCounterMode  # late: slow to import
     with torch.device('meta'):
         model = build_model(settings | dict(weights='random'))
-        clips = torch.empty(1, settings['frames'], 3, model.backbone.image_size, model.backbone.image_size)
-    model.chunk = settings['frames']
-    stages = [('backbone', '3.2', model.backbone), ('pool', '3.3', model.pool), ('mtf.fc', '3.4', model.mtf.fc),
-              *((f'mtf.blocks.{i}', '3.4', block) for i, block in enumerate(model.mtf.blocks)),
-              ('mtf.out', '3.4', model.mtf.out)] + [('head', '4 (SCL)', model.head)] * (settings['loss'] == 'scl')
+        size = model.backbone.image_size
+        clips = torch.empty(1, model.mtf.frames, 3, size, size)
+    parts = {'backbone': ('3.2', model.backbone), 'pool': ('3.3', model.pool),
+             'mtf.fc': ('3.4', model.mtf.fc)}
+    for number, block in enumerate(model.mtf.blocks):
+        parts[f'mtf.blocks.{number}'] = ('3.4', block)
+    parts['mtf.out'] = ('3.4', model.mtf.out)
+
     shapes = {}
-    for name, _, module in stages:
-        module.register_forward_hook(lambda module, inputs, output, name=name: shapes.update(
-            {name: tuple((output if torch.is_tensor(output) else output[0]).shape)}))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(clips, project=settings['loss'] == 'scl')
+        for name, (_, module) in parts.items():
+            module.register_forward_hook(remember_shape(shapes, name))
+        model(clips)
     counts = counter.get_flop_counts()
-    return [(name, section, shapes[name], sum(p.numel() for p in module.parameters()),
-             any(p.requires_grad for p in module.parameters()),
-             sum(counts[f'MVFormer.{name}'].values()) // 2) for name, section, module in stages]
+    rows = []
+    for name, (section, module) in parts.items():
+        parameters = sum(weight.numel() for weight in module.parameters())
+        trained = any(weight.requires_grad for weight in module.parameters())
+        macs = sum(counts[f'MVFormer.{name}'].values()) // 2
+        rows.append((name, section, shapes[name], parameters, trained, macs))
+    return rows
+
+
+def remember_shape(shapes, name):
+    """A forward hook that notes the shape of what a module puts out."""
+    def hook(module, inputs, output):
+        tensor = output if torch.is_tensor(output) else output[0]
+        shapes.setdefault(name, [0, *tensor.shape[1:]])
+        shapes[name][0] += len(tensor)                    # the backbone sees a clip in chunks
+    return hook
 
 
 def main():
-    from train import PRESETS, preset                     # here alone the arrow points up: the presets live with training
-    parser = argparse.ArgumentParser(description='The architecture of MV-Former as a table, for one clip.')
-    parser.add_argument('dataset', nargs='?', default='penn', choices=PRESETS, help='whose settings (default: penn)')
-    settings = vars(preset(parser.parse_args().dataset).resolve())
-    frames = settings['frames']
-    print(f'MV-Former for {settings["dataset"]}: one clip of T = {frames} frames, N = {settings["entities"]} entities, '
-          f'{settings["backbone"]} layers {settings["layers"]}')
-    row = '{:14} {:9} {:18} {:>12} {:8} {:>14} {:>14}'.format
-    print(row('part', 'paper', 'output', 'parameters', '', 'MACs a frame', 'MACs a clip'))
-    rows = architecture(settings)
+    parser = argparse.ArgumentParser(
+        description='The architecture of MV-Former as a table; the defaults are for Penn Action.')
+    add_arguments(parser, Architecture())
+    settings = Architecture(**vars(parser.parse_args()))
+    try:
+        rows = architecture(asdict(settings.resolve()))
+    except ModelError as error:
+        parser.error(str(error))
+    frames = settings.frames
+    print(f'MV-Former: one clip of T = {frames} frames, N = {settings.entities} entities, '
+          f'{settings.backbone} layers {settings.layers}')
+    line = '{:14} {:8} {:18} {:>12} {:8} {:>13} {:>12}'.format
+    print(line('part', 'paper', 'output', 'parameters', '', 'MACs a frame', 'MACs a clip'))
+    rows.append(('whole', '', (), sum(row[3] for row in rows), None, sum(row[5] for row in rows)))
     for name, section, shape, parameters, trained, macs in rows:
-        print(row(name, section, ' x '.join(map(str, shape)), f'{parameters:,}', 'trained' if trained else 'frozen',
-                  f'{macs / frames / 1e6:,.2f} M', f'{macs / 1e9:,.3f} G'))
-    macs = sum(r[-1] for r in rows)
-    print(row('whole', '', '', f'{sum(r[3] for r in rows):,}', '', f'{macs / frames / 1e6:,.2f} M', f'{macs / 1e9:,.3f} G'))
+        kind = {True: 'trained', False: 'frozen', None: ''}[trained]
+        print(line(name, section, ' x '.join(map(str, shape)), f'{parameters:,}', kind,
+                   f'{macs / frames / 1e6:,.2f} M', f'{macs / 1e9:,.3f} G'))
+
+
+def comma_separated(text):
+    """'4,8,12' -> [4, 8, 12]; 'layer4' -> ['layer4']."""
+    return [int(part) if part.isdigit() else part for part in text.split(',') if part]
+
+
+def add_arguments(parser, defaults):
+    """A flag for every setting of a dataclass, in the groups that they name."""
+    group = parser
+    for each in fields(defaults):
+        argument = dict(each.metadata)
+        argument.pop('least', None)
+        argument.pop('most', None)
+        if 'group' in argument:
+            group = parser.add_argument_group(argument.pop('group'))
+        default = getattr(defaults, each.name)
+        shown = ','.join(map(str, default)) if isinstance(default, (list, tuple)) else default
+        if shown not in (None, ''):
+            argument['help'] += f' [{shown}]'
+        if each.type is bool:
+            argument['action'] = argparse.BooleanOptionalAction
+        elif each.type is list:
+            argument['type'] = comma_separated
+        else:
+            argument['type'] = each.type
+            argument.setdefault('metavar', {int: 'N', float: 'X', str: 'NAME'}[each.type])
+        group.add_argument('--' + each.name.replace('_', '-'), default=default, **argument)
 
 
 if __name__ == '__main__':

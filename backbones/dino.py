@@ -67,9 +67,37 @@ class ViT(nn.Module):
         patches = torch.cat([chosen[layer] for layer in self.layers], -1)
         return Features(patches, self.norm(x[:, :1])[:, 0])
 
-    def last_attention(self, images):
+    def attention_map(self, images):
         """The last block's attention (F, heads, 1+P, 1+P), for pictures."""
         x = self.tokens(images)
         for block in self.blocks[:-1]:
             x = block(x)
-        return self.blocks[-1].attn.weights(self.blocks[-1].norm1(x))
+        return self.blocks[-1].attn.attention_map(self.blocks[-1].norm1(x))
+
+
+from pathlib import Path
+from functools import partial
+class Backbone(NamedTuple):
+    make: object
+    layers: int
+    image_size: int
+    patch_size: int
+    weights: object
+    where: str = ''
+    cls: bool = True
+
+
+def row(patch, width, heads, depth, size, weights):
+    def make(layers):
+        return ViT(image_size=size, patch_size=patch, width=width, depth=depth, heads=heads, layers=layers)
+    return Backbone(make, depth, size, patch, weights)
+
+
+URL = 'https://dl.fbaipublicfiles.com/dino/'
+DINO = {
+    'dino_vitb8': row(8, 768, 12, 12, 224, URL + 'dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth'),
+    'dino_vitb16': row(16, 768, 12, 12, 224, URL + 'dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth'),
+    'dino_vits8': row(8, 384, 6, 12, 224, URL + 'dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth'),
+    'dino_vits16': row(16, 384, 6, 12, 224, URL + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth'),
+    'tiny': row(6, 96, 3, 4, 72, Path(__file__).parent.parent / 'assets' / 'tiny_vit.pt'),
+}

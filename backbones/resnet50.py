@@ -21,3 +21,7 @@ class ResNet50(ResNet):
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return Features(rearrange(x, 'f c r k -> f (r k) c'), None)
+
+
+from backbones.dino import Backbone
+RESNET50 = {'resnet50': Backbone(lambda layers: ResNet50(), 1, 224, 32, None, 'give a file of them by --weights', cls=False)}

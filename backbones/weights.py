@@ -10,7 +10,7 @@ class ModelError(ValueError):
     """Weights, a checkpoint or a setting that make no model; the message is one line for the user."""
 
 
-def read_torch_file(path):
+def read_file(path):
     """torch.load of tensors and plain containers only: no file from a stranger may run code. Errors: ModelError."""
     try:
         with warnings.catch_warnings():
@@ -44,3 +44,21 @@ def fingerprint(module):
     for value in module.state_dict().values():
         total = zlib.crc32(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), total)
     return total
+
+
+def load_weights(backbone, source):
+    import urllib.error
+    if str(source).startswith('https://'):
+        try:
+            state = torch.hub.load_state_dict_from_url(source, map_location='cpu', weights_only=True)
+        except (urllib.error.URLError, OSError, RuntimeError) as error:
+            raise ModelError(f'cannot fetch {source} ({error}); download it and give it by --weights') from None
+    else:
+        state = read_file(source)
+    if isinstance(state, dict) and isinstance(state.get('model'), dict):
+        prefix = 'module.encoder.'
+        state = {key.removeprefix(prefix): value for key, value in state['model'].items() if key.startswith(prefix)}
+    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+        raise ModelError(f'{source}: holds no state dict of tensors')
+    state = {key: value for key, value in state.items() if not key.startswith('fc.')}
+    load_strictly(backbone, {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, source)

@@ -28,6 +28,7 @@ from PIL import Image
 import data
 import evaluate
 import figures
+import loss
 import model
 import train
 from miniatures import phases, write_images, write_video
@@ -43,10 +44,9 @@ def as_before(monkeypatch, tmp_path):
     """Restores what main() changes: what signals do, the random numbers. No network and no cached weights."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch home'))
-    for name, (make, settings, size, address) in model.BACKBONES.items():
-        if str(address).startswith('https:'):             # a port where nobody listens
-            address = f'https://127.0.0.1:9/{name}.pth'
-            monkeypatch.setitem(model.BACKBONES, name, (make, settings, size, address))
+    for name, row in model.BACKBONES.items():
+        if str(row.weights).startswith('https:'):         # a port where nobody listens
+            monkeypatch.setitem(model.BACKBONES, name, row._replace(weights=f'https://127.0.0.1:9/{name}.pth'))
     with torch.random.fork_rng(devices=[]):
         yield
     for number, handler in handlers.items():
@@ -108,6 +108,7 @@ def stage(tmp_path_factory):
         images(stage / 'videos' / ('train' if number < 3 else 'val') / str(number), count=4 + number % 2)
     settings = train.parse(shlex.split(fill(TRAIN + ' --out {stage}/run', stage=stage)))[1].resolve()
     whole = model.build_model(vars(settings))
+    whole.head = loss.projection_head(settings.embedding)
     (stage / 'run').mkdir()
     torch.save(dict(settings=vars(settings), model=whole.trained_state(), optimizer={}, step=1, epoch=0,
                     backbone=model.fingerprint(whole.backbone)), stage / 'run' / 'checkpoint.pt')
@@ -123,7 +124,7 @@ def fill(text, **where):
     return text.format(**{name: shlex.quote(str(path)) for name, path in where.items()})
 
 
-GOOD = '--dataset folder --data {stage}/videos --batch 3 --workers 0 '
+GOOD = '--dataset folder --backbone tiny --data {stage}/videos --batch 3 --workers 0 '
 TRAIN = GOOD + ('--weights random --epochs 1 --frames 2 --layers 1 --entities 1 --entity-width 8 '
                 '--fc-width 8 --embedding 8')
 VAL, TRAINING = 'videos/val', 'videos/train'
@@ -315,7 +316,7 @@ evaluating('no checkpoint', '', 'CHECKPOINT', 'required')
 evaluating('a flag that is not', RUN + ' --figure x', '--figure', 'unrecognized')
 evaluating('a negative number of workers', RUN + ' --workers -1', '--workers.*-1', 'at least 0')
 doctor('no such data set', 'pen', 'pen', 'penn')
-case('model: no such data set', 'model.py', 'pen', 'pen', 'choose from.*penn')
+case('model: no such backbone', 'model.py', '--backbone dino', "'dino'", 'choose from.*dino_vits8')
 
 # folders and where to write
 training('no folder', '--data {here}/nowhere', 'nowhere', '--data')
@@ -408,13 +409,13 @@ evaluating('something like a checkpoint', '{here}/run.pt', 'run.pt', 'checkpoint
            checkpoint(lambda it: it.update(settings=3), 'run.pt'))
 evaluating('a checkpoint without a setting', '{here}/run.pt', 'run.pt.*pool', 'train again',
            checkpoint(lambda it: it['settings'].pop('pool'), 'run.pt'))
-evaluating('a checkpoint without a weight', '{here}/run.pt', 'run.pt.*missing pool.query', 'does not fit',
-           checkpoint(lambda it: it['model'].pop('pool.query'), 'run.pt'))
+evaluating('a checkpoint without a weight', '{here}/run.pt', 'run.pt.*missing pool.own', 'does not fit',
+           checkpoint(lambda it: it['model'].pop('pool.own'), 'run.pt'))
 evaluating('a checkpoint with a word for a weight', '{here}/run.pt', 'run.pt',
            'checkpoint of train.py|does not fit',
-           checkpoint(lambda it: it['model'].update({'pool.query': 'none'}), 'run.pt'))
+           checkpoint(lambda it: it['model'].update({'pool.own': 'none'}), 'run.pt'))
 evaluating('a checkpoint that diverged', '{here}/run.pt', 'diverged', '--lr',
-           checkpoint(lambda it: it['model']['pool.query'].fill_(torch.nan), 'run.pt'))
+           checkpoint(lambda it: it['model']['pool.own'].fill_(torch.nan), 'run.pt'))
 evaluating('another backbone', RUN + WEIGHTS, 'run/checkpoint.pt.*backbone',
            '--weights', other_weights)
 evaluating('two data sets', RUN + ' {here}/run.pt', 'run.pt.*dataset is synthetic', 'one by one',

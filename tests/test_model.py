@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import model
-from lstp import LSTP, FixedWidth, OneToken
-from model import MVFormer, ViT
-from mtf import MTF, time_code
+from backbones.dino import ViT
+from loss import projection_head
+from lstp import LSTP, POOLERS
+from mtf import MTF, READOUTS, merge_frames, time_code
 
 GOLDEN = Path(__file__).parent / 'golden'
 
@@ -40,7 +41,7 @@ def test_vit_golden():
         features = vit(g['x'])
         assert_close(features.patches, torch.cat(list(g['blocks'][:, :, 1:]), -1))
         assert_close(features.cls, g['norm'][:, 0])
-        assert_close(vit.last_attention(g['x']), g['last_attn'])
+        assert_close(vit.attention_map(g['x']), g['last_attn'])
 
 
 def test_vit_layers_are_counted_from_one_and_kept_in_order():
@@ -82,7 +83,7 @@ def test_positions_are_interpolated_bicubically():
 def plain_lstp(lstp, patches):
     """Cross-attention as the paper writes it: project all patches, then attend."""
     keys, values = lstp.key(patches), lstp.value(patches)
-    attention = (lstp.query @ keys.mT / lstp.width ** 0.5).softmax(-1)
+    attention = ((lstp.own + lstp.shared) @ keys.mT / lstp.width ** 0.5).softmax(-1)
     if lstp.disjoint:
         best = attention.argmax(1, keepdim=True)
         attention = attention * torch.zeros_like(attention).scatter(1, best, 1.)
@@ -91,12 +92,15 @@ def plain_lstp(lstp, patches):
 
 @pytest.mark.parametrize('disjoint', [False, True])
 def test_folded_lstp_is_plain_lstp(disjoint):
-    lstp = LSTP(48, 3, width=24, disjoint=disjoint).double()
-    nn.init.normal_(lstp.query)
+    lstp = LSTP(48, entities=3, width=24, disjoint=disjoint).double()
+    nn.init.normal_(lstp.own)
     nn.init.normal_(lstp.value.bias)
     patches = torch.randn(5, 16, 48, dtype=torch.float64, requires_grad=True)
-    inputs = [patches, lstp.query, lstp.key.weight, lstp.value.weight, lstp.value.bias]
+    inputs = [patches, lstp.own, lstp.shared, lstp.key.weight, lstp.value.weight, lstp.value.bias]
     ours, attention = lstp(patches)
+    plain = lstp.attend_plainly(patches)
+    assert_close(ours, plain[0], 1e-6)
+    assert_close(attention, plain[1], 1e-6)
     theirs, theirs_attention = plain_lstp(lstp, patches)
     assert_close(attention, theirs_attention, 1e-6)       # the softmax runs in float32
     assert_close(ours, theirs, 1e-6)
@@ -108,10 +112,11 @@ def test_folded_lstp_is_plain_lstp(disjoint):
 
 def test_the_other_poolers():
     patches, cls = torch.randn(5, 16, 48), torch.randn(5, 32)
-    assert torch.equal(OneToken(32, 'cls')(patches, cls)[0][:, 0], cls)
-    assert torch.allclose(OneToken(48, 'avg')(patches, cls)[0][:, 0], patches.mean(1))
-    assert torch.equal(OneToken(48, 'max')(patches, cls)[0][:, 0], patches.max(1).values)
-    fixed = FixedWidth(32, 3, width=24)
+    pool = {name: make(48, 32, entities=3, width=24) for name, make in POOLERS.items()}
+    assert torch.equal(pool['cls'](patches, cls)[0][:, 0], cls) and pool['cls'].width == 32
+    assert torch.allclose(pool['avg'](patches, cls)[0][:, 0], patches.mean(1)) and pool['avg'].width == 48
+    assert torch.equal(pool['max'](patches, cls)[0][:, 0], patches.max(1).values)
+    fixed = pool['fwb']
     out, attention = fixed(patches, cls)
     assert attention is None
     assert torch.allclose(out[2, 1, 7], fixed.split(cls)[2, 7 * 3 + 1])                   # read as (d, N)
@@ -123,10 +128,10 @@ def reference_model(dropout=0.):
     """Our LSTP, MTF and projection head with the reference's weights."""
     g = golden('mvf_one')
     sd = {key[3:]: value for key, value in g.items() if key.startswith('sd/')}
-    pool = LSTP(96, 3, width=24)
+    pool = LSTP(96, entities=3, width=24)
     mtf = MTF(24, 3, frames=8, fc_width=40, width=32, heads=4, hidden=64, embedding=16, dropout=dropout)
     head = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16))
-    ours = {'query': sd['pooling.cross_att.Q_s'][0] + sd['pooling.cross_att.Q_s_b']}
+    ours = {'own': sd['pooling.cross_att.Q_s'][0], 'shared': sd['pooling.cross_att.Q_s_b']}
     for name, theirs in {'key': 'K', 'value': 'V'}.items():
         for part in 'weight', 'bias':
             ours[f'{name}.{part}'] = sd[f'pooling.cross_att.linear_{theirs}2d.{part}']
@@ -214,7 +219,9 @@ def settings(**changes):
 
 
 def test_forward_is_unit_length_float_and_trains_only_what_it_should():
-    mvf = model.build_model(settings()).train()
+    mvf = model.build_model(settings())
+    mvf.head = projection_head(32)
+    mvf.train()
     clips = torch.randn(2, 8, 3, 64, 64)
     z = mvf(clips, torch.ones(2, 8, dtype=torch.bool), project=True)
     assert z.shape == (2, 8, 32) and torch.allclose(z.norm(dim=-1), torch.ones(2, 8), atol=1e-5)
@@ -230,7 +237,7 @@ def test_chunks_change_nothing():
     clips = torch.randn(1, 7, 3, 64, 64)
     with torch.no_grad():
         whole = mvf(clips)
-        mvf.chunk = 3
+        mvf.frames_at_once = {'cpu': 3}
         assert torch.allclose(mvf(clips), whole, atol=1e-6)
 
 
@@ -297,7 +304,80 @@ def test_checkpoint_of_a_frozen_backbone_is_kept_by_name(tmp_path):
         model.load_model(path)
 
 
-def test_the_table_says_whose_settings_it_shows(monkeypatch, capsys):
-    monkeypatch.setattr('sys.argv', ['model.py', 'synthetic'])
+def test_a_checkpoint_of_one_query_parameter_is_read(tmp_path):
+    """An earlier version kept the sum of LSTP's two query parameters as pool.query."""
+    mvf = model.build_model(settings())
+    state = mvf.trained_state()
+    state['pool.query'] = state.pop('pool.own') + state.pop('pool.shared')
+    old = dict(settings=settings(), model=state, epoch=1, backbone=model.fingerprint(mvf.backbone))
+    torch.save(old, tmp_path / 'old.pt')
+    again, _ = model.load_model(tmp_path / 'old.pt')
+    clips = torch.randn(1, 8, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(again(clips), mvf(clips), atol=1e-6)
+
+
+def test_the_table_counts_every_part(monkeypatch, capsys):
+    monkeypatch.setattr('sys.argv', ['model.py', '--backbone', 'tiny', '--frames', '16'])
     model.main()
-    assert capsys.readouterr().out.startswith('MV-Former for synthetic: one clip of T = 16 frames')
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith('MV-Former: one clip of T = 16 frames, N = 3 entities, tiny layers [1, 2, 4]')
+    mvf = model.build_model(dict(backbone='tiny', weights='random', layers=[1, 2, 4], frames=16))
+    total = sum(weight.numel() for weight in mvf.parameters())
+    assert f'{total:,}' in lines[-1]
+
+
+# ----------------------------------------------------------------------------------------------------- token merging
+
+def plain_merge(x, valid, k):
+    """Loops over groups of k frames; the mean of the valid ones, zeros where there is none."""
+    groups = [range(start, min(start + k, x.shape[1])) for start in range(0, x.shape[1], k)]
+    merged = torch.zeros(x.shape[0], len(groups), *x.shape[2:], dtype=x.dtype)
+    there = torch.zeros(x.shape[0], len(groups), dtype=torch.bool)
+    for b in range(len(x)):
+        for number, group in enumerate(groups):
+            frames = [x[b, t] for t in group if valid[b, t]]
+            if frames:
+                merged[b, number] = torch.stack(frames).mean(0)
+                there[b, number] = True
+    return merged, there
+
+
+@pytest.mark.parametrize('frames, k', [(8, 2), (7, 3), (5, 8), (1, 2)])
+def test_merged_tokens_are_the_means_of_valid_frames(frames, k):
+    x = torch.randn(2, frames, 3, 4, dtype=torch.float64)
+    valid = torch.arange(frames) < torch.tensor([[frames], [max(1, frames // 3)]])
+    for ours, theirs in zip(merge_frames(x, valid, k), plain_merge(x, valid, k)):
+        assert torch.allclose(ours, theirs)
+    ours, there = merge_frames(x, None, k)
+    assert there.all() and torch.allclose(ours, plain_merge(x, torch.ones_like(valid), k)[0])
+
+
+def test_merging_shortens_the_sequence_and_repeats_the_readout():
+    mtf = MTF(8, 3, frames=10, width=16, heads=2, hidden=16, embedding=5, merge=4).eval()
+    lengths = []
+    mtf.blocks[0].register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    x = torch.randn(2, 10, 3, 8)
+    valid = torch.arange(10) < torch.tensor([[10], [6]])
+    with torch.no_grad():
+        z = mtf(x, valid)
+        other = x.clone()
+        other[1, 6:] = 100.
+        again = mtf(other, valid)
+    assert z.shape == (2, 10, 5) and lengths[0] == 3 * 3
+    assert torch.equal(z[:, 0], z[:, 3]) and not torch.allclose(z[:, 3], z[:, 4])
+    assert torch.allclose(z[1, :6], again[1, :6], atol=1e-6)                              # padding is left out
+
+
+# ------------------------------------------------------------------------------- "Change something", step by step
+
+def test_a_new_readout_is_a_function_and_a_line(monkeypatch):
+    monkeypatch.setitem(READOUTS, 'max', lambda tokens: tokens.amax(2))
+    mvf = model.build_model(settings(readout='max'))
+    average = model.build_model(settings(readout='avg'))
+    average.load_state_dict(mvf.state_dict())
+    clips = torch.randn(1, 8, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.allclose(mvf(clips), average(clips), atol=1e-4)
+    with pytest.raises(KeyError):
+        model.build_model(settings(readout='median'))

@@ -18,9 +18,10 @@ import loss
 import miniatures
 import model as models
 import train
+from running.record import save_checkpoint
 
 ROOT = Path(train.__file__).parent
-TINY = ['--dataset', 'folder', '--frames', '4', '--batch', '4', '--fc-width', '32', '--embedding', '16', '--weights', 'random',
+TINY = ['--dataset', 'folder', '--backbone', 'tiny', '--frames', '4', '--batch', '4', '--fc-width', '32', '--embedding', '16', '--weights', 'random',
         '--layers', '1', '--image-size', '24', '--workers', '0']
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
 
@@ -81,15 +82,14 @@ def test_batches_are_permutations_split_over_processes(world):
 
 def test_a_checkpoint_is_replaced_only_by_a_whole_one(tmp_path, monkeypatch):
     path = tmp_path / 'checkpoint.pt'
-    train.save(path, dict(step=1))
+    save_checkpoint(path, dict(step=1))
     whole = path.read_bytes()
 
-    def full(checkpoint, file):
-        file.write(b'half')
+    def full(file):
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(torch, 'save', full)
+    monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(OSError, match='No space left.*intact'):
-        train.save(path, dict(step=2))
+        save_checkpoint(path, dict(step=2))
     assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
 
 
@@ -100,7 +100,9 @@ def gradients(rank=0, world=1):
     torch.manual_seed(0)
     settings = vars(train.preset('synthetic').resolve()) | dict(
         layers=[1], frames=6, entity_width=32, fc_width=32, embedding=16, dropout=0., image_size=16)
-    model = models.build_model(settings).train()
+    model = models.build_model(settings)
+    model.head = loss.projection_head(16)
+    model.train()
     clips, valid = torch.randn(4, 2, 6, 3, 16, 16), torch.ones(4, 2, 6, dtype=torch.bool)
     valid[1, :, 4:] = False
     when = torch.arange(6).expand(4, 2, 6)

@@ -1,0 +1,71 @@
+"""Where a run takes place: on which device, in how many processes. Nothing here is in the paper."""
+import os
+
+import torch
+import torch.distributed as dist
+
+
+class RunError(ValueError):
+    """A run that cannot start or go on; the message is one line for the user."""
+
+
+def pick_device(name=None, local_rank=0):
+    """The device of that name, or the best there is: cuda, mps, cpu. Errors: RunError."""
+    found = ['cpu']
+    if torch.backends.mps.is_available():
+        found.insert(0, 'mps')
+    if torch.cuda.is_available():
+        found.insert(0, 'cuda')
+    name = name or found[0]
+    if name not in found:
+        raise RunError(f'--device {name}: PyTorch does not find one here, only {", ".join(found)}')
+    if name != 'cuda':
+        return torch.device(name)
+    if local_rank >= torch.cuda.device_count():
+        raise RunError(f'process {local_rank} of this machine has no GPU of its own; '
+                       f'--nproc_per_node {torch.cuda.device_count()} at most')
+    torch.cuda.set_device(local_rank)
+    return torch.device('cuda', local_rank)
+
+
+def half_precision(device):
+    """The 16-bit type for a frozen backbone: bfloat16, float16 on GPUs without it, else None."""
+    if device.type != 'cuda':
+        return None
+    bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if bfloat16 else torch.float16
+
+
+def join_processes(device_name=None):
+    """Join the others where torchrun started several -> rank, world size, this one's device."""
+    numbers = {}
+    for name, default in (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)):
+        text = os.environ.get(name) or str(default)       # some schedulers leave it set but empty
+        if not text.isdecimal():
+            raise RunError(f'{name} is {text!r}, which is no number; torchrun sets it')
+        numbers[name] = int(text)
+    device = pick_device(device_name, numbers['LOCAL_RANK'])
+    if numbers['WORLD_SIZE'] > 1 and not dist.is_initialized():
+        if 'MASTER_ADDR' not in os.environ:
+            raise RunError(f'WORLD_SIZE is {numbers["WORLD_SIZE"]}, but nobody says where the '
+                           f'others are; start by torchrun')
+        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    return numbers['RANK'], numbers['WORLD_SIZE'], device
+
+
+def all_gather(value):
+    """The list of what every process holds; any object that can be pickled."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def is_rank0():
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def print_rank0(*text, **options):
+    if is_rank0():
+        print(*text, **options)
