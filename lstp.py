@@ -26,9 +26,9 @@ class LSTP(nn.Module):
         super().__init__()
         self.entities, self.width, self.disjoint = entities, width, disjoint
         bound = 1 / math.sqrt(entities * width)
-        # the sum of a query of each entity's own and one that all share, both uniform
-        own, shared = torch.empty(entities, width), torch.empty(width)
-        self.query = nn.Parameter(own.uniform_(-bound, bound) + shared.uniform_(-bound, bound))
+        # a query is the sum of each entity's own and one that all share, both uniform
+        self.own = nn.Parameter(torch.empty(entities, width).uniform_(-bound, bound))
+        self.shared = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
         self.key = nn.Linear(channels, width)
         self.value = nn.Linear(channels, width)
 
@@ -39,7 +39,8 @@ class LSTP(nn.Module):
             q . (W_k f + b_k) = (W_k^T q) . f + q . b_k        fold the projection into the query
             A (W_v f + b_v)   = W_v (A f) + (sum of A) b_v     project what was pooled, not what is pooled
         """
-        folded, constant = self.query @ self.key.weight, self.query @ self.key.bias       # (N, C_in), (N,)
+        query = self.own + self.shared
+        folded, constant = query @ self.key.weight, query @ self.key.bias       # (N, C_in), (N,)
         logits = F.linear(patches, folded.to(patches), constant.to(patches)).mT           # (F, N, P)
         attention = (logits.float() / math.sqrt(self.width)).softmax(-1)                  # (F, N, P)
         if self.disjoint:

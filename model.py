@@ -7,9 +7,8 @@
 `python model.py` prints the architecture as a table.
 """
 import argparse
-import urllib.error
+import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +16,13 @@ from einops import rearrange
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones.dino import Features, ViT
-from backbones.resnet50 import ResNet50
-from backbones.weights import ModelError, fingerprint, load_strictly, read_torch_file
+from backbones.dino import DINO, ViT
+from backbones.dinov2 import DINOV2
+from backbones.dinov3 import DINOV3
+from backbones.released import is_released, translate
+from backbones.resnet50 import RESNET50
+from backbones.weights import ModelError, fingerprint, load_strictly, read_file
+from backbones.weights import load_weights as read_backbone
 from loss import OBJECTIVES
 from lstp import LSTP, FixedWidth, OneToken
 from mtf import MTF
@@ -27,43 +30,7 @@ from mtf import MTF
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Backbones (section 3.2): from single frames to patch features of several layers
-DINO = 'https://dl.fbaipublicfiles.com/dino/'
-ASSETS = Path(__file__).parent / 'assets'
-BACKBONES = {                                             # name: (class, its settings, image size, where the weights are)
-    'dino_vitb8': (ViT, dict(patch_size=8, width=768, depth=12, heads=12), 224,
-                   DINO + 'dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth'),
-    'dino_vitb16': (ViT, dict(patch_size=16, width=768, depth=12, heads=12), 224,
-                    DINO + 'dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth'),
-    'dino_vits8': (ViT, dict(patch_size=8, width=384, depth=12, heads=6), 224,
-                   DINO + 'dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth'),
-    'dino_vits16': (ViT, dict(patch_size=16, width=384, depth=12, heads=6), 224,
-                    DINO + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth'),
-    'resnet50': (ResNet50, {}, 224, None),
-    'tiny': (ViT, dict(patch_size=6, width=96, depth=4, heads=3), 72, ASSETS / 'tiny_vit.pt'),   # 12 x 12: fine as a limb
-}
-
-
-def backbone_state(name, weights):
-    """The state dict of a backbone from `weights` (a file) or, when None, from its official address."""
-    source = weights or BACKBONES[name][3]
-    if source is None:
-        raise ModelError(f'{name}: has no official weights; give a file of them by --weights')
-    if str(source).startswith('https://'):
-        try:
-            state = torch.hub.load_state_dict_from_url(source, map_location='cpu', weights_only=True)
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
-            raise ModelError(f'{name}: cannot fetch {source} ({error}); download it and give it by --weights') from None
-    else:
-        state = read_torch_file(source)
-    if isinstance(state, dict) and isinstance(state.get('model'), dict):
-        # BYOL (Grill et al., 2020) as CARL trains it; encoder_k, the momentum copy, is not used
-        prefix = 'module.encoder.'
-        state = {key.removeprefix(prefix): value for key, value in state['model'].items() if key.startswith(prefix)}
-    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-        raise ModelError(f'{source}: holds no state dict of tensors')
-    if BACKBONES[name][0] is ResNet50:
-        state = {key: value for key, value in state.items() if not key.startswith('fc.')}
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+BACKBONES = DINO | DINOV2 | DINOV3 | RESNET50
 
 
 def build_backbone(name, *, weights=None, layers=None, image_size=None):
@@ -71,17 +38,23 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
     the same draw: to try speed and memory without a download)."""
     if name not in BACKBONES:
         raise ModelError(f'backbone {name!r}: choose from {", ".join(BACKBONES)}')
-    make, settings, native, _ = BACKBONES[name]
-    if image_size and image_size < settings.get('patch_size', 32):
-        raise ModelError(f'--image-size {image_size}: {name} needs at least {settings.get("patch_size", 32)} pixels')
-    if make is ResNet50 and list(layers or [1]) != [1]:
+    row = BACKBONES[name]
+    if image_size and image_size < row.patch_size:
+        raise ModelError(f'--image-size {image_size}: {name} needs at least {row.patch_size} pixels')
+    if image_size and image_size % row.multiple_of:
+        raise ModelError(f'--image-size {image_size}: {name} needs a multiple of {row.multiple_of} pixels')
+    if row.layers == 1 and list(layers or [1]) != [1]:
         raise ModelError(f'layers {layers}: {name} has one feature map only; leave --layers out')
+    if weights is None and row.weights is None:
+        raise ModelError(f'{name}: has no official weights to fetch; {row.where}')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        backbone = make(**settings, **(dict(image_size=native, layers=layers) if make is ViT else {}))
+        backbone = row.make(layers)
     if weights != 'random':
-        load_strictly(backbone, backbone_state(name, weights), weights or BACKBONES[name][3])
-    backbone.image_size = image_size or native
+        sentence = read_backbone(backbone, weights or row.weights)
+        if sentence:
+            print(sentence, file=sys.stderr)
+    backbone.image_size = image_size or row.image_size
     return backbone.requires_grad_(False)
 
 
@@ -148,21 +121,23 @@ def build_model(settings, backbone=None):
             parts[name].requires_grad_(True)
     if s['pool'] == 'lstp':
         pool = LSTP(backbone.channels, s['entities'], s['entity_width'], s['disjoint'])
-    elif s['pool'] in ('cls', 'fwb') and isinstance(backbone, ResNet50):
-        raise ModelError(f'pool {s["pool"]}: resnet50 has no CLS token; choose lstp, avg or max')
+    elif s['pool'] in ('cls', 'fwb') and not BACKBONES[s['backbone']].cls:
+        raise ModelError(f'pool {s["pool"]}: {s["backbone"]} has no CLS token; choose lstp, avg or max')
     elif s['pool'] == 'fwb':
         pool = FixedWidth(backbone.width, s['entities'], s['entity_width'])
     else:
         pool = OneToken(backbone.width if s['pool'] == 'cls' else backbone.channels, s['pool'])
     mtf = MTF(pool.width, pool.entities, ids=pool.ids, frames=s['frames'], fc_width=s['fc_width'],
-              embedding=s['embedding'], readout=s['readout'], dropout=s['dropout'])
+              embedding=s['embedding'], readout=s['readout'], depth=s.get('depth', 3), dropout=s['dropout'])
     head = OBJECTIVES[s['loss']].head
     return MVFormer(backbone, pool, mtf, head and head(s['embedding'], None)).eval()
 
 
 def load_checkpoint(path):
     """The dict that train.py writes: settings, model, optimizer, epoch, ... Errors: ModelError in one line."""
-    checkpoint = read_torch_file(path)
+    checkpoint = read_file(path)
+    if is_released(checkpoint):
+        return translate(checkpoint, path)
     whole = isinstance(checkpoint, dict) and {'settings', 'model', 'epoch', 'backbone'} <= set(checkpoint)
     if not whole or not isinstance(checkpoint['settings'], dict) or not isinstance(checkpoint['model'], dict) \
             or not all(torch.is_tensor(value) for value in checkpoint['model'].values()):
@@ -172,7 +147,8 @@ def load_checkpoint(path):
 
 def load_weights(model, checkpoint, source):
     """Put a checkpoint's trained weights into a model built from the same settings."""
-    if fingerprint(model.backbone) != checkpoint['backbone'] and not checkpoint['settings']['train_backbone']:
+    own = fingerprint(model.backbone)
+    if checkpoint['backbone'] not in (None, own) and not checkpoint['settings']['train_backbone']:
         raise ModelError(f'{source}: was trained on another backbone than {checkpoint["settings"]["backbone"]} '
                          f'with these weights; give the right ones by --weights')
     state = model.state_dict()

@@ -13,7 +13,7 @@ from torch import nn
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al., 2017), computed by PyTorch's fused kernels."""
+    """Multi-head self-attention (Vaswani et al., 2017), computed by PyTorch's fused kernel."""
 
     def __init__(self, width, heads):
         super().__init__()
@@ -21,31 +21,38 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x, keys=None):
-        """x (B, S, C); keys bool (B, S), False where nobody may look."""
-        q, k, v = rearrange(self.qkv(x), 'b s (three h c) -> three b h s c', three=3, h=self.heads)
-        mask = None if keys is None else rearrange(keys, 'b s -> b 1 1 s')
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    def split_heads(self, x):
+        """x (B, S, C) -> queries, keys, values, each (B, heads, S, C/heads)."""
+        return rearrange(self.qkv(x), 'b s (three h c) -> three b h s c', three=3, h=self.heads)
+
+    def forward(self, x, key_mask=None):
+        """x (B, S, C); key_mask bool (B, S), False where nobody may look."""
+        query, key, value = self.split_heads(x)
+        if key_mask is not None:
+            key_mask = rearrange(key_mask, 'b s -> b 1 1 s')
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask)
         return self.proj(rearrange(out, 'b h s c -> b s (h c)'))
 
-    def weights(self, x):
-        """The attention matrix (B, heads, S, S), which the fused kernel never writes down: for pictures only."""
-        q, k, _ = rearrange(self.qkv(x), 'b s (three h c) -> three b h s c', three=3, h=self.heads)
-        return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+    def attention_map(self, x):
+        """The attention (B, heads, S, S), for pictures: the fused kernel never writes it down."""
+        query, key, _ = self.split_heads(x)
+        return (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
 
 
 class Mlp(nn.Module):
     def __init__(self, width, hidden, activation):
         super().__init__()
-        self.fc1, self.fc2, self.activation = nn.Linear(width, hidden), nn.Linear(hidden, width), activation
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.activation = activation
 
     def forward(self, x):
         return self.fc2(self.activation(self.fc1(x)))
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block. MV-Former is two stacks of it: the ViT over the patches of one frame (GELU, eps
-    1e-6, no dropout), the MTF over the entities of all frames (ReLU, eps 1e-5, dropout on both branches)."""
+    """A pre-norm transformer block: of the ViT over the patches of a frame (GELU, eps 1e-6, no
+    dropout) and of the MTF over the entities of all frames (ReLU, eps 1e-5, dropout)."""
 
     def __init__(self, width, heads, hidden, *, activation=F.gelu, eps=1e-6, dropout=0.):
         super().__init__()
@@ -55,8 +62,8 @@ class Block(nn.Module):
         self.mlp = Mlp(width, hidden, activation)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, keys=None):
-        x = x + self.dropout(self.attn(self.norm1(x), keys))
+    def forward(self, x, key_mask=None):
+        x = x + self.dropout(self.attn(self.norm1(x), key_mask))
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 

@@ -81,6 +81,7 @@ class Settings:
     entities: int = flag(3, 'N, tokens a frame of lstp and fwb')
     entity_width: int = flag(384, 'd, their width')
     disjoint: bool = flag(False, 'lstp: each patch keeps its strongest entity')
+    depth: int = flag(3, 'transformer blocks of the MTF')
     readout: str = flag('cls', "a frame's embedding: its first token (cls) or their mean (avg)", choices=['cls', 'avg'])
     fc_width: int = flag(512, 'width of the two FC layers')
     embedding: int = flag(128, 'D, width of a frame embedding')
@@ -102,12 +103,12 @@ class Settings:
 
     def resolve(self):
         """Fill in what follows from the other settings."""
-        _, sizes, native, _ = models.BACKBONES[self.backbone]
-        depth = sizes.get('depth', 1)
+        row = models.BACKBONES[self.backbone]
+        depth = row.layers
         if self.layers is None:                           # 4, 8, 12 of 12 for LSTP; the simple poolers use the last
             self.layers = [depth // 3, 2 * depth // 3, depth] if self.pool == 'lstp' and depth > 1 else [depth]
         self.layers, self.train_backbone = list(self.layers), list(self.train_backbone)
-        self.image_size = self.image_size or native
+        self.image_size = self.image_size or row.image_size
         self.out = self.out or f'runs/{self.dataset}'
         return self
 

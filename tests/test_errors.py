@@ -43,10 +43,9 @@ def as_before(monkeypatch, tmp_path):
     """Restores what main() changes: what signals do, the random numbers. No network and no cached weights."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch home'))
-    for name, (make, settings, size, address) in model.BACKBONES.items():
-        if str(address).startswith('https:'):             # a port where nobody listens
-            address = f'https://127.0.0.1:9/{name}.pth'
-            monkeypatch.setitem(model.BACKBONES, name, (make, settings, size, address))
+    for name, row in model.BACKBONES.items():
+        if str(row.weights).startswith('https:'):         # a port where nobody listens
+            monkeypatch.setitem(model.BACKBONES, name, row._replace(weights=f'https://127.0.0.1:9/{name}.pth'))
     with torch.random.fork_rng(devices=[]):
         yield
     for number, handler in handlers.items():
@@ -373,7 +372,7 @@ training('a list for weights', WEIGHTS, 'weights.pt', 'state dict',
 training('weights with a number among them', WEIGHTS, 'weights.pt', 'state dict',
          saved('weights.pt', lambda here, stage: {'cls_token': 3}))
 case('train: no network for the official weights', 'train.py',
-     GOOD + '--out {here}/run --backbone dino_vits16', 'dino_vits16.*127.0.0.1', '--weights')
+     GOOD + '--out {here}/run --backbone dino_vits16', '127.0.0.1.*dino_vits16', '--weights')
 case('train: a ResNet has no official weights', 'train.py', GOOD + '--out {here}/run --backbone resnet50',
      'resnet50', '--weights')
 

@@ -9,7 +9,8 @@ from torch import nn
 
 import model
 from lstp import LSTP, FixedWidth, OneToken
-from model import MVFormer, ViT
+from backbones import released
+from backbones.weights import load_strictly
 from mtf import MTF, time_code
 
 GOLDEN = Path(__file__).parent / 'golden'
@@ -25,64 +26,12 @@ def assert_close(ours, reference, tolerance=1e-5):
     assert (ours - reference).abs().max() <= tolerance * reference.abs().max()
 
 
-# ------------------------------------------------------------------------------------------------------------ backbone
-
-def tiny_vit(layers=(4,)):
-    g = golden('dino_vit')
-    vit = ViT(image_size=32, patch_size=8, width=32, depth=4, heads=2, layers=layers)
-    vit.load_state_dict({key[3:]: value for key, value in g.items() if key.startswith('sd/')})
-    return vit.eval(), g
-
-
-def test_vit_golden():
-    vit, g = tiny_vit(layers=(1, 2, 3, 4))
-    with torch.no_grad():
-        features = vit(g['x'])
-        assert_close(features.patches, torch.cat(list(g['blocks'][:, :, 1:]), -1))
-        assert_close(features.cls, g['norm'][:, 0])
-        assert_close(vit.last_attention(g['x']), g['last_attn'])
-
-
-def test_vit_layers_are_counted_from_one_and_kept_in_order():
-    vit, g = tiny_vit(layers=(3, 1))
-    with torch.no_grad():
-        assert_close(vit(g['x']).patches, torch.cat([g['blocks'][2, :, 1:], g['blocks'][0, :, 1:]], -1))
-    with pytest.raises(model.ModelError, match='layers'):
-        ViT(image_size=32, patch_size=8, width=32, depth=4, heads=2, layers=[0])
-
-
-def test_positions_are_interpolated_bicubically():
-    """Against a direct evaluation of the cubic kernel (a = -0.75) at DINO's sample points, in float64."""
-    vit, _ = tiny_vit()
-    rows, columns = 6, 5
-
-    def kernel(x):
-        x = abs(x)
-        if x <= 1:
-            return (1.25 * x - 2.25) * x * x + 1
-        return ((-0.75 * x + 3.75) * x - 6) * x + 3 if x < 2 else 0.
-
-    def matrix(size):                                     # (size, 4): weights of the four trained positions
-        out = np.zeros((size, 4))
-        for i in range(size):
-            centre = (i + 0.5) / ((size + 0.1) / 4) - 0.5
-            for tap in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
-                out[i, min(max(tap, 0), 3)] += kernel(centre - tap)
-        return out
-
-    grid = vit.pos_embed[0, 1:].detach().double().numpy().reshape(4, 4, 32)
-    expected = np.einsum('ir,jc,rcd->ijd', matrix(rows), matrix(columns), grid).reshape(-1, 32)
-    ours = vit.positions(rows, columns).detach()
-    assert_close(ours[0, 1:].double(), torch.from_numpy(expected))
-    assert torch.equal(ours[0, 0], vit.pos_embed[0, 0])
-
-
 # ---------------------------------------------------------------------------------------------------------------- LSTP
 
 def plain_lstp(lstp, patches):
     """Cross-attention as the paper writes it: project all patches, then attend."""
     keys, values = lstp.key(patches), lstp.value(patches)
-    attention = (lstp.query @ keys.mT / lstp.width ** 0.5).softmax(-1)
+    attention = ((lstp.own + lstp.shared) @ keys.mT / lstp.width ** 0.5).softmax(-1)
     if lstp.disjoint:
         best = attention.argmax(1, keepdim=True)
         attention = attention * torch.zeros_like(attention).scatter(1, best, 1.)
@@ -92,10 +41,10 @@ def plain_lstp(lstp, patches):
 @pytest.mark.parametrize('disjoint', [False, True])
 def test_folded_lstp_is_plain_lstp(disjoint):
     lstp = LSTP(48, 3, width=24, disjoint=disjoint).double()
-    nn.init.normal_(lstp.query)
+    nn.init.normal_(lstp.own)
     nn.init.normal_(lstp.value.bias)
     patches = torch.randn(5, 16, 48, dtype=torch.float64, requires_grad=True)
-    inputs = [patches, lstp.query, lstp.key.weight, lstp.value.weight, lstp.value.bias]
+    inputs = [patches, lstp.own, lstp.shared, lstp.key.weight, lstp.value.weight, lstp.value.bias]
     ours, attention = lstp(patches)
     theirs, theirs_attention = plain_lstp(lstp, patches)
     assert_close(attention, theirs_attention, 1e-6)       # the softmax runs in float32
@@ -126,24 +75,11 @@ def reference_model(dropout=0.):
     pool = LSTP(96, 3, width=24)
     mtf = MTF(24, 3, frames=8, fc_width=40, width=32, heads=4, hidden=64, embedding=16, dropout=dropout)
     head = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16))
-    ours = {'query': sd['pooling.cross_att.Q_s'][0] + sd['pooling.cross_att.Q_s_b']}
-    for name, theirs in {'key': 'K', 'value': 'V'}.items():
-        for part in 'weight', 'bias':
-            ours[f'{name}.{part}'] = sd[f'pooling.cross_att.linear_{theirs}2d.{part}']
-    pool.load_state_dict(ours)
-    ours = {f'fc.{key[len("fc_layers."):]}': value for key, value in sd.items() if key.startswith('fc_layers.')}
-    for part in 'weight', 'bias':
-        ours[f'fc.8.{part}'], ours[f'out.{part}'] = sd[f'video_emb.{part}'], sd[f'embedding_layer.{part}']
-        for i in range(3):
-            layer = f'video_encoder.enc_layers.{i}.'
-            ours[f'blocks.{i}.attn.qkv.{part}'] = torch.cat([sd[f'{layer}self_att.linear_{x}2d.{part}'] for x in 'QKV'])
-            for name, theirs in {'norm1': 'res_layer0.norm', 'norm2': 'res_layer1.norm',
-                                 'attn.proj': 'self_att.linear_d2Q', 'mlp.fc1': 'feed_forward.fc1',
-                                 'mlp.fc2': 'feed_forward.fc2'}.items():
-                ours[f'blocks.{i}.{name}.{part}'] = sd[f'{layer}{theirs}.{part}']
-    # the reference numbers its layers [Dropout, Linear, BatchNorm, ReLU] from 0, as ours
-    mtf.load_state_dict(ours)
-    head.load_state_dict({key[len('head/net.'):]: value for key, value in g.items() if key.startswith('head/')})
+    names = {f'embed.{key}': value for key, value in sd.items()}
+    names |= {f'ssl_projection.{key[5:]}': value for key, value in g.items() if key.startswith('head/')}
+    ours = released.rename(names)
+    for module, prefix in (pool, 'pool.'), (mtf, 'mtf.'), (head, 'head.'):
+        load_strictly(module, {key[len(prefix):]: value for key, value in ours.items() if key.startswith(prefix)}, 'golden')
     return pool, mtf, head, g
 
 
@@ -247,38 +183,6 @@ def test_resnet50_and_its_last_stage():
     assert saved and all(key.startswith('backbone.layer4') and 'running' not in key for key in saved)
     with pytest.raises(model.ModelError, match='CLS'):
         model.build_model(settings(backbone='resnet50', layers=[1], image_size=224, pool='cls'))
-
-
-def test_byol_and_plain_resnet_files(tmp_path):
-    net = model.build_backbone('resnet50', weights='random').state_dict()
-    byol = {'model': {f'module.encoder.{key}': value for key, value in net.items()}
-            | {f'module.encoder_k.{key}': value + 1 for key, value in net.items()}}
-    torch.save(byol, tmp_path / 'byol.pth')
-    torch.save(net | {'fc.weight': torch.zeros(1000, 2048), 'fc.bias': torch.zeros(1000)}, tmp_path / 'plain.pth')
-    for name in 'byol.pth', 'plain.pth':
-        loaded = model.build_backbone('resnet50', weights=str(tmp_path / name)).state_dict()
-        assert all(torch.equal(loaded[key], net[key]) for key in net)
-
-
-def test_weights_that_do_not_fit_are_named(tmp_path):
-    state = model.build_backbone('tiny', weights='random').state_dict()
-    path = str(tmp_path / 'weights.pt')
-
-    def refused(changed):
-        torch.save(changed, path)
-        with pytest.raises(model.ModelError) as error:
-            model.build_backbone('tiny', weights=path)
-        assert '\n' not in str(error.value) and path in str(error.value)
-        return str(error.value)
-
-    assert 'missing norm.bias' in refused({key: value for key, value in state.items() if key != 'norm.bias'})
-    assert 'unknown head.weight' in refused(state | {'head.weight': torch.zeros(1)})
-    assert 'cls_token is (1, 1, 7)' in refused(state | {'cls_token': torch.zeros(1, 1, 7)})
-    assert 'no state dict' in refused([1, 2, 3])
-    assert 'no state dict' in refused({'model': 3})
-    Path(path).write_bytes(b'')
-    with pytest.raises(model.ModelError, match='weights.pt'):
-        model.build_backbone('tiny', weights=path)
 
 
 def test_checkpoint_of_a_frozen_backbone_is_kept_by_name(tmp_path):
