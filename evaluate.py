@@ -555,7 +555,7 @@ def look(network, video, indices):
         actor = F.interpolate(actor[..., :seen, :seen], side, mode='area').flatten(1)
     entities, heads = network.pool(*features)[1], None
     if hasattr(backbone, 'attention_map'):
-        heads = backbone.attention_map(images.to(next(backbone.parameters()).dtype))[:, :, 0, 1:].float()
+        heads = backbone.attention_map(images.to(next(backbone.parameters()).dtype)).float()
     return images, entities, heads, actor
 
 

@@ -87,6 +87,8 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
     row = BACKBONES[name]
     if image_size and image_size < row.patch_size:
         raise ModelError(f'--image-size {image_size}: {name} needs at least {row.patch_size}')
+    if image_size and image_size % row.multiple_of:
+        raise ModelError(f'--image-size {image_size}: {name} needs a multiple of {row.multiple_of}')
     layers = list(layers or [row.layers])
     if row.layers == 1 and layers != [1]:
         raise ModelError(f'layers {layers}: {name} has one feature map only; leave --layers out')

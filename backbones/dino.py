@@ -1,4 +1,14 @@
-"""The Vision Transformer of DINO (paper, section 3.2), written by hand."""
+"""DINO's Vision Transformer (paper, section 3.2): from single frames to patch features.
+
+    images (F, 3, H, W), normalised RGB -> patches (F, P, L*C), CLS token (F, C)
+
+F frames of P patches each; C the width, L the number of blocks whose outputs are kept. Also what
+every backbone is to the rest of the house: `Features`, and the table row `Backbone`. dinov2.py and
+dinov3.py hold what the later generations changed.
+"""
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,93 +21,132 @@ from mtf import Block
 
 
 class Features(NamedTuple):
-    """What a backbone sees in F frames: patches (F, P, L*C) of the chosen layers, cls (F, C) or None."""
-    patches: torch.Tensor
-    cls: torch.Tensor | None
+    """What a backbone makes of F frames."""
+    patches: torch.Tensor          # (F, P, L*C), of the chosen layers
+    cls: torch.Tensor | None       # (F, C), after the final norm; None where there is no CLS token
+
+
+class Backbone(NamedTuple):
+    """A row of model.BACKBONES: all that other files must know of a backbone."""
+    make: Callable                 # make(layers) -> the module, with random weights
+    layers: int                    # how many there are to choose from; 1: a single feature map
+    image_size: int                # pixels a side, unless told otherwise
+    patch_size: int                # pixels a side; a picture cannot be smaller
+    weights: str | Path | None     # address or file of the official weights
+    where: str = ''                # where to get them, where `weights` is None
+    cls: bool = True               # has a CLS token
+    multiple_of: int = 1           # pixels: the sides of a picture are whole numbers of it
 
 
 class ViT(nn.Module):
-    """The Vision Transformer (Dosovitskiy et al., 2021) under the parameter names of DINO (Caron et al., 2021).
+    """The Vision Transformer (Dosovitskiy et al., ICLR 2021) of DINO (Caron et al., ICCV 2021).
 
-    layers: the blocks, counted from 1 as in the paper, whose outputs are the patch features; default the last.
+    layers: blocks, counted from 1 as in the paper, whose outputs are the patch features; the last
+    by default. image_size: pixels a side of the pictures that its positions were trained on.
+    Errors: ModelError where there is no such layer.
     """
+    block = Block                  # dinov2.py and dinov3.py replace these
+    eps = 1e-6                     # of LayerNorm
+    prefix = 1                     # tokens before the patches: CLS
 
-    def __init__(self, *, image_size, patch_size, width, depth, heads, layers=None):
+    def __init__(self, layers=None, *, image_size, patch_size, width, depth, heads):
         super().__init__()
         self.layers = list(layers or [depth])
-        if not all(1 <= layer <= depth for layer in self.layers):
+        if min(self.layers) < 1 or max(self.layers) > depth:
             raise ModelError(f'layers {self.layers}: this backbone has layers 1 to {depth}')
-        self.patch_size, self.grid = patch_size, image_size // patch_size
-        self.width, self.channels = width, width * len(self.layers)
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.width = width
+        self.channels = width * len(self.layers)
+        self.trained_grid = image_size // patch_size
+        # a module that only holds another: DINO's files call this layer patch_embed.proj
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid ** 2, width))
-        self.blocks = nn.ModuleList(Block(width, heads, 4 * width) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.trained_grid ** 2, width))
+        self.blocks = nn.ModuleList()
+        for _ in range(depth):
+            self.blocks.append(self.block(width, heads, 4 * width, eps=self.eps))
+        self.norm = nn.LayerNorm(width, eps=self.eps)
         for name, weight in self.named_parameters():
             if weight.dim() > 1:
                 nn.init.trunc_normal_(weight, std=0.02)
             elif name.endswith('bias'):
                 nn.init.zeros_(weight)
 
+    @property
+    def grid(self):
+        """Patches a side of a picture of image_size, which may be another than it was trained on."""
+        return self.image_size // self.patch_size
+
     def positions(self, rows, columns):
-        """Position code (1, 1 + rows*columns, C): for other sizes interpolated as DINO does; CLS keeps its own."""
-        if rows == columns == self.grid:
+        """The position code (1, 1 + rows*columns, C) of CLS and patches."""
+        if rows == columns == self.trained_grid:
             return self.pos_embed
-        grid = rearrange(self.pos_embed[:, 1:], '1 (r c) d -> 1 d r c', r=self.grid).float()
-        scale = (rows + 0.1) / self.grid, (columns + 0.1) / self.grid                     # 0.1: against rounding down
-        grid = F.interpolate(grid, scale_factor=scale, mode='bicubic')
-        grid = rearrange(grid, '1 d r c -> 1 (r c) d').to(self.pos_embed)
-        return torch.cat([self.pos_embed[:, :1], grid], 1)
+        cls, patches = self.pos_embed.split([1, self.trained_grid ** 2], 1)
+        patches = rearrange(patches, '1 (r c) d -> 1 d r c', r=self.trained_grid)
+        patches = self.interpolate(patches.float(), rows, columns)
+        patches = rearrange(patches, '1 d r c -> 1 (r c) d')
+        return torch.cat([cls, patches.to(cls.dtype)], 1)
+
+    def interpolate(self, grid, rows, columns):
+        """(1, C, M, M) -> (1, C, rows, columns), by factors 0.1/M too large, as DINO has it."""
+        M = self.trained_grid
+        factors = (rows + 0.1) / M, (columns + 0.1) / M
+        return F.interpolate(grid, scale_factor=factors, mode='bicubic')
 
     def tokens(self, images):
-        """images (F, 3, H, W) -> (F, 1+P, C), the CLS token first."""
-        x = self.patch_embed.proj(images)                                                 # (F, C, rows, columns)
+        """images (F, 3, H, W) -> the tokens that enter the first block (F, prefix + P, C)."""
+        x = self.patch_embed.proj(images)                         # (F, C, rows, columns)
         positions = self.positions(*x.shape[-2:])
-        cls = self.cls_token.expand(len(x), -1, -1)                                       # einops on it would compile twice
-        return torch.cat([cls, rearrange(x, 'f c r k -> f (r k) c')], 1) + positions
+        x = rearrange(x, 'f c rows columns -> f (rows columns) c')
+        cls = self.cls_token.expand(len(x), -1, -1)               # (F, 1, C)
+        return torch.cat([cls, x], 1) + positions                 # (F, 1 + P, C)
+
+    def block_arguments(self, images):
+        """What every block is given beside the tokens: nothing here, a rotation in DINOv3."""
+        return {}
 
     def forward(self, images):
-        x, chosen = self.tokens(images), {}
+        """images (F, 3, H, W) -> Features: patches as they leave a block, CLS after the norm."""
+        x = self.tokens(images)                                   # (F, prefix + P, C)
+        arguments = self.block_arguments(images)
+        chosen = {}
         for number, block in enumerate(self.blocks, 1):
-            x = block(x)
+            x = block(x, **arguments)
             if number in self.layers:
-                chosen[number] = x[:, 1:]                                                 # as they leave the block
-        patches = torch.cat([chosen[layer] for layer in self.layers], -1)
-        return Features(patches, self.norm(x[:, :1])[:, 0])
+                chosen[number] = x[:, self.prefix:]               # (F, P, C)
+        patches = torch.cat([chosen[number] for number in self.layers], -1)
+        return Features(patches, self.norm(x[:, 0]))              # (F, P, L*C), (F, C)
 
     def attention_map(self, images):
-        """The last block's attention (F, heads, 1+P, 1+P), for pictures."""
+        """How the last block's CLS token looks at the patches (F, heads, P)."""
         x = self.tokens(images)
+        arguments = self.block_arguments(images)
         for block in self.blocks[:-1]:
-            x = block(x)
-        return self.blocks[-1].attn.attention_map(self.blocks[-1].norm1(x))
+            x = block(x, **arguments)
+        last = self.blocks[-1]
+        attention = last.attn.attention_map(last.norm1(x), **arguments)
+        return attention[:, :, 0, self.prefix:]                   # of (F, heads, S, S)
 
 
-from pathlib import Path
-from functools import partial
-class Backbone(NamedTuple):
-    make: object
-    layers: int
-    image_size: int
-    patch_size: int
-    weights: object
-    where: str = ''
-    cls: bool = True
+ADDRESS = 'https://dl.fbaipublicfiles.com/dino/'
+ASSETS = Path(__file__).parent.parent / 'assets'
+SMALL = dict(width=384, depth=12, heads=6)
+BASE = dict(width=768, depth=12, heads=12)
+TINY = dict(width=96, depth=4, heads=3)
 
 
-def row(patch, width, heads, depth, size, weights):
-    def make(layers):
-        return ViT(image_size=size, patch_size=patch, width=width, depth=depth, heads=heads, layers=layers)
-    return Backbone(make, depth, size, patch, weights)
+def row(weights, patch_size, sizes, image_size=224):
+    make = partial(ViT, image_size=image_size, patch_size=patch_size, **sizes)
+    return Backbone(make, sizes['depth'], image_size, patch_size, weights)
 
 
-URL = 'https://dl.fbaipublicfiles.com/dino/'
 DINO = {
-    'dino_vitb8': row(8, 768, 12, 12, 224, URL + 'dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth'),
-    'dino_vitb16': row(16, 768, 12, 12, 224, URL + 'dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth'),
-    'dino_vits8': row(8, 384, 6, 12, 224, URL + 'dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth'),
-    'dino_vits16': row(16, 384, 6, 12, 224, URL + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth'),
-    'tiny': row(6, 96, 3, 4, 72, Path(__file__).parent.parent / 'assets' / 'tiny_vit.pt'),
+    'dino_vitb8': row(ADDRESS + 'dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth', 8, BASE),
+    'dino_vitb16': row(ADDRESS + 'dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth', 16, BASE),
+    'dino_vits8': row(ADDRESS + 'dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth', 8, SMALL),
+    'dino_vits16': row(ADDRESS + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth', 16, SMALL),
+    # for trying things out on a CPU; pre-trained on drawn figures by tests/pretrain_tiny.py
+    'tiny': row(ASSETS / 'tiny_vit.pt', 6, TINY, image_size=72),
 }

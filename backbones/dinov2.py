@@ -1,1 +1,83 @@
-DINOV2 = {}
+"""DINOv2 (Oquab et al., TMLR 2024): what it changed in DINO's ViT.
+
+    block      each branch is scaled channel by channel (LayerScale) before it is added
+    registers  four more tokens behind CLS, where the blocks may note what is no patch's own
+               (Darcet et al., Vision Transformers Need Registers, ICLR 2024); in the `_reg` models
+    positions  trained on 37 x 37 patches of 14 pixels, pictures of 518; 224 give 16 x 16
+"""
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from backbones.dino import Backbone, ViT
+from mtf import Block
+
+
+class LayerScale(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return self.gamma * x
+
+
+class ScaledBlock(Block):
+    """DINO's block, with a LayerScale at the end of each branch. rotation: of DINOv3's attention."""
+
+    def __init__(self, width, heads, hidden, **options):
+        super().__init__(width, heads, hidden, **options)
+        self.ls1 = LayerScale(width)
+        self.ls2 = LayerScale(width)
+
+    def forward(self, x, **rotation):
+        x = x + self.ls1(self.attn(self.norm1(x), **rotation))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class DINOv2(ViT):
+    block = ScaledBlock
+
+
+class DINOv2WithRegisters(DINOv2):
+    prefix = 5                                                    # CLS and four registers
+
+    def __init__(self, layers=None, **sizes):
+        super().__init__(layers, **sizes)
+        self.register_tokens = nn.Parameter(0.02 * torch.randn(1, 4, self.width))
+
+    def tokens(self, images):
+        x = super().tokens(images)                                # (F, 1 + P, C)
+        registers = self.register_tokens.expand(len(x), -1, -1)   # they have no position
+        return torch.cat([x[:, :1], registers, x[:, 1:]], 1)      # (F, 5 + P, C)
+
+    def interpolate(self, grid, rows, columns):
+        """As these models were released: by size, with antialias, another bicubic kernel."""
+        return F.interpolate(grid, (rows, columns), mode='bicubic', antialias=True)
+
+
+ADDRESS = 'https://dl.fbaipublicfiles.com/dinov2/'
+SMALL = dict(width=384, depth=12, heads=6)
+BASE = dict(width=768, depth=12, heads=12)
+LARGE = dict(width=1024, depth=24, heads=16)
+
+
+def row(name, kind, sizes):
+    folder = name.removesuffix('_reg')
+    file = name.replace('_reg', '_reg4') + '_pretrain.pth'
+    return Backbone(
+        partial(kind, image_size=518, patch_size=14, **sizes),
+        layers=sizes['depth'], image_size=224, patch_size=14, multiple_of=14,
+        weights=f'{ADDRESS}{folder}/{file}')
+
+
+DINOV2 = {
+    'dinov2_vits14': row('dinov2_vits14', DINOv2, SMALL),
+    'dinov2_vits14_reg': row('dinov2_vits14_reg', DINOv2WithRegisters, SMALL),
+    'dinov2_vitb14': row('dinov2_vitb14', DINOv2, BASE),
+    'dinov2_vitb14_reg': row('dinov2_vitb14_reg', DINOv2WithRegisters, BASE),
+    'dinov2_vitl14': row('dinov2_vitl14', DINOv2, LARGE),
+    'dinov2_vitl14_reg': row('dinov2_vitl14_reg', DINOv2WithRegisters, LARGE),
+}

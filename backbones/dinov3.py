@@ -1,1 +1,91 @@
-DINOV3 = {}
+"""DINOv3 (Simeoni et al., 2025): what it changed in DINOv2 with registers.
+
+    positions  are not added: queries and keys are turned by angles that depend on their place, so
+               that the product of two depends on how far apart they are (RoPE, Su et al., 2021)
+    registers  (storage tokens) and CLS are not turned
+    biases     of keys are masked; names.py multiplies by the mask that comes with the weights
+"""
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from backbones.dino import Backbone
+from backbones.dinov2 import BASE, LARGE, SMALL, DINOv2WithRegisters, ScaledBlock
+from mtf import Attention
+
+
+def rotate(x, cosine, sine):
+    """Turn channel i with channel i + D/2. x (F, heads, S, D); cosine, sine (S, D/2), float32."""
+    a, b = x.float().chunk(2, -1)                                 # (F, heads, S, D/2)
+    turned = torch.cat([a * cosine - b * sine, b * cosine + a * sine], -1)
+    return turned.to(x.dtype)
+
+
+class RotaryAttention(Attention):
+    def split_heads(self, x, cosine, sine):
+        """x (F, S, C) -> queries, keys, values, each (F, heads, S, D)."""
+        query, key, value = super().split_heads(x)
+        return rotate(query, cosine, sine), rotate(key, cosine, sine), value
+
+    def forward(self, x, cosine, sine):
+        query, key, value = self.split_heads(x, cosine, sine)
+        out = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(rearrange(out, 'f h s d -> f s (h d)'))
+
+    def attention_map(self, x, cosine, sine):
+        query, key, _ = self.split_heads(x, cosine, sine)
+        return (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
+
+
+class RotaryBlock(ScaledBlock):
+    def __init__(self, width, heads, hidden, **options):
+        super().__init__(width, heads, hidden, **options)
+        self.attn = RotaryAttention(width, heads)
+
+
+class DINOv3(DINOv2WithRegisters):
+    block = RotaryBlock
+    eps = 1e-5
+
+    def __init__(self, layers=None, *, heads, **sizes):
+        super().__init__(layers, image_size=224, heads=heads, **sizes)
+        del self.pos_embed
+        Q = self.width // heads // 4
+        periods = 100 ** (torch.arange(Q) / Q)                    # (Q,)
+        # the released files hold them rounded to bfloat16, and the models were trained so
+        self.rope_embed = nn.Module()
+        self.rope_embed.register_buffer('periods', periods.bfloat16().float())
+
+    def positions(self, rows, columns):
+        return 0.                                                 # nothing is added to the tokens
+
+    def angles(self, rows, columns):
+        """Of all patches, row by row (P, D/2): first by the row, then by the column."""
+        periods = self.rope_embed.periods.float()
+        y = 2 * (torch.arange(rows).to(periods) + 0.5) / rows - 1
+        x = 2 * (torch.arange(columns).to(periods) + 0.5) / columns - 1
+        place = torch.stack(torch.meshgrid(y, x, indexing='ij'), -1)            # (rows, columns, 2)
+        angles = 2 * math.pi * place[..., None] / periods
+        return rearrange(angles, 'rows columns yx q -> (rows columns) (yx q)')
+
+    def block_arguments(self, images):
+        height, width = images.shape[-2:]
+        angles = self.angles(height // self.patch_size, width // self.patch_size)
+        angles = F.pad(angles, (0, 0, self.prefix, 0))            # 0: CLS and registers stay
+        return dict(cosine=angles.cos(), sine=angles.sin())       # (prefix + P, D/2)
+
+
+WHERE = ('they are gated: ask for them at https://github.com/facebookresearch/dinov3 or, as '
+         'facebook/dinov3-..., at Hugging Face, then give the file by --weights FILE')
+
+
+def row(sizes):
+    make = partial(DINOv3, patch_size=16, **sizes)
+    return Backbone(make, sizes['depth'], 224, 16, weights=None, where=WHERE)
+
+
+DINOV3 = {'dinov3_vits16': row(SMALL), 'dinov3_vitb16': row(BASE), 'dinov3_vitl16': row(LARGE)}

@@ -1,27 +1,43 @@
-"""ResNet-50, the backbone of the paper's Table 5."""
+"""ResNet-50, the backbone of CARL and of the paper's Table 5.
+
+    images (F, 3, H, W) -> patches (F, P, 2048), no CLS token
+
+The cells of its last feature map are the patches: 7 x 7 in pictures of 224.
+"""
+from collections import OrderedDict
+
 from einops import rearrange
-from torchvision.models.resnet import Bottleneck, ResNet
+from torch import nn
 
-from backbones.dino import Features
+from backbones.dino import Backbone, Features
 
 
-class ResNet50(ResNet):
-    """torchvision's ResNet-50 (He et al., 2016) up to its last feature map, whose 7 x 7 cells are the patches.
+class ResNet50(nn.Sequential):
+    """torchvision's ResNet-50 (He et al., CVPR 2016) without its last pooling and classifier."""
+    width = 2048
+    channels = 2048
+    patch_size = 32
+    prefix = 0
+    image_size = 224
 
-    Its BatchNorms stay in eval mode, also where layer4 is fine-tuned.
-    """
-    width = channels = 2048
-    patch_size, grid = 32, 7
+    def __init__(self, layers=None):
+        from torchvision.models import resnet50           # late: slow to import
+        parts = OrderedDict(resnet50().named_children())
+        del parts['avgpool'], parts['fc']
+        super().__init__(parts)
 
-    def __init__(self):
-        super().__init__(Bottleneck, [3, 4, 6, 3])
-        del self.avgpool, self.fc
+    @property
+    def grid(self):
+        return -(-self.image_size // self.patch_size)     # its padding rounds up
 
     def forward(self, images):
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return Features(rearrange(x, 'f c r k -> f (r k) c'), None)
+        x = super().forward(images)                       # (F, 2048, rows, columns)
+        patches = rearrange(x, 'f c rows columns -> f (rows columns) c')
+        return Features(patches, None)
 
 
-from backbones.dino import Backbone
-RESNET50 = {'resnet50': Backbone(lambda layers: ResNet50(), 1, 224, 32, None, 'give a file of them by --weights', cls=False)}
+RESNET50 = {
+    'resnet50': Backbone(
+        ResNet50, layers=1, image_size=224, patch_size=32, weights=None, cls=False,
+        where="give a file of torchvision's or BYOL's by --weights FILE"),
+}

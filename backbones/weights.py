@@ -1,37 +1,147 @@
-"""Files of weights: read without running code, loaded strictly."""
+"""Files of weights, as people have them, into a backbone: by what is in a file, not its name.
+
+`.pth`, `.pt` and `.bin` of torch.save and `.safetensors`, official or from timm, Hugging Face or a
+training run. Nothing in a file can run code. names.py knows the names that others use.
+"""
+import argparse
+import difflib
+import json
 import pickle
+import re
+import urllib.error
 import warnings
 import zlib
+from collections import OrderedDict
+from pathlib import Path
 
 import torch
 
+from backbones import names
+
+DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16,
+          'BF16': torch.bfloat16, 'I64': torch.int64}
+# settings in training checkpoints: both only hold values; EasyDict, perhaps not here, is a dict
+CONTAINERS = [argparse.Namespace, (OrderedDict, 'easydict.EasyDict')]
+# where a training checkpoint keeps weights, the best first
+PARTS = ('teacher', 'student', 'model', 'state_dict', 'model_state')
+# not used for features: of masked training, of the satellite models, poolers and classifiers
+UNUSED = re.compile(r'mask_token$|local_cls_norm\.|pooler\.|fc\.')
+
 
 class ModelError(ValueError):
-    """Weights, a checkpoint or a setting that make no model; the message is one line for the user."""
+    """Weights, a checkpoint or a setting that make no model; the message is one line."""
 
 
 def read_file(path):
-    """torch.load of tensors and plain containers only: no file from a stranger may run code. Errors: ModelError."""
+    """What is in a file of torch.save or safetensors, on the CPU. Errors: ModelError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')               # of pickle protocols: what matters is said below
+        with open(path, 'rb') as file:
+            start = file.read(9)
+            if start[8:] == b'{':                         # a safetensors file: its size, then JSON
+                return read_safetensors(file)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(CONTAINERS):
+            warnings.simplefilter('ignore')               # of pickle protocols: said below
             return torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise ModelError(f'{path}: no such file') from None
-    except Exception as error:                            # on a damaged file PyTorch's readers raise nearly anything
-        reason = 'it holds more than tensors and plain containers, or less' if isinstance(
-            error, pickle.UnpicklingError) else (str(error).splitlines() or ['empty'])[0][:150]
-        raise ModelError(f'{path}: not a whole file of tensors as torch.save writes them ({reason})') from None
+    except Exception as error:                            # of any kind, where a file is damaged
+        reason = (str(error).splitlines() or ['empty'])[0][:150]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = 'it holds more than tensors and plain containers, or less'
+        raise ModelError(f'{path}: not a whole file of tensors as torch.save or safetensors write '
+                         f'them ({reason})') from None
+
+
+def read_safetensors(file):
+    """An open file -> {name: tensor}: 8 bytes say how long the JSON is that says where each lies."""
+    whole = file.seek(0, 2)
+    file.seek(0)
+    length = int.from_bytes(file.read(8), 'little')
+    if 8 + length > whole:
+        raise ValueError('it is cut short')
+    entries = json.loads(file.read(length))
+    entries.pop('__metadata__', None)
+    tensors = {}
+    for name, entry in entries.items():
+        begin, end = entry['data_offsets']
+        if not 0 <= begin <= end <= whole - 8 - length:
+            raise ValueError(f'{name} lies outside the file')
+        file.seek(8 + length + begin)
+        values = bytearray(file.read(end - begin))
+        tensor = torch.frombuffer(values, dtype=DTYPES[entry['dtype']])
+        tensors[name] = tensor.reshape(entry['shape'])
+    return tensors
+
+
+def fetch(address):
+    """A file from the net, kept in torch.hub's cache -> its path. Errors: ModelError."""
+    path = Path(torch.hub.get_dir(), 'checkpoints', Path(address).name)
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(address, str(path))
+        except (urllib.error.URLError, OSError, RuntimeError) as error:
+            raise ModelError(f'cannot fetch {address} ({error}); give a file by --weights') from None
+    return path
+
+
+def load_weights(backbone, source):
+    """Put a file, or what is at an https address, into a backbone. Errors: ModelError.
+
+    Returns what was done with it, in a line; '' where it held just the backbone's own names.
+    """
+    if not str(source).startswith('https://'):
+        state, sentence = backbone_state(read_file(source), backbone, source)
+        load_strictly(backbone, state, source)
+        return sentence
+    path = fetch(source)
+    try:
+        return load_weights(backbone, path)
+    except ModelError as error:
+        raise ModelError(f'{error}; fetched from {source}: delete it to fetch it anew') from None
+
+
+def backbone_state(content, backbone, source):
+    """What is in a file -> (the backbone's own state dict, what was done for that, in a line)."""
+    notes = []
+    state = content
+    if isinstance(content, dict):
+        parts = [part for part in PARTS if isinstance(content.get(part), dict)]
+        for part in parts[:1]:
+            state = content[part]
+            notes.append(f'took its part {part!r}')
+    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        raise ModelError(f'{source}: holds no state dict of tensors')
+    own = backbone.state_dict()
+    state, renaming = names.official(state, own)
+    unused = [key for key in state if UNUSED.match(key) and key not in own]
+    state = {key: value for key, value in state.items() if key not in unused}
+    if unused:
+        notes.append(f'left out {names.groups(unused)}')
+    state = in_float32(state)
+    notes += renaming + names.complete(state, own)
+    return state, f'{source}: ' + '; '.join(notes) if notes else ''
+
+
+def in_float32(state):
+    return {key: value.float() if value.is_floating_point() else value
+            for key, value in state.items()}
 
 
 def load_strictly(module, state, source):
-    """load_state_dict where a missing or extra key or a wrong shape is a ModelError that names it."""
+    """load_state_dict, but a key missing or too many or a wrong shape is a ModelError naming it."""
     own = module.state_dict()
-    problems = [f'missing {key}' for key in own if key not in state]
-    problems += [f'unknown {key}' for key in state if key not in own]
-    shapes = {key: tuple(getattr(value, 'shape', ())) for key, value in state.items()}
-    problems += [f'{key} is {shapes[key]}, not {tuple(own[key].shape)}' for key in own
-                 if key in state and (not torch.is_tensor(state[key]) or shapes[key] != own[key].shape)]
+    missing = [key for key in own if key not in state]
+    unknown = [key for key in state if key not in own]
+    problems = []
+    for key in missing:
+        nearest = [f' (nearest: {other})' for other in difflib.get_close_matches(key, unknown, 1)]
+        problems.append(f'missing {key}' + ''.join(nearest))
+    problems += [f'unknown {key}' for key in unknown]
+    for key in own.keys() & state.keys():
+        shape = tuple(getattr(state[key], 'shape', ()))
+        if not torch.is_tensor(state[key]) or shape != own[key].shape:
+            problems.append(f'{key} is {shape}, not {tuple(own[key].shape)}')
     if problems:
         more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
         raise ModelError(f'{source} does not fit: ' + ', '.join(problems[:3]) + more)
@@ -39,26 +149,9 @@ def load_strictly(module, state, source):
 
 
 def fingerprint(module):
-    """A checksum of all weights: what a checkpoint keeps of a frozen backbone instead of its values."""
+    """A checksum of all weights: what a checkpoint keeps of a frozen backbone."""
     total = 0
     for value in module.state_dict().values():
-        total = zlib.crc32(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), total)
+        data = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        total = zlib.crc32(data.numpy(), total)
     return total
-
-
-def load_weights(backbone, source):
-    import urllib.error
-    if str(source).startswith('https://'):
-        try:
-            state = torch.hub.load_state_dict_from_url(source, map_location='cpu', weights_only=True)
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
-            raise ModelError(f'cannot fetch {source} ({error}); download it and give it by --weights') from None
-    else:
-        state = read_file(source)
-    if isinstance(state, dict) and isinstance(state.get('model'), dict):
-        prefix = 'module.encoder.'
-        state = {key.removeprefix(prefix): value for key, value in state['model'].items() if key.startswith(prefix)}
-    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-        raise ModelError(f'{source}: holds no state dict of tensors')
-    state = {key: value for key, value in state.items() if not key.startswith('fc.')}
-    load_strictly(backbone, {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, source)

@@ -30,7 +30,6 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import center, normalise
 from datasets.synthetic import ACTIONS, Act
-from backbones.dino import ViT
 from model import BACKBONES
 from mtf import Block
 
@@ -149,7 +148,7 @@ def learn(vit, videos, said, read, steps, batch=64, lr=1.5e-3):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', default=BACKBONES['tiny'][3])
+    parser.add_argument('--out', default=BACKBONES['tiny'].weights)
     parser.add_argument('--steps', type=int, default=600)
     parser.add_argument('--cls-steps', type=int, default=300)
     parser.add_argument('--groups', type=int, default=12, help='of patches, each of which the ViT reads alone')
@@ -159,8 +158,8 @@ def main():
     torch.manual_seed(0)
     videos = videos_of(range(1000, 1000 + args.seeds), 60)
     print(f'{len(videos)} videos of {videos.shape[1]} frames drawn', flush=True)
-    _, settings, size, _ = BACKBONES['tiny']
-    vit = ViT(image_size=size, **settings)
+    size = BACKBONES['tiny'].image_size
+    vit = BACKBONES['tiny'].make(None)
 
     def patches_speak(painter, images):
         tokens = read_in_groups(vit, images, args.groups)

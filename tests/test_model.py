@@ -41,7 +41,7 @@ def test_vit_golden():
         features = vit(g['x'])
         assert_close(features.patches, torch.cat(list(g['blocks'][:, :, 1:]), -1))
         assert_close(features.cls, g['norm'][:, 0])
-        assert_close(vit.attention_map(g['x']), g['last_attn'])
+        assert_close(vit.attention_map(g['x']), g['last_attn'][:, :, 0, 1:])
 
 
 def test_vit_layers_are_counted_from_one_and_kept_in_order():
@@ -254,38 +254,6 @@ def test_resnet50_and_its_last_stage():
     assert saved and all(key.startswith('backbone.layer4') and 'running' not in key for key in saved)
     with pytest.raises(model.ModelError, match='CLS'):
         model.build_model(settings(backbone='resnet50', layers=[1], image_size=224, pool='cls'))
-
-
-def test_byol_and_plain_resnet_files(tmp_path):
-    net = model.build_backbone('resnet50', weights='random').state_dict()
-    byol = {'model': {f'module.encoder.{key}': value for key, value in net.items()}
-            | {f'module.encoder_k.{key}': value + 1 for key, value in net.items()}}
-    torch.save(byol, tmp_path / 'byol.pth')
-    torch.save(net | {'fc.weight': torch.zeros(1000, 2048), 'fc.bias': torch.zeros(1000)}, tmp_path / 'plain.pth')
-    for name in 'byol.pth', 'plain.pth':
-        loaded = model.build_backbone('resnet50', weights=str(tmp_path / name)).state_dict()
-        assert all(torch.equal(loaded[key], net[key]) for key in net)
-
-
-def test_weights_that_do_not_fit_are_named(tmp_path):
-    state = model.build_backbone('tiny', weights='random').state_dict()
-    path = str(tmp_path / 'weights.pt')
-
-    def refused(changed):
-        torch.save(changed, path)
-        with pytest.raises(model.ModelError) as error:
-            model.build_backbone('tiny', weights=path)
-        assert '\n' not in str(error.value) and path in str(error.value)
-        return str(error.value)
-
-    assert 'missing norm.bias' in refused({key: value for key, value in state.items() if key != 'norm.bias'})
-    assert 'unknown head.weight' in refused(state | {'head.weight': torch.zeros(1)})
-    assert 'cls_token is (1, 1, 7)' in refused(state | {'cls_token': torch.zeros(1, 1, 7)})
-    assert 'no state dict' in refused([1, 2, 3])
-    assert 'no state dict' in refused({'model': 3})
-    Path(path).write_bytes(b'')
-    with pytest.raises(model.ModelError, match='weights.pt'):
-        model.build_backbone('tiny', weights=path)
 
 
 def test_checkpoint_of_a_frozen_backbone_is_kept_by_name(tmp_path):

@@ -1,0 +1,312 @@
+"""The backbones against the reference numbers (tests/golden) and against plain forms."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import model
+from backbones import names
+from backbones.dino import ViT
+from backbones.dinov2 import DINOv2, DINOv2WithRegisters
+from backbones.dinov3 import DINOv3, rotate
+from backbones.weights import ModelError, backbone_state, load_strictly
+
+GOLDEN = Path(__file__).parent / 'golden'
+SIZES = dict(width=32, depth=4, heads=2)
+
+
+def golden(name):
+    return {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / f'{name}.npz').items()}
+
+
+def assert_close(ours, reference, tolerance=1e-5):
+    """Within `tolerance` of the largest magnitude in the reference."""
+    assert ours.shape == reference.shape
+    assert (ours - reference).abs().max() <= tolerance * reference.abs().max()
+
+
+def weights_under(numbers, *prefixes):
+    """The state dict in a file of reference numbers."""
+    return {key.removeprefix(prefix): value for prefix in prefixes
+            for key, value in numbers.items() if key.startswith(prefix)}
+
+
+def loaded(backbone, state):
+    state, _ = backbone_state(state, backbone, 'the reference')
+    load_strictly(backbone, state, 'the reference')
+    return backbone.eval()
+
+
+def dino(layers=None):
+    g = golden('dino_vit')
+    vit = ViT(layers, image_size=32, patch_size=8, **SIZES)
+    return loaded(vit, weights_under(g, 'sd/')), g
+
+
+def dinov2(layers=None):
+    g = golden('dinov2_vit')
+    vit = DINOv2(layers, image_size=56, patch_size=14, **SIZES)
+    return loaded(vit, weights_under(g, 'sd/')), g
+
+
+def dinov2_reg(layers=None):
+    g = golden('dinov2_vit')
+    vit = DINOv2WithRegisters(layers, image_size=56, patch_size=14, **SIZES)
+    return loaded(vit, weights_under(g, 'sd/', 'sd_reg/')), g
+
+
+def dinov3(layers=None):
+    g = golden('dinov3_vit')
+    vit = DINOv3(layers, patch_size=16, **SIZES)
+    return loaded(vit, weights_under(g, 'sd/')), g
+
+
+EVERY = [dino, dinov2, dinov2_reg, dinov3]
+
+
+# ---------------------------------------------------------------------------------- reference numbers
+
+@torch.no_grad()
+def test_dino_golden():
+    vit, g = dino(layers=(1, 2, 3, 4))
+    features = vit(g['x'])
+    assert_close(features.patches, torch.cat(list(g['blocks'][:, :, 1:]), -1))
+    assert_close(features.cls, g['norm'][:, 0])
+    assert_close(vit.attention_map(g['x']), g['last_attn'][:, :, 0, 1:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('make, prefix', [(dinov2, ''), (dinov2_reg, 'reg_'), (dinov3, '')])
+def test_later_generations_golden(make, prefix):
+    vit, g = make(layers=(1, 2, 3, 4))
+    features = vit(g['x'])
+    assert_close(features.patches, torch.cat(list(g[prefix + 'blocks']), -1))
+    assert_close(features.cls, g[prefix + 'cls'])
+    assert_close(vit.norm(features.patches[..., -32:]), g[prefix + 'norm'])
+    assert_close(vit.attention_map(g['x']), g[prefix + 'attn'])
+
+
+@pytest.mark.parametrize('make, prefix', [(dinov2, ''), (dinov2_reg, 'reg_')])
+@pytest.mark.parametrize('side', [3, 6])
+def test_positions_of_other_sizes_golden(make, prefix, side):
+    vit, g = make()
+    assert_close(vit.positions(side, side).detach(), g[f'{prefix}positions_{side}x{side}'])
+
+
+def test_rotation_golden():
+    vit, g = dinov3()
+    angles = vit.angles(2, 3)
+    assert_close(torch.cat([angles, angles], -1).sin(), g['rope_sin_2x3'])
+    assert_close(torch.cat([angles, angles], -1).cos(), g['rope_cos_2x3'])
+
+
+# ------------------------------------------------------------------------------------------ plain forms
+
+def cubic(x, a):
+    """The cubic kernel of Keys (1981)."""
+    x = abs(x)
+    if x <= 1:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+    return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a if x < 2 else 0.
+
+
+def four_taps(size, trained=4):
+    """(size, trained): weights of the trained positions, by DINO's factors, the edge repeated."""
+    out = np.zeros((size, trained))
+    for i in range(size):
+        centre = (i + 0.5) * trained / (size + 0.1) - 0.5
+        for tap in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
+            out[i, min(max(tap, 0), trained - 1)] += cubic(centre - tap, -0.75)
+    return out
+
+
+def antialiased(size, trained=4):
+    """(size, trained): by size, a wider kernel where it shrinks, cut at the edge and normalised."""
+    out = np.zeros((size, trained))
+    scale = trained / size
+    for i in range(size):
+        for tap in range(trained):
+            out[i, tap] = cubic((tap + 0.5 - (i + 0.5) * scale) / max(scale, 1), -0.5)
+    return out / out.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize('make, matrix', [(dino, four_taps), (dinov2, four_taps),
+                                          (dinov2_reg, antialiased)])
+@pytest.mark.parametrize('rows, columns', [(6, 5), (2, 3), (4, 5), (2, 8)])
+def test_positions_are_interpolated_bicubically(make, matrix, rows, columns):
+    """Against a direct evaluation of the kernel, in float64; also where the count is the trained
+    one and only the shape is another."""
+    vit, _ = make()
+    grid = vit.pos_embed[0, 1:].detach().double().numpy().reshape(4, 4, 32)
+    expected = np.einsum('ir,jc,rcd->ijd', matrix(rows), matrix(columns), grid).reshape(-1, 32)
+    ours = vit.positions(rows, columns).detach()
+    assert_close(ours[0, 1:].double(), torch.from_numpy(expected))
+    assert torch.equal(ours[0, 0], vit.pos_embed[0, 0])
+
+
+def test_rotation_is_a_product_of_complex_numbers():
+    x = torch.randn(2, 3, 5, 8)
+    angle = torch.randn(5, 4)
+    turned = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angle), angle)
+    ours = rotate(x, angle.cos(), angle.sin())
+    assert_close(ours, torch.cat([turned.real, turned.imag], -1))
+
+
+def test_products_of_rotated_patches_depend_on_their_distance_alone():
+    vit, _ = dinov3()
+    query, key = torch.randn(2, 1, 1, 1, 16).double()
+    angles = vit.angles(4, 4).double()
+    turned = [rotate(each.expand(1, 1, 16, 16), angles.cos(), angles.sin()).double()
+              for each in (query, key)]
+    products = (turned[0] @ turned[1].mT)[0, 0].view(4, 4, 4, 4)  # of row, column with row, column
+    assert_close(products[1, 1, 2, 3], products[0, 0, 1, 2])
+    assert (products[1, 1, 2, 3] - products[1, 1, 3, 2]).abs() > 1e-3
+
+
+def test_dinov2_is_dino_with_the_scales_folded_in():
+    """Without registers LayerScale is only another weight of the layer before."""
+    scaled, g = dinov2(layers=(2, 4))
+    plain = ViT((2, 4), image_size=56, patch_size=14, **SIZES).eval()
+    state = {key: value for key, value in scaled.state_dict().items() if '.ls' not in key}
+    for i, block in enumerate(scaled.blocks):
+        for gamma, layer in (block.ls1.gamma, 'attn.proj'), (block.ls2.gamma, 'mlp.fc2'):
+            state[f'blocks.{i}.{layer}.weight'] = gamma[:, None] * state[f'blocks.{i}.{layer}.weight']
+            state[f'blocks.{i}.{layer}.bias'] = gamma * state[f'blocks.{i}.{layer}.bias']
+    plain.load_state_dict(state)
+    with torch.no_grad():
+        assert_close(plain(g['x']).patches, scaled(g['x']).patches)
+        assert_close(plain(g['x']).cls, scaled(g['x']).cls)
+
+
+# --------------------------------------------------------------------------------------- the contract
+
+@pytest.mark.parametrize('make', EVERY)
+@torch.no_grad()
+def test_layers_are_counted_from_one_and_kept_in_order(make):
+    every, g = make(layers=(1, 2, 3, 4))
+    some, _ = make(layers=(3, 1))
+    blocks = every(g['x']).patches.split(32, -1)
+    assert torch.equal(some(g['x']).patches, torch.cat([blocks[2], blocks[0]], -1))
+    assert (some.width, some.channels) == (32, 64)
+    with pytest.raises(ModelError, match='layers'):
+        make(layers=(0,))
+    with pytest.raises(ModelError, match='layers'):
+        make(layers=(5,))
+
+
+@pytest.mark.parametrize('make', EVERY)
+@torch.no_grad()
+def test_attention_of_cls_is_what_its_last_block_adds(make):
+    """The map, over all tokens, times the values, is the attention's output."""
+    vit, g = make()
+    x = vit.tokens(g['x'])
+    arguments = vit.block_arguments(g['x'])
+    assert x.shape[1] == vit.prefix + vit(g['x']).patches.shape[1]
+    for block in vit.blocks[:-1]:
+        x = block(x, **arguments)
+    last = vit.blocks[-1]
+    x = last.norm1(x)
+    whole = last.attn.attention_map(x, **arguments)
+    assert torch.equal(vit.attention_map(g['x']), whole[:, :, 0, vit.prefix:])
+    assert_close(whole.sum(-1), torch.ones(whole.shape[:-1]))
+    value = last.attn.split_heads(x, **arguments)[2]
+    out = (whole @ value).transpose(1, 2).flatten(2)
+    assert_close(last.attn.proj(out), last.attn(x, **arguments))
+
+
+@pytest.mark.parametrize('make', EVERY)
+@torch.no_grad()
+def test_pictures_need_not_be_square(make):
+    vit, g = make()
+    wide = g['x'][..., :2 * vit.patch_size, :]
+    assert vit(wide).patches.shape == (2, 8, 32)
+    tall = wide.mT.contiguous()
+    assert vit(tall).patches.shape == (2, 8, 32)
+    assert vit.attention_map(tall).shape == (2, 2, 8)
+
+
+@torch.no_grad()
+def test_dino_and_dinov3_leave_out_a_rest_of_pixels():
+    for make in dino, dinov3:
+        vit, g = make()
+        assert torch.equal(vit(g['x'][..., :-3, :-3]).patches,
+                           vit(g['x'][..., :-vit.patch_size, :-vit.patch_size]).patches)
+
+
+@torch.no_grad()
+def test_half_precision_is_near():
+    for make in EVERY:
+        vit, g = make()
+        full = vit(g['x'])
+        half = vit.bfloat16()(g['x'].bfloat16())
+        assert half.patches.dtype == half.cls.dtype == torch.bfloat16
+        assert_close(half.patches.float(), full.patches, 0.05)
+
+
+# --------------------------------------------------------------------------------------------- the rows
+
+@pytest.mark.parametrize('name', list(model.BACKBONES))
+def test_every_row_says_what_its_module_is(name):
+    row = model.BACKBONES[name]
+    with torch.device('meta'):
+        backbone = row.make(None)
+        features = backbone(torch.empty(2, 3, row.image_size, row.image_size))
+    backbone.image_size = row.image_size
+    assert features.patches.shape == (2, backbone.grid ** 2, backbone.channels)
+    assert (features.cls is not None) == row.cls
+    assert not row.cls or features.cls.shape == (2, backbone.width)
+    assert hasattr(backbone, 'attention_map') == row.cls
+    assert backbone.patch_size == row.patch_size
+    assert len(getattr(backbone, 'blocks', [0])) == row.layers
+    assert row.weights or '--weights' in row.where
+
+
+@pytest.mark.parametrize('name, keys', [
+    ('dino_vitb8', 150), ('dino_vits16', 150), ('dinov2_vits14', 174), ('dinov2_vitb14_reg', 175),
+    ('dinov2_vitl14', 342), ('dinov3_vitb16', 175)])
+def test_parameters_are_those_of_the_official_files(name, keys):
+    """But for mask_token and, in DINOv3, the bias masks: 188 = 175 + 1 + 12 in its files."""
+    with torch.device('meta'):
+        state = model.BACKBONES[name].make(None).state_dict()
+    assert len(state) == keys
+    assert all(names.rename(key) == key for key in state)
+
+
+@pytest.mark.parametrize('name', ['dinov2_vits14_reg', 'dinov3_vits16'])
+def test_building_by_name(name):
+    backbone = model.build_backbone(name, weights='random', layers=[4, 8, 12])
+    assert not any(weight.requires_grad for weight in backbone.parameters())
+    size = 4 * backbone.patch_size
+    with torch.no_grad():
+        features = backbone(torch.randn(1, 3, size, size))
+    assert features.patches.shape == (1, 16, 3 * 384)
+    assert features.patches.isfinite().all() and features.cls.isfinite().all()
+
+
+def test_sizes_that_a_backbone_cannot_take_are_said():
+    with pytest.raises(ModelError, match='--image-size 100.*multiple of 14'):
+        model.build_backbone('dinov2_vits14', weights='random', image_size=100)
+    with pytest.raises(ModelError, match='--image-size 15.*16'):
+        model.build_backbone('dinov3_vits16', weights='random', image_size=15)
+    with pytest.raises(ModelError, match='layers.*one feature map'):
+        model.build_backbone('resnet50', weights='random', layers=[2])
+    with pytest.raises(ModelError, match='dinov3_vitb16.*gated.*--weights'):
+        model.build_backbone('dinov3_vitb16')
+
+
+@torch.no_grad()
+def test_resnet_is_torchvisions():
+    """Up to the feature map before its pooling, in eval mode, for sizes that 32 divides or not."""
+    from torchvision.models import resnet50
+    reference = resnet50().eval()
+    ours = model.BACKBONES['resnet50'].make(None).eval()
+    state, _ = backbone_state(reference.state_dict(), ours, 'torchvision')
+    load_strictly(ours, state, 'torchvision')
+    for size in 64, 100:
+        x = torch.randn(2, 3, size, size)
+        ours.image_size = size
+        features = ours(x)
+        assert features.cls is None and features.patches.shape == (2, ours.grid ** 2, 2048)
+        logits = reference.fc(features.patches.mean(1))
+        assert_close(logits, reference(x), 1e-5)
