@@ -47,8 +47,8 @@ def gta(z, time, length, valid, *, temperature=0.1, smoothing=0.1, weight=0.1,
     distance = rearrange(distance, '(b v) -> b v', v=2)               # D(a,b), D(b,a)
 
     table = rearrange(table, '(b v) i j -> b v i j', v=2)
-    logits = (-table).masked_fill(padded, NEVER)
-    log_A, log_B = logits.log_softmax(2).unbind(1)                    # (B, T, T), (B, T, T)
+    # Padded rows of the table cost 1e9 each: this softmax does not choose them.
+    log_A, log_B = (-table).log_softmax(2).unbind(1)                  # (B, T, T), (B, T, T)
     own = valid[:, 0]                                                 # a's frames: (B, T)
     log_P = log_return(log_A, log_B, own, double_softmax)             # (B, T, T)
     home = log_P.diagonal(dim1=1, dim2=2)                             # (B, T)

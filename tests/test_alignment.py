@@ -262,6 +262,12 @@ def test_gta_numbers_of_its_definition():
     assert gta(z, *about, one).item() == pytest.approx(0, abs=1e-12)
 
 
+def test_gta_leaves_out_a_pair_of_which_one_has_no_frames():
+    clips = batch(((12, 12), (12, 7), (0, 9), (5, 0)))
+    first_two = [x[:2] for x in clips]
+    torch.testing.assert_close(compute('gta', clips), compute('gta', first_two))
+
+
 @pytest.mark.parametrize('double_softmax', [True, False])
 def test_gta_long_clips_in_float32(double_softmax):
     """240 frames, whose columns of the table span hundreds: float32 agrees with float64."""

@@ -276,7 +276,7 @@ def test_padding_never_matters(name, dtype):
 
 @pytest.mark.parametrize('name', ['distill', 'supervised', 'vsp_f', 'vsp_p'])
 def test_what_is_said_of_padded_frames_never_matters(name):
-    clips = of(name)
+    clips = of(name, (*PADDED, (0, 3)))
     padding = ~clips[-1]
     options = frame_options(name, clips)
     for option, content in (('labels', 1), ('teacher', math.nan)):
@@ -408,6 +408,16 @@ def test_draws_follow_the_seed(name):
 
 
 # ---------------------------------------------------------------- every objective: the row, speed
+
+def test_each_gets_the_embedding_that_its_authors_gave_it():
+    """Unit length or not, behind a head or not, two videos or not: as published for each."""
+    unit = {name for name, row in OBJECTIVES.items() if row.unit}
+    assert unit == {'scl', 'tcn', 'vsp', 'lav', 'gta', 'vsp_p', 'vsp_f'}
+    behind_a_head = {name for name, row in OBJECTIVES.items() if row.project}
+    assert behind_a_head == {'scl', 'distill', 'supervised'}
+    two_videos = {name for name, row in OBJECTIVES.items() if row.videos}
+    assert two_videos == {'tcc', 'lav', 'gta'}
+
 
 @pytest.mark.parametrize('name', NAMES)
 def test_the_head_of_its_row_fits_the_loss(name):
