@@ -1,79 +1,128 @@
-"""The objectives: SCL, which trains MV-Former (paper, section 4), and five others of the paper's Table 4.
+"""SCL, which trains MV-Former (paper, section 4), and the table of all objectives.
 
-The paper names MV-Former with TCC, TCN or VSP as future work (section 6). Here each is one pure function,
+An objective is one pure function,
     loss(z, time, length, valid, **options) -> scalar
-    z       (B, 2, T, D)        embeddings of B videos, 2 views (or 2 videos of one action), T frames
-    time    (B, 2, T)    int64  each frame's number in its video;   length (B, 2) int64: frames in that video
+    z       (B, 2, T, D)        embeddings: B videos, 2 views (or 2 videos of one action), T frames
+    time    (B, 2, T)    int64  each frame's number in its video
+    length  (B, 2)       int64  frames in that video
     valid   (B, 2, T)    bool   False = padding, which stands at a clip's end and counts for nothing
-`OBJECTIVES`, at the end, says what each one needs: which embedding, and how the frames are drawn.
-In einsums: b, c videos; v, w views; i, j, k frames; d channels. Nothing here crosses GPUs or waits for one.
+and, where its row in OBJECTIVES asks for it, one of these options:
+    labels  (B, 2, T)    int64  the frame's phase, -1 = unlabelled; no two actions share a number
+    classifier                  a module that is trained with the model
+    teacher (B, 2, T, K), centre (K,)    see objectives/distill.py
+
+In einsums: b, c videos; v, w views; i, j, k frames; d channels. A new objective is one file in
+objectives/ and one row here.
 """
 import torch
 from einops import einsum, rearrange
 from torch import nn
 
-from running.batchnorm import BatchNorm
-from objectives.lav import lav, soft_dtw
+from objectives.distill import Teacher, distill, distill_head
+from objectives.gta import gta
+from objectives.lav import lav
 from objectives.objective import NEVER, Objective, masked_mean, objective
-from objectives.sal import draw_triplets, order_classifier, sal
+from objectives.sal import order_classifier, sal
+from objectives.supervised import phase_classifier, supervised
 from objectives.tcc import tcc
 from objectives.tcn import tcn
-from objectives.vsp import draw_bridges, vsp
+from objectives.vsp import vsp
+from objectives.vsp_f import vsp_f
+from objectives.vsp_p import vsp_p
+from running.batchnorm import BatchNorm
 
 
 @objective
 def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0.1):
-    """Sequence contrastive loss: a frame resembles the other view's frames as they are near to it in time.
+    """Sequence contrastive loss: a frame resembles frames of the other view that are near in time.
 
-    z: projection head's output, unit length. For frame i of one view, at s_i, over the frames j of the other:
-        G_ij = exp(-(s_i - s_j)^2 / (2 sigma2)), each row divided by its sum           the target
+    z: the projection head's output, unit length. For frame i of one view, over the frames j of the
+    other view:
+        G_ij = exp(-(s_i - s_j)^2 / (2 sigma2)), each row divided by its sum
         p_ij = exp(z_i.z_j / temperature) / sum_{k in Neg(i)} exp(z_i.z_k / temperature)
-        L    = 1/(valid frames of both views) sum_ij G_ij (log G_ij - log(p_ij + 1e-6))
-    for a video, both ways; then the mean over videos.
-    negatives: Neg(i) is 'single', the other view of the same video, or 'batch', all frames but i's own view.
-    sigma2: in frames^2. Views of videos that differ in length: s_i is first stretched to the other's length.
+        L_i  = sum_j G_ij (log G_ij - log(p_ij + 1e-6))
+    mean over a video's frames, both views, then over videos.
+    negatives: Neg(i) is 'single', the other view of the same video, or 'batch', all frames of the
+    batch but those of i's own view. sigma2: in frames^2.
 
-    Chen et al., Frame-wise Action Representations for Long Videos via Sequence Contrastive Learning,
-    CVPR 2022 (the paper's [9]).
+    Chen et al., Frame-wise Action Representations for Long Videos via Sequence Contrastive
+    Learning, CVPR 2022 (the paper's [9]).
     """
     if negatives not in ('single', 'batch'):
         raise ValueError(f"negatives is 'single' or 'batch', not {negatives!r}")
-    other = valid.flip(1)[:, :, None]                                        # (B, 2, 1, T)
+    target = time_target(time, length, valid, sigma2)                 # G: (B, 2, T, T)
 
-    # In float32, and by a sum, not a softmax: a frame 46 or more away from all others underflows to a row of
-    # zeros and has no target, rather than its nearest frame with weight 1.
-    stretched = time.float() * (length.flip(1).float() / length)[..., None]
-    gap = stretched[..., :, None] - time.flip(1).float()[..., None, :]       # (B, 2, T, T)
-    target = torch.exp(-gap.square() / (2 * sigma2)) * other
-    total = target.sum(-1, keepdim=True)
-    target = target / total.masked_fill(total == 0, 1)
+    # Dimension 1 holds the two views: flip(1) puts each view's partner in its place, so that one
+    # line compares a with b and b with a.
+    other = z.flip(1)
+    other_valid = valid.flip(1)[:, :, None]
+    similarity = einsum(z, other, 'b v i d, b v j d -> b v i j')
+    logits = similarity / temperature
+    logits = logits.masked_fill(~other_valid, NEVER)                  # (B, 2, T, T)
 
-    logits = einsum(z, z.flip(1), 'b v i d, b v j d -> b v i j') / temperature
-    logits = logits.masked_fill(~other, NEVER)
     if negatives == 'single':
-        rivals = logits
+        negative_logits = logits
     else:
-        B, views, T, _ = z.shape
-        own = torch.eye(B * views, dtype=torch.bool, device=z.device)
-        own = rearrange(own, '(b v) (c w) -> b v 1 c w 1', v=views, w=views)
-        rivals = einsum(z, z, 'b v i d, c w k d -> b v i c w k') / temperature
-        rivals = rivals.masked_fill(own | ~valid, NEVER).flatten(3)          # (B, 2, T, B * 2 * T)
-    p = torch.exp(logits - rivals.logsumexp(-1, keepdim=True))
+        negative_logits = batch_logits(z, valid, temperature)         # (B, 2, T, B * 2 * T)
+    normaliser = negative_logits.logsumexp(-1, keepdim=True)
+    p = torch.exp(logits - normaliser)                                # (B, 2, T, T)
 
-    divergence = torch.xlogy(target, target) - target * torch.log(p + 1e-6)  # G log G is 0 where G is
-    return masked_mean(divergence.sum(-1), valid, (1, 2)).mean()
+    # xlogy(G, G) is G log G, and 0 where G is 0
+    divergence = torch.xlogy(target, target) - target * torch.log(p + 1e-6)
+    divergence = divergence.sum(-1)                                   # (B, 2, T)
+    return masked_mean(divergence, valid, (1, 2)).mean()
+
+
+def time_target(time, length, valid, sigma2):
+    """G (B, 2, T, T): how much frame i of a view should resemble frame j of the other view.
+
+    A row sums to 1, or is 0 where all frames of the other view are more than about 45 frames away:
+    the Gaussian underflows, and frame i has no target. A softmax over j would give it the nearest,
+    however far.
+    """
+    # Where the two are videos of different length, s_i is first stretched to the other's.
+    stretch = length.flip(1).float() / length
+    s = time.float() * stretch[..., None]                             # (B, 2, T)
+    s_other = time.flip(1).float()
+    gap = s[..., :, None] - s_other[..., None, :]                     # (B, 2, T, T)
+    target = torch.exp(-gap.square() / (2 * sigma2))
+    target = target * valid.flip(1)[:, :, None]
+    total = target.sum(-1, keepdim=True)
+    return target / total.masked_fill(total == 0, 1)
+
+
+def batch_logits(z, valid, temperature):
+    """z_i.z_k / temperature over all valid frames k but those of i's own view.
+
+    z (B, 2, T, D) -> (B, 2, T, B * 2 * T).
+    """
+    B, views = z.shape[:2]
+    own = torch.eye(B * views, dtype=torch.bool, device=z.device)
+    own = rearrange(own, '(b v) (c w) -> b v 1 c w 1', v=views, w=views)
+    logits = einsum(z, z, 'b v i d, c w k d -> b v i c w k')
+    logits = logits / temperature
+    return logits.masked_fill(own | ~valid, NEVER).flatten(3)
 
 
 def projection_head(width, classes=None):
     """SCL's, on the embedding (..., D), used in training only."""
-    return nn.Sequential(nn.Linear(width, 128), BatchNorm(128), nn.ReLU(), nn.Linear(128, width))
+    return nn.Sequential(
+        nn.Linear(width, 128),
+        BatchNorm(128),
+        nn.ReLU(),
+        nn.Linear(128, width))
 
 
 OBJECTIVES = {
     'scl': Objective(scl, head=projection_head, project=True, unit=True, settings=('negatives',)),
     'tcn': Objective(tcn, unit=True, interleaved=True),
     'tcc': Objective(tcc, videos=True),
-    'vsp': Objective(vsp, unit=True),
+    'vsp': Objective(vsp, unit=True, least=3),
     'sal': Objective(sal, head=order_classifier, least=3),
     'lav': Objective(lav, unit=True, videos=True),
+    'gta': Objective(gta, unit=True, videos=True),
+    'distill': Objective(distill, head=distill_head, project=True, teacher=Teacher),
+    'vsp_p': Objective(vsp_p, unit=True, labels=True, least=3),
+    'vsp_f': Objective(vsp_f, unit=True, labels=True, least=3),
+    'supervised': Objective(supervised, head=phase_classifier, project=True, labels=True),
 }

@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 import data
 import evaluate
 import model as models
+from backbones.weights import load_strictly
 from loss import OBJECTIVES
 from model import setting
 from running.processes import RunError, all_gather, half_precision, join_processes, print_rank0
@@ -150,20 +151,36 @@ def training_step(model, batch, settings, optimizer, device, options):
     model: the MVFormer or its DistributedDataParallel; options: what the objective takes besides.
     """
     objective = OBJECTIVES[settings.loss]
-    views = data.views(batch, settings.image_size, device)                 # (B, 2, T, 3, S, S)
-    frame, length, valid = (batch[name].to(device, non_blocking=True)
-                            for name in ('time', 'length', 'valid'))
+    batch = to_device(batch, device)
+    clips = rearrange(data.views(batch, settings.image_size, device),
+                      'b v t c h w -> (b v) t c h w')                      # two views a video
+    valid = rearrange(batch['valid'], 'b v t -> (b v) t')
     with mixed_precision(device):
-        z = model(rearrange(views, 'b v t c h w -> (b v) t c h w'),
-                  rearrange(valid, 'b v t -> (b v) t'),
-                  project=objective.project, normalize=objective.unit)
+        z = model(clips, valid, project=objective.project, normalize=objective.unit)
     z = rearrange(z, '(b v) t d -> b v t d', v=2)                          # (B, 2, T, D)
-    loss = objective.loss(z, frame, length, valid, **options)
+    if objective.labels:
+        options = options | dict(labels=batch['labels'])
+    if objective.teacher:
+        options = options | ask_teacher(options['teacher'], clips, valid)
+    loss = objective.loss(z, batch['time'], batch['length'], batch['valid'], **options)
     optimizer.zero_grad()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]['params'], 10)
     optimizer.step()
     return loss.detach(), norm.detach()
+
+
+def to_device(batch, device):
+    """The batch's tensors on the device; its lists of frames follow in data.views."""
+    return {name: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+            for name, value in batch.items()}
+
+
+def ask_teacher(teacher, clips, valid):
+    """What distillation takes besides (objectives/distill.py), from the same two views."""
+    with mixed_precision(clips.device):
+        logits = teacher(clips, valid)
+    return dict(teacher=rearrange(logits, '(b v) t k -> b v t k', v=2), centre=teacher.centre)
 
 
 def mixed_precision(device):
@@ -279,7 +296,7 @@ class Run:
         if self.rank == 0:
             all_gather(None)
         if self.objective.head:
-            self.model.head = self.objective.head(s.embedding, None)
+            self.model.head = self.objective.head(s.embedding, self.clips.classes)
         self.fingerprint = models.fingerprint(self.model.backbone)
         if resumed:
             models.load_trained(self.model, resumed, self.path)
@@ -304,6 +321,11 @@ class Run:
         self.options = {name: getattr(s, name) for name in self.objective.settings}
         if self.objective.head and not self.objective.project:
             self.options['classifier'] = self.model.head
+        if self.objective.teacher:
+            teacher = self.objective.teacher(self.model)
+            if resumed:
+                load_strictly(teacher, teacher.state_dict() | resumed['teacher'], self.path)
+            self.options['teacher'] = teacher
         self.parallel = DistributedDataParallel(self.model) if self.world > 1 else self.model
 
     def announce(self):
@@ -351,6 +373,8 @@ class Run:
         torch.manual_seed(int(seed))
         loss, norm = training_step(self.parallel, batch, s, self.optimizer, self.device,
                                    self.options)
+        if self.objective.teacher:
+            self.options['teacher'].follow(self.model, self.step / (s.epochs * self.steps))
         self.step += 1
         names = list(itertools.chain(*batch['names']))
         self.progress.add(self.step, lr, names, loss, norm)
@@ -358,11 +382,14 @@ class Run:
 
     def save(self):
         self.saved_at = time.time()
+        checkpoint = dict(
+            settings=asdict(self.settings), model=self.model.trained_state(),
+            optimizer=self.optimizer.state_dict(), backbone=self.fingerprint,
+            step=self.step, epoch=self.step // self.steps)
+        if self.objective.teacher:
+            checkpoint['teacher'] = self.options['teacher'].trained_state()
         if self.rank == 0:
-            save_checkpoint(self.path, dict(
-                settings=asdict(self.settings), model=self.model.trained_state(),
-                optimizer=self.optimizer.state_dict(), backbone=self.fingerprint,
-                step=self.step, epoch=self.step // self.steps))
+            save_checkpoint(self.path, checkpoint)
 
     def evaluation_is_due(self):
         every = self.settings.eval_every * self.steps

@@ -1,4 +1,4 @@
-"""What all objectives share: padding that cannot matter, and the table row that says what each needs."""
+"""What all objectives share: padding that cannot matter, and the row that says what each needs."""
 from collections.abc import Callable
 from functools import wraps
 from typing import NamedTuple
@@ -6,20 +6,46 @@ from typing import NamedTuple
 import torch
 
 
-NEVER = -1e9  # a logit for what may not be chosen: finite, so that a row without any choice stays finite too
-FAR = 1e10    # a cost that no path pays
+NEVER = -1e9  # a logit for what may not be chosen; finite, so that a row without any choice is too
+
+
+class Objective(NamedTuple):
+    """A row of loss.OBJECTIVES: all that other files must know of an objective."""
+    # loss(z, time, length, valid, **options) -> scalar
+    loss: Callable
+    # head(width, classes) -> what is trained on top of the embedding and dropped afterwards:
+    # width is the embedding's, classes the number of distinct labels, None where labels is False
+    head: Callable | None = None
+    # True: z is the head's output; False: z is the embedding, and a head comes as `classifier`
+    project: bool = False
+    # z has unit length
+    unit: bool = False
+    # clips are drawn as anchor, positive, anchor, positive, ...; else as frames in order
+    interleaved: bool = False
+    # the two sequences may be two videos of one action; else they are two views of one video
+    videos: bool = False
+    # the loss gets `labels` int64 (B, 2, T): 0 .. classes-1, -1 = unlabelled
+    labels: bool = False
+    # teacher(model) -> a slow copy that the training loop keeps; the loss gets what it says as
+    # `teacher` (B, 2, T, K) and its `centre` (K,): see distill.py
+    teacher: Callable | None = None
+    # names of the settings that the loss gets as options
+    settings: tuple = ()
+    # frames that a clip must have
+    least: int = 2
 
 
 def objective(loss):
-    """What all objectives share: at least float32 inside, whatever comes in, and padding that cannot matter.
+    """Decorates every objective: at least float32 inside, and padding that cannot matter.
 
-    Padded embeddings become zeros here, so nothing that stands there, be it NaN, reaches loss or gradient;
-    the objectives still leave those frames out of their sums.
+    Padded embeddings become zeros here, so nothing that stands there, be it NaN, reaches the loss
+    or its gradient; the objectives still leave those frames out of their sums.
     """
     @wraps(loss)
     def shared(z, time, length, valid, **options):
         with torch.autocast(z.device.type, enabled=False):
-            z = z.to(torch.promote_types(z.dtype, torch.float32)).masked_fill(~valid[..., None], 0)
+            z = z.to(torch.promote_types(z.dtype, torch.float32))
+            z = z.masked_fill(~valid[..., None], 0)
             return loss(z, time, length, valid, **options)
     return shared
 
@@ -30,19 +56,10 @@ def masked_mean(values, mask, dim):
 
 
 def squared_distance(x, y):
-    """(..., I, D), (..., J, D) -> (..., I, J): |x_i - y_j|^2, by a product: (I, J, D) is never in memory."""
-    return x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :] - 2 * x @ y.mT
+    """|x_i - y_j|^2: x (..., I, D), y (..., J, D) -> (..., I, J).
 
-
-class Objective(NamedTuple):
-    """A row of loss.OBJECTIVES: all that other files must know of an objective."""
-    loss: Callable                # loss(z, time, length, valid, **options) -> scalar
-    head: Callable | None = None  # head(width, classes) -> what is trained on top of the embedding, dropped afterwards
-    project: bool = False         # True: z passes the head; False: the loss gets the head as `classifier`
-    unit: bool = False            # z has unit length
-    interleaved: bool = False     # clips are drawn as anchor, positive, anchor, positive, ..., else as frames in order
-    videos: bool = False          # the two sequences may be two videos of one action; else two views of one video
-    labels: bool = False          # the loss gets the frames' phases as `labels` int64 (B, 2, T), -1 = unlabelled
-    teacher: bool = False         # the loss gets `teacher` (B, 2, T, K) and `centre` (K,), which training keeps
-    settings: tuple = ()          # the names of the settings that the loss gets as options
-    least: int = 2                # frames that a clip must have
+    By |x|^2 + |y|^2 - 2 x.y, so that the differences, (..., I, J, D), are never in memory.
+    """
+    x_squared = x.square().sum(-1)[..., :, None]
+    y_squared = y.square().sum(-1)[..., None, :]
+    return x_squared + y_squared - 2 * x @ y.mT

@@ -8,41 +8,58 @@ from objectives.objective import masked_mean, objective
 
 
 def draw_triplets(valid, count=8):
-    """Random triplets of different valid frames of a clip, each in order of time. T must be 3 or more.
+    """Random triplets of different valid frames of a clip, each in order of time.
 
-    valid (B, 2, T) -> positions int64 (B, 2, count, 3), and which exist, bool (B, 2, count): a clip with
-    less than three valid frames has none. Drawn from the global random generator of the device.
+    valid (B, 2, T), T at least 3 -> positions int64 (B, 2, count, 3), and which of them exist,
+    bool (B, 2, count): a clip with less than three valid frames has none. Drawn from the device's
+    global random generator.
     """
-    lots = torch.rand(*valid.shape[:2], count, valid.shape[2], device=valid.device)
-    positions = lots.masked_fill(~valid[:, :, None], -1).topk(3).indices     # (B, 2, count, 3)
-    return positions.sort(-1).values, (valid.sum(-1, keepdim=True) >= 3).expand(-1, -1, count)
+    B, views, T = valid.shape
+    # Three frames at random without repetition: those that drew the three highest numbers.
+    drawn = torch.rand(B, views, count, T, device=valid.device)
+    drawn = drawn.masked_fill(~valid[:, :, None], -1)
+    highest = drawn.topk(3).indices
+    positions = highest.sort(-1).values                               # (B, 2, count, 3)
+    exists = valid.sum(-1, keepdim=True) >= 3                         # (B, 2, 1)
+    return positions, exists.expand(-1, -1, count)
 
 
 @objective
 def sal(z, time, length, valid, *, classifier, triplets=8):
     """Shuffle and learn: are these three frames in order?
 
-    z: the embedding as it is. For frames a < b < c (`draw_triplets`, `triplets` of them a view) a classifier
-    sees (z_a, z_b, z_c), class 1, and as often (z_b, z_a, z_c) or (z_a, z_c, z_b), class 0:
+    z: the embedding as it is. For frames a < b < c (`draw_triplets`, `triplets` of them a view) a
+    classifier sees (z_a, z_b, z_c), class 1, and as often (z_b, z_a, z_c) or (z_a, z_c, z_b), which
+    is class 0:
         L = cross-entropy, mean over the triplets of the batch
-    As in the original, the first frame shown is always earlier than the last: the middle is what tells.
-    classifier: (..., 3 D) -> (..., 2), trained with the model. It wants a hidden layer: a linear one adds up
-    three scores, one a frame, and cannot compare frames.
+    As in the original, the first frame shown is always earlier than the last: the middle is what
+    tells. classifier: (..., 3 D) -> (..., 2), trained with the model. It wants a hidden layer: a
+    linear one adds up three scores, one a frame, and cannot compare frames.
 
-    Misra et al., Shuffle and Learn: Unsupervised Learning using Temporal Order Verification, ECCV 2016
-    (the paper's [31]).
+    Misra et al., Shuffle and Learn: Unsupervised Learning using Temporal Order Verification,
+    ECCV 2016 (the paper's [31]).
     """
     positions, exists = draw_triplets(valid, triplets)
     index = repeat(positions, 'b v n x -> b v (n x) d', d=z.shape[-1])
-    a, b, c = rearrange(z.gather(2, index), 'b v (n x) d -> x b v n d', x=3)  # each (B, 2, triplets, D)
-    coin = torch.rand(exists.shape, device=z.device)[..., None] < 0.5
-    ordered = torch.cat((a, b, c), -1)                                       # (B, 2, triplets, 3 D)
-    shuffled = torch.where(coin, torch.cat((b, a, c), -1), torch.cat((a, c, b), -1))
-    in_order = F.log_softmax(classifier(ordered), -1)[..., 1]                # (B, 2, triplets)
+    frames = z.gather(2, index)
+    frames = rearrange(frames, 'b v (n x) d -> b v n x d', x=3)
+    a, b, c = frames.unbind(3)                                        # each (B, 2, triplets, D)
+
+    ordered = torch.cat((a, b, c), -1)                                # (B, 2, triplets, 3 D)
+    early = torch.cat((b, a, c), -1)
+    late = torch.cat((a, c, b), -1)
+    coin = torch.rand(exists.shape, device=z.device) < 0.5
+    shuffled = torch.where(coin[..., None], early, late)
+
+    in_order = F.log_softmax(classifier(ordered), -1)[..., 1]         # (B, 2, triplets)
     not_in_order = F.log_softmax(classifier(shuffled), -1)[..., 0]
-    return masked_mean(-(in_order + not_in_order) / 2, exists, (0, 1, 2))
+    entropy = -(in_order + not_in_order) / 2
+    return masked_mean(entropy, exists, (0, 1, 2))
 
 
 def order_classifier(width, classes=None):
     """Three embeddings (..., 3 D) -> the logits of "shuffled" and "in order" (..., 2)."""
-    return nn.Sequential(nn.Linear(3 * width, 128), nn.ReLU(), nn.Linear(128, 2))
+    return nn.Sequential(
+        nn.Linear(3 * width, 128),
+        nn.ReLU(),
+        nn.Linear(128, 2))

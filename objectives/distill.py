@@ -1,0 +1,142 @@
+"""Frame distillation, after DINO and SVT (which is not in the paper's Table 4): a frame says what a
+slow copy of the model says of the other view's nearest frame. There are no negatives.
+
+SVT distils whole clips, every view of a video to the same vector, and so removes time. This does
+it frame by frame and keeps time. It is our own definition, with no published number. What stays of
+SVT: teacher, centre, sharpening, no view compared with itself. Left out: its many small crops.
+
+A step of training: the teacher sees the same two views, without gradient; `distill` compares what
+the two say; after the optimiser's step the teacher follows (`Teacher.follow`).
+"""
+import copy
+import math
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from einops import repeat
+from torch import nn
+
+from objectives.objective import masked_mean, objective
+
+FAR = 2 ** 31  # frames: no window reaches so far
+
+
+@objective
+def distill(z, time, length, valid, *, teacher, centre, window=3, student_temperature=0.1,
+            teacher_temperature=0.04):
+    """Frame distillation: z, teacher (B, 2, T, K) logits of `distill_head`; centre (K,) -> scalar.
+
+    For frame i of one view, j is the frame of the other view nearest in time, the earlier of two:
+        q_j = softmax((teacher_j - centre) / teacher_temperature)        no gradient
+        p_i = softmax(z_i / student_temperature)
+        L_i = -sum_k q_jk log p_ik        where |s_i - s_j| <= window, in frames; else no target
+    mean over a video's frames that have a target, both views (0 if none), then over videos.
+
+    Without the centre all frames may come to say the same; with a teacher's temperature above 0.07
+    DINO's authors met instability. Watch the entropy of the mean of q: log K is best.
+
+    Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021 (the paper's
+    [7]); Ranasinghe et al., Self-supervised Video Transformer, CVPR 2022.
+    """
+    # Dimension 1 holds the two views: flip(1) puts each view's partner in its place.
+    other = time.flip(1)
+    gap = (time[..., :, None] - other[..., None, :]).abs()            # (B, 2, T, T)
+    gap = gap.masked_fill(~valid.flip(1)[:, :, None], FAR)
+    nearest = gap.argmin(-1)                                          # (B, 2, T)
+    has_target = valid & (gap.amin(-1) <= window)
+
+    logits = teacher.detach().to(z.dtype).masked_fill(~valid[..., None], 0)
+    q = ((logits - centre) / teacher_temperature).softmax(-1)
+    index = repeat(nearest, 'b v t -> b v t k', k=q.shape[-1])
+    q = q.flip(1).gather(2, index)                                    # (B, 2, T, K)
+    log_p = (z / student_temperature).log_softmax(-1)
+    entropy = -(q * log_p).sum(-1)                                    # (B, 2, T)
+    return masked_mean(entropy, has_target, (1, 2)).mean()
+
+
+class Prototypes(nn.Module):
+    """Cosine similarity with each of K learned vectors: DINO's last layer, its rows of length 1."""
+
+    def __init__(self, width, count):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(count, width))
+
+    def forward(self, x):
+        """(..., width) -> (..., count), each between -1 and 1."""
+        return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+def distill_head(width, classes=None, logits=1024, hidden=512, bottleneck=128):
+    """DINO's head: the embedding (..., D) -> (..., logits).
+
+    DINO and SVT, on large sets, have 65,536 logits, hidden 2,048 and bottleneck 256; for sets of a
+    few thousand clips nobody has published any, and these are ours.
+    """
+    return nn.Sequential(
+        nn.Linear(width, hidden),
+        nn.GELU(),
+        nn.Linear(hidden, hidden),
+        nn.GELU(),
+        nn.Linear(hidden, bottleneck),
+        Prototypes(bottleneck, logits))
+
+
+class Teacher(nn.Module):
+    """A slow copy of the model, on the same frozen backbone, and the centre (K,) of its logits."""
+
+    def __init__(self, model):
+        super().__init__()
+        shared = {id(model.backbone): model.backbone}
+        self.model = copy.deepcopy(model, shared).requires_grad_(False).eval()
+        self.register_buffer('centre', torch.zeros(len(model.head[-1].weight)))
+
+    @torch.no_grad()
+    def forward(self, clips, valid):
+        """clips (B, T, 3, H, W), valid (B, T) -> logits (B, T, K)."""
+        self.logits = self.model(clips, valid, project=True, normalize=False)
+        self.valid = valid
+        return self.logits
+
+    def follow(self, student, progress):
+        """After a step: the centre follows the logits, the copy the student. progress: 0 to 1."""
+        self.centre.copy_(new_centre(self.centre, self.logits, self.valid))
+        update_teacher(self.model, student, momentum(progress))
+
+    def trained_state(self):
+        """What a checkpoint keeps: the copy without the frozen backbone, and the centre."""
+        return {key: value for key, value in self.state_dict().items()
+                if not key.startswith('model.backbone.')}
+
+
+@torch.no_grad()
+def new_centre(centre, teacher, valid, momentum=0.9):
+    """The centre (K,) after a step: it follows the mean of the teacher's logits (..., K).
+
+    Over the valid frames of the whole batch, those of all processes; before centring. Starts at 0.
+    """
+    logits = teacher.to(centre.dtype).masked_fill(~valid[..., None], 0)
+    total = logits.flatten(0, -2).sum(0)                              # (K,)
+    count = valid.sum().to(centre.dtype)
+    if dist.is_initialized():
+        dist.all_reduce(total)
+        dist.all_reduce(count)
+    return momentum * centre + (1 - momentum) * total / count.clamp(min=1)
+
+
+def momentum(progress):
+    """How much of itself the teacher keeps, at progress 0 to 1: from 0.996 to 1 by a cosine."""
+    return 1 - 0.004 * (1 + math.cos(math.pi * progress)) / 2
+
+
+@torch.no_grad()
+def update_teacher(teacher, student, momentum):
+    """Each parameter of the teacher becomes momentum * itself + (1 - momentum) * the student's.
+
+    Buffers, such as BatchNorm's running statistics, are taken as they are: the teacher is in eval
+    mode and gathers none of its own.
+    """
+    for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
+        slow.lerp_(fast, 1 - momentum)
+    for slow, fast in zip(teacher.buffers(), student.buffers(), strict=True):
+        slow.copy_(fast)

@@ -1,0 +1,483 @@
+"""TCN, TCC, SaL, VSP, VSP-P, VSP-F, distillation, supervised: each against its definition."""
+import math
+from itertools import combinations, groupby
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from loss import OBJECTIVES
+from objectives.distill import distill_head, momentum, new_centre, update_teacher
+from objectives.sal import draw_triplets
+from objectives.vsp import draw_bridges
+from objectives.vsp_f import phase_contrast
+from objectives.vsp_p import draw_phases
+from test_loss import (D, FULL, PADDED, T, batch, check_golden, compute, frame_options, logsumexp,
+                       make_classifier, of, read_golden, sequences)
+
+GOLDEN = Path(__file__).parent / 'golden' / 'objectives_more.npz'
+DTYPES = [torch.float32, torch.float64]
+
+
+# ---------------------------------------------------------------------- the definitions, in loops
+
+def slow_tcn(clips):
+    losses = []
+    for views in sequences(clips):
+        values = []
+        for z, _, _ in views:
+            anchors = z[0:len(z) // 2 * 2:2]
+            positives = z[1::2]
+            for i, (anchor, positive) in enumerate(zip(anchors, positives)):
+                value = logsumexp([anchor @ other for other in positives]) - anchor @ positive
+                values.append(value + 0.25 * 0.002 * (anchor @ anchor + positive @ positive))
+        losses.append(sum(values) / len(values))
+    return sum(losses) / len(losses)
+
+
+def softmax(scores):
+    below = logsumexp(scores)
+    return [math.exp(score - below) for score in scores]
+
+
+def weighted(weights, values):
+    return sum(weight * value for weight, value in zip(weights, values))
+
+
+def slow_tcc(clips):
+    losses = []
+    for views in sequences(clips):
+        values = []
+        for a, b in ((0, 1), (1, 0)):
+            u, times, length = views[a]
+            v = views[b][0]
+            t = [s / length for s in times]
+            n = len(u)
+            for i in range(n):
+                alpha = softmax([-((u[i] - y) ** 2).sum() / D / 0.1 for y in v])
+                there = weighted(alpha, v)
+                beta = softmax([-((there - x) ** 2).sum() / D / 0.1 for x in u])
+                mu = weighted(beta, t)
+                var = weighted(beta, [(s - mu) ** 2 for s in t])
+                label = [0.1 / (n - 1)] * n
+                label[i] += 1 - n * 0.1 / (n - 1)
+                values.append((weighted(label, t) - mu) ** 2 / var + 0.001 * math.log(var))
+        losses.append(sum(values) / len(values))
+    return sum(losses) / len(losses)
+
+
+def slow_sal(clips):
+    classifier = make_classifier()
+    torch.manual_seed(3)
+    positions, exists = draw_triplets(clips[3])
+    coin = torch.rand(exists.shape) < 0.5
+    values = []
+    for b, v, k in exists.nonzero().tolist():
+        x, y, w = clips[0][b, v, positions[b, v, k]].double()
+        wrong = (y, x, w) if coin[b, v, k] else (x, w, y)
+        for three, label in (((x, y, w), 1), (wrong, 0)):
+            logits = classifier(torch.cat(three)).tolist()
+            values.append(logsumexp(logits) - logits[label])
+    return sum(values) / len(values)
+
+
+def in_clips(clips, bridges):
+    """Bridges (B, 2, S, 3) that exist, as a list of (z of the clip, the clip (b, v), h, p, t)."""
+    rows = []
+    for b, v, s in (bridges[..., 1] > 0).nonzero().tolist():
+        z = clips[0][b, v].detach().double().numpy()
+        rows.append((z, (b, v), *bridges[b, v, s].tolist()))
+    return rows
+
+
+def slow_walk(rows):
+    values = []
+    for one, (z, _, h, p, t) in enumerate(rows):
+        alpha = (p - h) / (t - h)
+        sigma = alpha * (t - p)
+        expected = (1 - alpha) * z[h] + alpha * z[t]
+        negatives = []
+        for other, (y, _, *three) in enumerate(rows):
+            if other != one:
+                negatives.extend(y[three])
+        d = [-((x - expected) ** 2).sum() / (2 * sigma ** 2) for x in [z[p], *negatives]]
+        values.append(logsumexp(d) - d[0])
+    return sum(values) / len(values)
+
+
+def slow_vsp(clips):
+    torch.manual_seed(3)
+    return slow_walk(in_clips(clips, draw_bridges(clips[3])))
+
+
+def phases_of(clips):
+    labels = frame_options('vsp_p', clips)['labels']
+    torch.manual_seed(3)
+    return labels, in_clips(clips, draw_phases(labels, clips[3]))
+
+
+def slow_vsp_p(clips):
+    return slow_walk(phases_of(clips)[1])
+
+
+def slow_vsp_f(clips):
+    labels, rows = phases_of(clips)
+    middles = []
+    for z, (b, v), _, p, _ in rows:
+        middles.append((z[p], labels[b, v, p].item()))
+    values = []
+    for i, (z, label) in enumerate(middles):
+        others = middles[:i] + middles[i + 1:]
+        positives = [z @ y / 0.1 for y, name in others if name == label]
+        if positives:
+            below = logsumexp([z @ y / 0.1 for y, _ in others])
+            values.append(below - logsumexp(positives))
+    assert 0 < len(values)
+    return slow_walk(rows) + sum(values) / len(values)
+
+
+def slow_distill(clips, window=3):
+    teacher = frame_options('distill', clips)['teacher'].double()
+    centre = torch.linspace(-.2, .2, D, dtype=torch.float64)
+    z, time, _, valid = clips
+    losses = []
+    for b in range(len(z)):
+        values = []
+        for v in range(2):
+            others = [j for j in range(T) if valid[b, 1 - v, j]]
+            for i in range(T):
+                gaps = [abs(time[b, v, i] - time[b, 1 - v, j]).item() for j in others]
+                if not valid[b, v, i] or min(gaps) > window:
+                    continue
+                j = others[gaps.index(min(gaps))]
+                q = softmax(((teacher[b, 1 - v, j] - centre) / 0.04).tolist())
+                p = softmax((z[b, v, i].double() / 0.1).tolist())
+                values.append(-weighted(q, [math.log(x) for x in p]))
+        losses.append(sum(values) / max(1, len(values)))
+    return sum(losses) / len(losses)
+
+
+def slow_supervised(clips):
+    labels = frame_options('supervised', clips)['labels']
+    z, _, _, valid = clips
+    losses = []
+    for b in range(len(z)):
+        values = []
+        for v, i in valid[b].nonzero().tolist():
+            label = labels[b, v, i].item()
+            if label != -1:
+                values.append(-math.log(softmax(z[b, v, i].tolist())[label]))
+        losses.append(sum(values) / max(1, len(values)))
+    return sum(losses) / len(losses)
+
+
+SLOW = {'tcn': slow_tcn, 'tcc': slow_tcc, 'vsp': slow_vsp, 'sal': slow_sal, 'vsp_p': slow_vsp_p,
+        'vsp_f': slow_vsp_f, 'distill': slow_distill, 'supervised': slow_supervised}
+
+
+def test_every_objective_has_a_definition_here_or_in_its_own_file():
+    assert set(OBJECTIVES) == {*SLOW, 'scl', 'lav', 'gta'}
+
+
+@pytest.mark.parametrize('name', SLOW)
+@pytest.mark.parametrize('counts', [FULL, PADDED], ids=['full', 'padded'])
+def test_equals_its_definition(name, counts):
+    clips = of(name, counts)
+    expected = SLOW[name](clips)
+    assert compute(name, clips).item() == pytest.approx(expected, rel=1e-6)
+    in_float32 = compute(name, (clips[0].float(), *clips[1:]))
+    assert in_float32.dtype == torch.float32
+    assert in_float32.item() == pytest.approx(expected, rel=2e-3 if name == 'tcc' else 1e-5)
+
+
+# ------------------------------------------------------------------------------------ TCC and SaL
+
+def test_tcc_has_no_gradient_at_a_perfect_cycle():
+    """Frames far apart, the same in both sequences, in any order: every cycle comes home."""
+    _, *about = batch(((12, 12),))
+    u = 60 * torch.eye(T, dtype=torch.float64)
+    v = u[torch.randperm(T, generator=torch.Generator().manual_seed(0))]
+    z = torch.stack((u, v))[None].requires_grad_()
+    OBJECTIVES['tcc'].loss(z, *about).backward()
+    assert (z.grad == 0).all()
+
+    two_alike = u.clone()
+    two_alike[4] = u[5] + 0.1  # now frame 4 may come home to 5
+    z = torch.stack((two_alike, v))[None].requires_grad_()
+    OBJECTIVES['tcc'].loss(z, *about).backward()
+    assert z.grad.abs().max() > 1e-3
+
+
+def test_triplets_are_three_different_valid_frames_in_order():
+    counts = torch.tensor([[3, 4], [12, 8], [2, 1]])
+    valid = torch.arange(12) < counts[..., None]
+    torch.manual_seed(0)
+    positions, exists = draw_triplets(valid, 400)
+    a, b, c = positions.unbind(-1)
+    assert torch.equal(exists, (counts >= 3)[..., None].expand(-1, -1, 400))
+    assert ((a < b) & (b < c) & (c < counts[..., None]))[exists].all()
+    assert set(map(tuple, positions[0, 1].tolist())) == set(combinations(range(4), 3))
+
+
+@pytest.mark.parametrize('what, low, high', [('clock', 0., 0.1), ('constant', 0.6931, 0.7)])
+def test_sal_learns_what_order_is(what, low, high):
+    """Where embeddings tell the time, its head finds the shuffled ones; else it guesses."""
+    valid = torch.ones(4, 2, T, dtype=torch.bool)
+    time = torch.arange(T).expand(4, 2, T)
+    z = torch.linspace(-1, 1, T)[:, None].expand(4, 2, T, D)
+    if what == 'constant':
+        z = torch.ones_like(z)
+    row = OBJECTIVES['sal']
+    torch.manual_seed(0)
+    classifier = row.head(D, None)
+    optimiser = torch.optim.Adam(classifier.parameters(), lr=0.02)
+    for _ in range(300):
+        value = row.loss(z, time, torch.full((4, 2), T), valid, classifier=classifier)
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+    assert low <= value.item() < high
+
+
+# ----------------------------------------------------------------------------- bridges: VSP, P, F
+
+def test_bridges_span_their_segments():
+    counts = torch.tensor([[3, 4], [5, 8], [16, 40], [80, 77], [0, 2], [1, 80]])
+    valid = torch.arange(80) < counts[..., None]
+    drawn = set()
+    for seed in range(200):
+        torch.manual_seed(seed)
+        bridges = draw_bridges(valid)
+        assert bridges.shape == (6, 2, 5, 3)
+        h, p, t = bridges.unbind(-1)
+        long_enough = (counts >= 3)[..., None].expand_as(h)
+        assert ((0 <= h) & (h < p) & (p < t) & (t < counts[..., None]))[long_enough].all()
+        assert (bridges[~long_enough] == 0).all()
+        # 80 frames, last position 79: segments of 79 / 4.2 = 18.8, one every 15.05
+        for s, (first, _, last) in enumerate(bridges[3, 0].tolist()):
+            start = s * 0.8 * 79 / 4.2
+            end = start + 79 / 4.2
+            assert start - 1 <= first <= start + 0.2 * 79 / 4.2
+            assert end - 0.2 * 79 / 4.2 <= last <= end + 1
+        drawn.add(tuple(bridges[3, 0, 2].tolist()))
+    firsts, middles, lasts = (set(column) for column in zip(*drawn))
+    assert len(firsts) >= 4 and len(lasts) >= 4 and len(middles) >= 12  # all is drawn, and widely
+
+
+def spans(labels):
+    """(first, last) of each stretch of three or more equal labels but -1, by itertools."""
+    found = []
+    position = 0
+    for label, frames in groupby(labels):
+        size = len(list(frames))
+        if label >= 0 and size >= 3:
+            found.append((position, position + size - 1))
+        position += size
+    return found
+
+
+def test_phases_are_the_stretches_of_one_label():
+    generator = torch.Generator().manual_seed(0)
+    changes = torch.rand(20, 2, 30, generator=generator) < 0.3
+    labels = changes.cumsum(-1) % 4 - 1  # a label comes back; -1 is among them
+    counts = torch.randint(0, 31, (20, 2), generator=generator)
+    counts[0] = 30
+    valid = torch.arange(30) < counts[..., None]
+    between = set()
+    for seed in range(50):
+        torch.manual_seed(seed)
+        bridges = draw_phases(labels, valid)
+        assert bridges.shape == (20, 2, 10, 3)
+        for b in range(20):
+            for v in range(2):
+                ends = spans(labels[b, v, :counts[b, v]].tolist())
+                drawn = bridges[b, v].tolist()
+                assert [(h, t) for h, _, t in drawn[:len(ends)]] == ends
+                assert all(h < p < t for h, p, t in drawn[:len(ends)])
+                assert all(bridge == [0, 0, 0] for bridge in drawn[len(ends):])
+        between.add(bridges[0, 0, 0, 1].item())
+    first, last = spans(labels[0, 0].tolist())[0]
+    assert between == set(range(first + 1, last))
+
+
+def test_phases_of_the_authors_clips():
+    """Where no label comes back, a phase is what it is in the authors' code."""
+    golden = read_golden(GOLDEN)
+    labels = golden['vsp_p/two/labels'][:, None]
+    bridges = draw_phases(labels, torch.ones_like(labels, dtype=torch.bool))[:, 0]
+    for b, ends in enumerate(golden['vsp_p/two/ends'].tolist()):
+        expected = [pair for pair in ends if pair[0] >= 0]
+        assert bridges[b, :len(expected), [0, 2]].tolist() == expected
+
+
+def two_views(array):
+    """(B, ...) -> (B, 2, ...): the second view is all zeros, and holds no bridge."""
+    return torch.stack((array, torch.zeros_like(array)), 1)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('case', ['one', 'two'])
+def test_vsp_golden_bridges(case, dtype):
+    golden = read_golden(GOLDEN)
+    z = two_views(golden[f'vsp_p/{case}/z']).to(dtype).requires_grad_()
+    bridges = two_views(golden[f'vsp_p/{case}/bridges'])
+    time = torch.arange(z.shape[2]).expand(z.shape[:3])
+    valid = torch.ones_like(time, dtype=torch.bool)
+    length = torch.full(z.shape[:2], z.shape[2])
+    value = OBJECTIVES['vsp'].loss(z, time, length, valid, bridges=bridges)
+    check_golden(value, z, golden[f'vsp_p/{case}/loss'], two_views(golden[f'vsp_p/{case}/grad']))
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_vsp_f_golden_contrast(dtype):
+    """The repaired term; the released one, a share that is minimised, has the other sign."""
+    golden = read_golden(GOLDEN)
+    z = golden['vsp_p/one/z'].to(dtype).requires_grad_()
+    middles = z[torch.arange(6), golden['vsp_p/one/bridges'][:, 0, 1]]
+    labels = 10 * golden['vsp_f/action'] + golden['vsp_f/phase']
+    value = phase_contrast(middles, labels, torch.ones(6, dtype=torch.bool))
+    check_golden(value, z, golden['vsp_f/repaired_loss'], golden['vsp_f/repaired_grad'])
+    assert (z.grad * golden['vsp_f/released_grad']).sum() < 0
+
+
+def test_vsp_f_knows_names_of_phases_and_vsp_p_does_not():
+    clips = batch()
+    labels = frame_options('vsp_f', clips)['labels']
+    renamed = labels.clone()
+    renamed[0, 1][labels[0, 1] == 1] = 4  # in one clip, whose neighbours of 1 are 0 and 2
+    same = compute('vsp_p', clips, labels=renamed)
+    assert torch.equal(same, compute('vsp_p', clips))
+    assert compute('vsp_f', clips, labels=renamed) != compute('vsp_f', clips)
+    assert torch.equal(compute('vsp_f', clips, weight=0.), same)
+
+
+# ----------------------------------------------------------------------------------- distillation
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_distill_golden(dtype):
+    golden = read_golden(GOLDEN)
+    z = golden['frame_distill/student'].to(dtype).requires_grad_()
+    teacher = golden['frame_distill/teacher'].to(dtype)
+    centre = golden['frame_distill/center'].to(dtype)
+    time = golden['frame_distill/time']
+    valid = golden['frame_distill/valid']
+    window = golden['frame_distill/window'].item()
+    value = OBJECTIVES['distill'].loss(z, time, time.amax(-1) + 1, valid, teacher=teacher,
+                                       centre=centre, window=window)
+    check_golden(value, z, golden['frame_distill/loss'], golden['frame_distill/grad'])
+    after = new_centre(centre, teacher, valid)
+    torch.testing.assert_close(after, golden['frame_distill/center_after'].to(dtype))
+
+
+def test_distill_is_made_of_svt():
+    """The authors' loss over 2 teacher and 10 student views, from ours of two views, one frame."""
+    golden = read_golden(GOLDEN)
+    student = golden['svt/student']                                   # (10, B, K)
+    teacher = golden['svt/teacher']                                   # (2, B, K)
+    videos = student.shape[1]
+    time = torch.zeros(videos, 2, 1, dtype=torch.int64)
+    about = time, torch.ones(videos, 2), torch.ones_like(time, dtype=torch.bool)
+    said = teacher.transpose(0, 1)[:, :, None]                        # (B, 2, 1, K)
+
+    def both_ways(first, second):  # H(teacher 1, first) + H(teacher 0, second)
+        z = torch.stack((student[first], student[second]), 1)[:, :, None]
+        return 2 * OBJECTIVES['distill'].loss(z, *about, teacher=said, centre=golden['svt/center'])
+
+    total = sum(both_ways(0, v) for v in range(1, 10))
+    total += sum(both_ways(v, 1) for v in range(10) if v != 1)
+    total -= 9 * both_ways(0, 1)
+    assert (total / 18).item() == pytest.approx(golden['svt/loss'].item(), rel=1e-9)
+
+    after = new_centre(golden['svt/center'], said, about[-1])
+    torch.testing.assert_close(after, golden['svt/center_after'])
+    values = [momentum(step / 12) for step in range(12)]
+    assert values == pytest.approx(golden['svt/momentum'].tolist(), rel=1e-12)
+
+
+def test_distill_window_and_ties():
+    """The earlier of two equally near; none beyond the window; no gradient to the teacher."""
+    time = torch.tensor([[[10, 99], [8, 12]]])
+    valid = torch.ones(1, 2, 2, dtype=torch.bool)
+    z = torch.zeros(1, 2, 2, D, dtype=torch.float64)
+    z[0, 0] = torch.arange(D)
+    z.requires_grad_()
+    teacher = torch.zeros(1, 2, 2, D, dtype=torch.float64)
+    teacher[0, 1, 0, 2] = 1e3                                         # frame 8 says class 2
+    teacher[0, 1, 1, 4] = 1e3                                         # frame 12 class 4
+    teacher.requires_grad_()
+    centre = torch.zeros(D, dtype=torch.float64)
+    loss = OBJECTIVES['distill'].loss
+    value = loss(z, time, torch.full((1, 2), 100), valid, teacher=teacher, centre=centre)
+    of_10 = -(z[0, 0, 0] / 0.1).log_softmax(0)[2].item()
+    of_8_and_12 = 2 * math.log(D)                                     # frame 10's q is uniform
+    assert value.item() == pytest.approx((of_10 + of_8_and_12) / 3, rel=1e-12)
+    value.backward()
+    assert (z.grad[0, 0, 1] == 0).all() and teacher.grad is None
+    nothing = loss(z, time, torch.full((1, 2), 100), valid, teacher=teacher, centre=centre,
+                   window=1)
+    assert nothing == 0
+
+
+def test_centre_undoes_what_all_frames_say():
+    """A teacher that says one thing of all frames: in the end its targets are uniform."""
+    clips = batch()
+    teacher = torch.randn(D, dtype=torch.float64).expand_as(clips[0])
+    centre = torch.zeros(D, dtype=torch.float64)
+    for _ in range(300):
+        centre = new_centre(centre, teacher, clips[-1])
+    loss = OBJECTIVES['distill'].loss
+    value = loss(torch.zeros_like(clips[0]), *clips[1:], teacher=teacher, centre=centre, window=999)
+    assert value.item() == pytest.approx(math.log(D), rel=1e-9)
+    torch.testing.assert_close(centre, teacher[0, 0, 0])
+
+
+def test_centre_is_that_of_all_processes(monkeypatch):
+    """Two processes played one after the other: what the first sends, the second adds.
+
+    Their numbers of valid frames differ, so that a mean of means would be another centre.
+    """
+    teacher, _, _, valid = batch((*PADDED, (4, 1)))
+    centre = torch.ones(D, dtype=torch.float64)
+    expected = new_centre(centre, teacher, valid)
+    sent = []
+    monkeypatch.setattr(dist, 'is_initialized', lambda: True)
+    monkeypatch.setattr(dist, 'all_reduce', lambda tensor: sent.append(tensor.clone()))
+    new_centre(centre, teacher[0::2], valid[0::2])
+    monkeypatch.setattr(dist, 'all_reduce', lambda tensor: tensor.add_(sent.pop(0)))
+    value = new_centre(centre, teacher[1::2], valid[1::2])
+    torch.testing.assert_close(value, expected)
+    assert valid[0::2].sum() != valid[1::2].sum() and not sent
+
+
+def test_teacher_follows_the_student():
+    def network():
+        return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    torch.manual_seed(0)
+    teacher = network()
+    student = network()
+    student(torch.randn(8, 3))                                        # moves its running statistics
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    update_teacher(teacher, student, 0.9)
+    parameters = dict(teacher.named_parameters())
+    for name, new in student.state_dict().items():
+        if name in parameters:
+            new = 0.9 * before[name] + 0.1 * new
+        torch.testing.assert_close(teacher.state_dict()[name], new)
+    with pytest.raises(ValueError):
+        update_teacher(teacher, torch.nn.Linear(3, 4), 0.9)
+
+
+def test_distill_head_compares_directions():
+    torch.manual_seed(0)
+    head = distill_head(8)
+    z = torch.randn(40, 8)
+    logits = head(z)
+    assert logits.shape == (40, 1024) and logits.abs().max() <= 1
+    prototypes = head[-1]
+    same = F.normalize(prototypes.weight[3:4] * 7, dim=-1)
+    assert prototypes(same)[0, 3].item() == pytest.approx(1, abs=1e-6)
+    with torch.no_grad():
+        prototypes.weight.mul_(5)
+    torch.testing.assert_close(head(z), logits)
