@@ -1,0 +1,186 @@
+"""What a long run needs: devices, processes, the folder's lock, a worker's death."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import miniatures
+import train
+from running import processes
+from running.processes import RunError, half_precision, join_processes, pick_device
+from running.record import lock_folder, report_skipped
+
+ROOT = Path(train.__file__).parent
+ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+TINY = ['--dataset', 'folder', '--backbone', 'tiny', '--weights', 'random', '--layers', '1',
+        '--frames', '4', '--batch', '4', '--fc-width', '32', '--embedding', '16',
+        '--image-size', '24', '--save-every', '1000']
+
+
+# ------------------------------------------------------------------------------------- devices
+
+def fake(monkeypatch, *, gpus=0, mps=False, bfloat16=True):
+    """What PyTorch reports on another machine."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
+    monkeypatch.setattr(torch.cuda, 'set_device', chosen.append)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: bfloat16)
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: mps)
+    return chosen
+
+
+@pytest.mark.parametrize('machine, best', [
+    (dict(gpus=2), 'cuda'), (dict(mps=True), 'mps'), (dict(gpus=1, mps=True), 'cuda'), (dict(), 'cpu')])
+def test_the_best_device_there_is(machine, best, monkeypatch):
+    fake(monkeypatch, **machine)
+    assert pick_device().type == best
+    assert pick_device('cpu').type == 'cpu'
+
+
+def test_a_device_that_is_not_there_is_refused_in_one_line(monkeypatch):
+    fake(monkeypatch, mps=True)
+    with pytest.raises(RunError, match='--device cuda: .*mps, cpu'):
+        pick_device('cuda')
+    chosen = fake(monkeypatch, gpus=2)
+    assert pick_device('cuda', 1) == torch.device('cuda', 1) and chosen == [1]
+    with pytest.raises(RunError, match='nproc_per_node 2'):
+        pick_device('cuda', 2)
+
+
+@pytest.mark.parametrize('bfloat16, expected', [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_gpu_without_bfloat16_keeps_its_backbone_in_float16(bfloat16, expected, monkeypatch):
+    """A frozen backbone has no gradient that could overflow; what is trained stays in float32."""
+    fake(monkeypatch, gpus=1, bfloat16=bfloat16)
+    assert half_precision(torch.device('cuda', 0)) == expected
+    autocast = type(train.mixed_precision(torch.device('cuda', 0))).__name__
+    assert autocast == ('autocast' if bfloat16 else 'nullcontext')
+    for device in 'cpu', 'mps':
+        assert half_precision(torch.device(device)) is None
+        assert type(train.mixed_precision(torch.device(device))).__name__ == 'nullcontext'
+
+
+@pytest.mark.parametrize('text', ['', '0', '1'])
+def test_a_variable_that_is_set_but_empty_counts_as_not_set(text, monkeypatch):
+    for name in 'RANK', 'WORLD_SIZE', 'LOCAL_RANK':
+        monkeypatch.setenv(name, '')
+    monkeypatch.setenv('LOCAL_RANK', text)
+    rank, world, _ = join_processes('cpu')
+    assert (rank, world) == (0, 1)
+
+
+@pytest.mark.parametrize('text', ['two', '-1', '1.5'])
+def test_a_variable_that_is_no_number_is_one_line(text, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', text)
+    with pytest.raises(RunError, match=f"WORLD_SIZE is '{text}'"):
+        join_processes('cpu')
+
+
+# -------------------------------------------------------------------------- one folder, one run
+
+HOLD = 'import sys, time; from pathlib import Path; from running.record import lock_folder; ' \
+       'file = lock_folder(Path(sys.argv[1])); print("locked", flush=True); time.sleep(60)'
+
+
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM])
+def test_a_folder_in_use_is_refused_and_a_killed_run_leaves_no_lock(how, tmp_path):
+    other = subprocess.Popen([sys.executable, '-c', HOLD, tmp_path], cwd=ROOT, text=True,
+                             stdout=subprocess.PIPE, env=ENVIRONMENT)
+    assert other.stdout.readline() == 'locked\n'
+    with pytest.raises(RunError, match='in use by another run'):
+        lock_folder(tmp_path)
+    other.send_signal(how)
+    other.wait(10)
+    lock_folder(tmp_path).close()
+
+
+def test_names_that_no_text_file_can_hold_are_escaped(tmp_path, capsys):
+    broken = {os.fsdecode(b'\xd0\xd5.mp4'): 'cut off', '深蹲.mp4': 'cut off'}
+    report_skipped(tmp_path / 'skipped.txt', broken)
+    report_skipped(tmp_path / 'skipped.txt', broken)
+    lines = (tmp_path / 'skipped.txt').read_text(encoding='utf-8').splitlines()
+    assert sorted(lines) == ['\\udcd0\\udcd5.mp4: cut off', '深蹲.mp4: cut off']
+    assert capsys.readouterr().out.count('2 videos skipped') == 1
+
+
+# ------------------------------------------------------------------------------ a worker's death
+
+def children(pid):
+    """The process ids below a process (Linux)."""
+    found = Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
+    return [int(child) for child in found]
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='reads the list of processes as Linux has it')
+def test_a_killed_worker_is_one_line_and_its_run_goes_on_from_there(tmp_path):
+    miniatures.folder(tmp_path / 'data', train=16, val=3, frames=8)
+    command = [sys.executable, str(ROOT / 'train.py'), *TINY, '--data', str(tmp_path / 'data'),
+               '--out', str(tmp_path / 'run'), '--epochs', '1000', '--workers', '1']
+    run = subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    log = tmp_path / 'run' / 'log.jsonl'
+    deadline = time.time() + 90
+    while not (log.exists() and log.read_text().count('\n') >= 2) and time.time() < deadline:
+        time.sleep(0.05)
+    os.kill(children(run.pid)[-1], signal.SIGKILL)
+    errors = run.communicate(timeout=60)[1]
+    assert run.returncode == 2 and 'Traceback' not in errors, errors
+    assert 'memory' in errors and '--workers' in errors
+    steps = [json.loads(line)['step'] for line in log.read_text().splitlines()]
+    assert torch.load(tmp_path / 'run' / 'checkpoint.pt')['step'] >= steps[-1] >= 2
+
+
+def test_a_worker_without_shared_memory_is_one_line(monkeypatch):
+    """What PyTorch raises where /dev/shm is too small, as in many containers."""
+    class Loader:
+        def __init__(self, *arguments, **options):
+            pass
+
+        def __iter__(self):
+            raise RuntimeError('unable to open shared memory object </torch_1> in read-write mode')
+            yield
+
+    run = train.Run.__new__(train.Run)
+    run.settings = train.preset('synthetic').resolve()
+    run.clips, run.step, run.rank, run.world = [], 7, 0, 1
+    run.device = torch.device('cpu')
+    saved = []
+    run.save = lambda: saved.append(True)
+    monkeypatch.setattr(torch.utils.data, 'DataLoader', Loader)
+    with pytest.raises(RunError, match='memory.*step 7 is saved.*--workers'):
+        list(run.batches())
+    assert saved == [True]
+
+
+def test_other_errors_of_the_loader_are_not_hidden(monkeypatch):
+    class Loader:
+        def __init__(self, *arguments, **options):
+            pass
+
+        def __iter__(self):
+            raise RuntimeError('something else')
+            yield
+
+    run = train.Run.__new__(train.Run)
+    run.settings = train.preset('synthetic').resolve()
+    run.clips, run.step, run.rank, run.world = [], 7, 0, 1
+    run.device = torch.device('cpu')
+    monkeypatch.setattr(torch.utils.data, 'DataLoader', Loader)
+    with pytest.raises(RuntimeError, match='something else'):
+        list(run.batches())
+
+
+def test_the_lock_is_not_what_makes_a_folder_a_run(tmp_path, monkeypatch):
+    """--fresh keeps an old run under another name; a folder that holds only a lock is no run."""
+    from running.record import open_folder
+    open_folder(tmp_path / 'run', fresh=True).close()
+    assert not (tmp_path / 'run.1').exists()
+    (tmp_path / 'run' / 'log.jsonl').write_text('')
+    open_folder(tmp_path / 'run', fresh=True).close()
+    assert (tmp_path / 'run.1' / 'log.jsonl').exists() and not (tmp_path / 'run' / 'log.jsonl').exists()
+    assert processes.is_rank0()
