@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from datasets import finegym, folder, k400, penn, pouring, synthetic
 from datasets.layout import say
-from datasets.video import DataError, Video, frame_folder, one_line, video_file
+from datasets.images import frame_folder
+from datasets.video import DataError, Video, one_line, video_file
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

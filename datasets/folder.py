@@ -4,8 +4,8 @@ from functools import partial
 from pathlib import Path
 
 from datasets.layout import DataSet, say
-from datasets.video import (VIDEO_FILES, DataError, frame_folder, images_in, natural,
-                            read_labels, video_file)
+from datasets.images import frame_folder, images_in, natural
+from datasets.video import VIDEO_FILES, DataError, read_labels, video_file
 
 
 def folder(data, size):

@@ -8,7 +8,8 @@ import torch
 
 from datasets.carl import carl
 from datasets.layout import CARL, TCC, DataSet, layout
-from datasets.video import DataError, frame_folder, one_line, read_labels
+from datasets.images import frame_folder
+from datasets.video import DataError, one_line, read_labels
 
 
 SOURCE = (f'Frames: dreamdragon.github.io/PennAction. Phase labels, penn_action_labels/: {TCC}. '

@@ -7,7 +7,8 @@ import numpy as np
 
 from datasets.carl import carl
 from datasets.layout import CARL, TCC, DataSet, layout
-from datasets.video import Video, checked, one_line, read_images
+from datasets.images import read_images
+from datasets.video import Video, checked, one_line
 
 
 SOURCE = f'TFRecords: {TCC}. Or prepared, as train.pkl, val.pkl and videos/: {CARL}'

@@ -1,22 +1,35 @@
-"""One video: a file or a folder of images, decoded frame by frame, and its labels."""
-import io
+"""One video: its name, its labels, and a file or a folder of images decoded frame by frame.
+
+Frame i is the i-th that a player shows, turned as a player turns it: uint8 (3, H, W). `Video` is all that
+the rest of the house knows of a video; this file decodes video files through PyAV, images.py pictures.
+Whatever a file can have wrong with it becomes a `DataError` of one line.
+"""
 import itertools
-import os
-import re
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Callable
+from typing import NamedTuple
 
 import av
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import get_worker_info
 
+# libav reports a damaged packet from its decoding threads. If that report goes to Python's logging, the
+# thread waits for the interpreter lock, which the main thread holds while it frees the decoder and waits
+# for that thread: for ever. None puts a C function that does nothing in the place of PyAV's Python one.
+# Nothing else that libav calls from those threads is Python's: no hardware format, no opaque, no packet
+# made of a Python object; its interrupt callback asks for the lock only if a timeout was given.
+av.logging.set_level(None)
 
-VIDEO_FILES = {'.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.gif'}
-IMAGE_FILES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
+VIDEO_FILES = {
+    '.mp4', '.m4v', '.mov', '.qt', '.3gp', '.3g2', '.mj2',            # MPEG-4 and phones
+    '.avi', '.divx', '.wmv', '.asf', '.flv', '.f4v', '.rm', '.rmvb',  # PCs of another time, and the web
+    '.mkv', '.webm', '.ogv', '.ogm', '.nut', '.y4m',          # open ones
+    '.mpg', '.mpeg', '.m1v', '.m2v', '.mpv', '.vob', '.mod', '.tod',  # DVDs and camcorders
+    '.ts', '.mts', '.m2ts', '.m2t', '.mxf', '.dv', '.gxf', '.dav',    # camcorders and broadcast
+    '.h264', '.264', '.h265', '.hevc', '.ivf', '.mjpg', '.mjpeg', '.gif'}
 
 
 class DataError(ValueError):
@@ -46,14 +59,18 @@ class Video:
 
     @cached_property
     def on_disk(self):
-        if not (n := self.count()):
+        """Number of frames of the file or folder; DataError if there is none or it cannot be told."""
+        frames = self.count()
+        if not frames:
             raise DataError(f'{self.name}: no frame in it')
-        return n
+        return frames
 
     @cached_property
     def frames(self):
-        """Number of frames; DataError if there is none or it cannot be told."""
-        return min(self.on_disk, len(self.annotate(self.on_disk))) if self.fit else self.on_disk
+        """Number of frames; with `fit`, there are no more of them than labels."""
+        if self.fit:
+            return min(self.on_disk, len(self.annotate(self.on_disk)))
+        return self.on_disk
 
     @cached_property
     def labels(self):
@@ -75,155 +92,194 @@ class Video:
     def read(self, indices):
         """Decode frames: any order, repeats allowed, each decoded once -> uint8 (n, 3, H, W)."""
         distinct, back = np.unique(self.positions(indices), return_inverse=True)
-        frames = torch.stack([*self.decode(distinct)])
-        return frames if np.array_equal(back, np.arange(len(distinct))) else frames[torch.from_numpy(back)]
+        frames = torch.stack([*self.decode(distinct)])                # (distinct, 3, H, W)
+        if np.array_equal(back, np.arange(len(distinct))):
+            return frames
+        return frames[torch.from_numpy(back)]                         # (n, 3, H, W)
 
     def parts(self, size=64):
         """Decode the whole video once, from front to back -> yields uint8 (up to `size`, 3, H, W)."""
         frames = iter(self.decode(self.positions(range(self.frames))))
-        while part := [*itertools.islice(frames, size)]:
+        part = list(itertools.islice(frames, size))
+        while part:
             yield torch.stack(part)
+            part = list(itertools.islice(frames, size))
 
     def actor(self, indices):
         """Where the actor is in the frames as read, bool (n, H, W), or None where it is not known."""
-        return self.mask(self.positions(indices)) if self.mask else None
+        if self.mask is None:
+            return None
+        return self.mask(self.positions(indices))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Which packets of a file are frames, and where to start for each
+
+class Timetable(NamedTuple):
+    """The frames of a file, found from its packets without decoding them."""
+    shown: np.ndarray    # int64 (frames,): when each is shown, rising
+    keys: np.ndarray     # int64 (key frames,): the first frame for which decoding can start at that key frame
+    seek: list           # (key frames,): where to seek for each
+
+
+def video_stream(file):
+    """The first video of an open file; a cover picture beside it is not one."""
+    for stream in file.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    raise ValueError('it holds none')
 
 
 def timetable(path):
-    """The frames of an mp4 or mov file, found from its packets without decoding them -> (shown, keys, seek):
-    the times at which they are shown, rising; which of them are key frames; where to seek for each of those.
+    """The timetable of an mp4 or mov file; None for other files: only in these is a packet surely one frame.
 
-    None for other files: only in these is a packet surely one frame. The header's count is not asked for: a
-    file that was cut off ends with its last whole packet. What precedes the first key frame does not decode.
+    The header's count is not asked for: a file that was cut off ends with its last whole packet. A cut without
+    encoding anew leaves an edit list, by which frames before the cut are decoded, but not shown.
     """
+    shown, keys = [], []
     with av.open(str(path)) as file:
         if 'mp4' not in file.format.name:
             return None
-        packets = [(each.pts, each.dts, each.is_keyframe) for each in file.demux(file.streams.video[0])
-                   if each.size and not each.is_corrupt and not each.is_discard]
-    shown = [pts for pts, _, _ in packets]
-    if None in shown or len(set(shown)) < len(shown):
+        for packet in file.demux(video_stream(file)):
+            if not packet.size or packet.is_corrupt:
+                continue
+            if packet.pts is None:
+                return None
+            if packet.is_keyframe:
+                keys.append((packet.pts, packet.dts))
+            if not packet.is_discard:
+                shown.append(packet.pts)
+    if len(set(shown)) < len(shown):
         return None
-    keys = sorted((pts, dts) for pts, dts, key in packets if key)
-    shown = np.array(sorted(pts for pts in shown if keys and pts >= keys[0][0]), np.int64)
-    return shown, np.searchsorted(shown, [pts for pts, _ in keys]), [dts for _, dts in keys]
+    if not keys:
+        return Timetable(np.zeros(0, np.int64), np.zeros(0, np.int64), [])
+    keys.sort()
+    key_times = [pts for pts, _ in keys]
+    # What precedes the first key frame does not decode.
+    shown = np.array(sorted(pts for pts in shown if pts >= key_times[0]), np.int64)
+    return Timetable(shown, np.searchsorted(shown, key_times), [dts for _, dts in keys])
 
+
+def runs(indices, keys):
+    """Rising indices, cut where seeking to a key frame skips more than 16 frames -> [(key frame, indices)]."""
+    start = np.searchsorted(keys, indices, 'right') - 1    # the key frame from which each is decoded
+    skips = keys[start[1:]] > indices[:-1] + 16
+    cuts = np.flatnonzero(skips) + 1
+    return [(key[0], run) for key, run in zip(np.split(start, cuts), np.split(indices, cuts))]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Decoding
 
 def frames_of(file):
-    """Yield an opened video file's frames from where it stands, but for a packet that its end cuts short."""
-    for packet in file.demux(file.streams.video[0]):
+    """Yield an open file's frames from where it stands, but for a packet that its end cuts short."""
+    for packet in file.demux(video_stream(file)):
         if not packet.is_corrupt:
             yield from packet.decode()
 
 
+def frames_at(frames, times):
+    """Of frames in rising order, yield those shown at the rising `times`."""
+    missing = deque(times)
+    for frame in frames:
+        if frame.pts is None or frame.pts > missing[0]:
+            break
+        if frame.pts == missing[0]:
+            yield frame
+            missing.popleft()
+        if not missing:
+            return
+    raise ValueError(f'the frame at {missing[0]} is missing')
+
+
+def counted_frames(frames, indices):
+    """Of frames from the first on, yield those at the rising `indices`."""
+    wanted = set(indices.tolist())
+    for i, frame in enumerate(frames):
+        if i in wanted:
+            yield frame
+        if i == indices[-1]:
+            return
+    raise ValueError(f'frame {indices[-1]} is missing')
+
+
 def decoded(path, indices):
-    """Yield PyAV frames of a video file at distinct rising `indices`, up to the first that does not come."""
+    """Yield PyAV frames of a video file at distinct rising `indices`."""
     table = timetable(path)
     with av.open(str(path)) as file:
-        stream = file.streams.video[0]
-        stream.thread_type, stream.codec_context.thread_count = 'AUTO', 1 if get_worker_info() else 0
+        stream = video_stream(file)
+        stream.thread_type = 'AUTO'
+        stream.codec_context.thread_count = 1 if get_worker_info() else 0    # 0: as many as there are cores
         if table is None:
-            wanted, frames = set(indices.tolist()), itertools.islice(frames_of(file), indices[-1] + 1)
-            yield from (frame for i, frame in enumerate(frames) if i in wanted)
+            yield from counted_frames(frames_of(file), indices)
             return
-        shown, keys, seek = table
-        start = np.searchsorted(keys, indices, 'right') - 1  # the key frame from which each index is decoded
-        i = 0
-        while i < len(indices):
-            file.seek(seek[start[i]], stream=stream)
-            for frame in frames_of(file):
-                if frame.pts == shown[indices[i]]:
-                    yield frame
-                    i += 1
-                    if i == len(indices) or keys[start[i]] > indices[i - 1] + 16:
-                        break                                # all done, or seeking skips more than 16 frames
-                elif frame.pts is None or frame.pts > shown[indices[i]]:
-                    return
-            else:
-                return
+        for key, run in runs(indices, table.keys):
+            file.seek(table.seek[key], stream=stream)
+            yield from frames_at(frames_of(file), table.shown[run])
+
+
+def upright(pixels, matrix):
+    """Turn and mirror pixels (3, H, W) as a player does: (x, y, 1) @ matrix is where it shows pixel (x, y)."""
+    (right, down), (right_of_y, down_of_y) = matrix[:2, :2].tolist()
+    if abs(down) > abs(right):                                        # rows are shown as columns
+        pixels = pixels.transpose(1, 2)                               # (3, W, H)
+        right = right_of_y
+    else:
+        down = down_of_y
+    if right < 0:
+        pixels = pixels.flip(2)
+    if down < 0:
+        pixels = pixels.flip(1)
+    return pixels
+
+
+def display_matrix(frame):
+    """How a player turns the frame, int32 (3, 3), or None: as it is stored."""
+    stored = frame.side_data.get('DISPLAYMATRIX')
+    if stored is None:
+        return None
+    return np.frombuffer(bytes(stored), np.int32).reshape(3, 3)
 
 
 def file_frames(path):
     """Number of frames of a video file that decode: its packets in an mp4, by decoding in any other."""
     try:
-        if table := timetable(path):
-            return len(table[0])
+        table = timetable(path)
+        if table is not None:
+            return len(table.shown)
         with av.open(str(path)) as file:
             return sum(1 for _ in frames_of(file))
     except Exception as error:  # demuxers and decoders raise a dozen types on a stranger's bytes
-        why = 'it holds none' if isinstance(error, IndexError) else one_line(error)
-        raise DataError(f'{path}: cannot be read as a video ({why})') from None
+        raise DataError(f'{path}: cannot be read as a video ({one_line(error)})') from None
 
 
 def read_file(path, indices, size=None):
     """Yield frames of a video file, squashed to size x size if given: uint8 (3, H, W)."""
-    scale, shape, done = av.video.reformatter.VideoReformatter(), None, 0
+    scale = av.video.reformatter.VideoReformatter()
+    shape = None
     try:
         for frame in decoded(path, indices):
-            if shape not in (None, (shape := (frame.width, frame.height))):
-                raise ValueError('its frames differ in size')
-            frame = scale.reformat(frame, size or frame.width, size or frame.height, 'rgb24')
-            yield torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
-            done += 1
+            rgb = scale.reformat(frame, size or frame.width, size or frame.height, 'rgb24')
+            pixels = torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1)
+            matrix = display_matrix(frame)
+            if matrix is not None:
+                pixels = upright(pixels, matrix)    # a square is turned as well after squashing as before
+            check_shape(pixels.shape, shape)
+            shape = pixels.shape
+            yield pixels
     except Exception as error:  # as above
         raise DataError(f'{path}: does not decode ({one_line(error)})') from None
-    if done < len(indices):
-        raise DataError(f'{path}: frame {indices[done]} does not decode')
+
+
+def check_shape(shape, before):
+    """Frames of one video go into one tensor; ValueError with both sizes if they differ."""
+    if before not in (None, shape):
+        raise ValueError(f'a frame of {shape[2]} x {shape[1]} pixels after one of {before[2]} x {before[1]}')
 
 
 def video_file(name, path, size=None, **known):
+    """A Video of a video file; size: its frames are squashed to size x size."""
     return Video(name, partial(file_frames, path), partial(read_file, path, size=size), **known)
-
-
-def read_images(files, indices, size=None):
-    """Yield the images at `indices`, squashed to size x size if given: uint8 (3, H, W).
-
-    A file is a path, or (path, start, end) for an image inside a larger file."""
-    shape = None
-    for path, *span in (files[i] if isinstance(files[i], tuple) else (files[i],) for i in indices):
-        try:
-            with open(path, 'rb') as file:
-                if span:
-                    file.seek(span[0])
-                    file = io.BytesIO(file.read(span[1] - span[0]))
-                image = Image.open(file)
-                if shape not in (None, image.size):
-                    raise ValueError(f'{image.size} pixels, the frames before it {shape}')
-                shape = image.size
-                if size:
-                    image.draft('RGB', (size, size))  # decode a JPEG at a half or quarter if that is enough
-                image = image.convert('RGB')
-                image = np.array(image.resize((size, size), Image.BILINEAR) if size else image)
-        except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, struct.error and others
-            where = ', bytes {} to {}'.format(*span) if span else ''
-            raise DataError(f'{path}{where}: cannot be read as an image ({one_line(error)})') from None
-        yield torch.from_numpy(image).permute(2, 0, 1)
-
-
-def images_in(folder):
-    """The image files of a folder in natural order: frame 2 before frame 10."""
-    try:
-        names = [entry.name for entry in os.scandir(folder)
-                 if Path(entry.name).suffix.lower() in IMAGE_FILES and not entry.name.startswith('.')]
-    except OSError as error:
-        raise DataError(f'{folder}: cannot be listed ({error.strerror})') from None
-    return [Path(folder, name) for name in sorted(names, key=natural)]
-
-
-def natural(name):
-    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', name)]
-
-
-def folder_frames(folder):
-    return len(images_in(folder))
-
-
-def read_folder(folder, indices, size=None):
-    return read_images(images_in(folder), indices, size)
-
-
-def frame_folder(name, folder, size=None, **known):
-    return Video(name, partial(folder_frames, folder), partial(read_folder, folder, size=size), **known)
 
 
 def checked(name, labels, classes, _frames=None):

@@ -38,6 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import evaluate
+from datasets import images as image_files
 from datasets import video as video_files
 import model as models
 import train
@@ -253,7 +254,7 @@ def files(side):
                 Image.fromarray(frame).save(folder / f'{i:06}.jpg', quality=90)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
             container.mux(stream.encode())
-    return {'JPEG': [data.Video('JPEG', lambda: 300, partial(video_files.read_folder, folder, size=side))] * 8,
+    return {'JPEG': [data.Video('JPEG', lambda: 300, partial(image_files.read_folder, folder, size=side))] * 8,
             'mp4': [data.Video('mp4', lambda: 300, partial(video_files.read_file, film, size=side))] * 8}
 
 

@@ -18,6 +18,7 @@ import data
 import evaluate
 import miniatures as mini
 from datasets import carl, finegym, pouring, synthetic
+from datasets import images as image_files
 from datasets import video as video_files
 from miniatures import number, numbers, picture, write_images, write_video
 
@@ -206,17 +207,17 @@ def test_images(tmp_path):
     write_images(tmp_path / 'v', 12)
     for i in range(1, 13):
         (tmp_path / 'v' / f'{i:06d}.jpg').rename(tmp_path / 'v' / f'frame{i}.jpg')  # frame10 after frame9
-    assert numbers(video_files.read_folder(tmp_path / 'v', range(12))) == list(range(12))
+    assert numbers(image_files.read_folder(tmp_path / 'v', range(12))) == list(range(12))
     (tmp_path / 'v' / 'frame3.jpg').write_bytes((tmp_path / 'v' / 'frame3.jpg').read_bytes()[:700])
-    assert numbers(video_files.read_folder(tmp_path / 'v', [0, 1, 3])) == [0, 1, 3]
+    assert numbers(image_files.read_folder(tmp_path / 'v', [0, 1, 3])) == [0, 1, 3]
     with pytest.raises(data.DataError, match='frame3.jpg'):
-        list(video_files.read_folder(tmp_path / 'v', range(12)))
+        list(image_files.read_folder(tmp_path / 'v', range(12)))
     Image.fromarray(picture(4, 80, 48)).save(tmp_path / 'v' / 'frame5.jpg')
     with pytest.raises(data.DataError, match='frame5.jpg.*80, 48.*160, 96'):
-        list(video_files.read_folder(tmp_path / 'v', [3, 4], 32))
+        list(image_files.read_folder(tmp_path / 'v', [3, 4], 32))
     (tmp_path / 'v' / 'frame7.jpg').write_bytes(b'')
     with pytest.raises(data.DataError, match='frame7.jpg'):
-        list(video_files.read_folder(tmp_path / 'v', [6]))
+        list(image_files.read_folder(tmp_path / 'v', [6]))
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,124 @@
+"""One video as a folder of images, one a frame, each as a viewer shows it: uint8 (3, H, W).
+
+Cameras and phones store a picture as the sensor saw it and say beside it (EXIF) how to turn it; microscopes,
+X-ray and depth cameras store more than 8 bits a pixel. Both are what Pillow leaves to its user.
+"""
+import io
+import os
+import re
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from datasets.video import DataError, Video, check_shape, one_line
+
+IMAGE_FILES = {
+    '.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.bmp', '.dib', '.webp', '.avif', '.tif', '.tiff',
+    '.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.jp2', '.j2k', '.jpx', '.sgi', '.rgb', '.pcx', '.dds', '.qoi'}
+DEEP = {'I;16', 'I;16L', 'I;16B', 'I;16N', 'I'}    # Pillow's modes of one channel with more than 8 bits
+
+
+def read_images(files, indices, size=None):
+    """Yield the images at `indices`, squashed to size x size if given: uint8 (3, H, W).
+
+    A file is a path, or (path, start, end) for an image inside a larger file."""
+    bits = None
+    shape = None
+    for i in indices:
+        image = open_image(files[i], size)
+        with naming(files[i]):
+            if image.mode == 'F':
+                raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits')
+            if image.mode in DEEP:
+                if bits is None:
+                    bits = bits_used(files)
+                image = eight_bits(image, bits)
+            image = image.convert('RGB')
+            if size:
+                image = image.resize((size, size), Image.BILINEAR)
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            check_shape(pixels.shape, shape)
+        shape = pixels.shape
+        yield pixels
+
+
+@contextmanager
+def naming(file):
+    """Whatever goes wrong with an image becomes a DataError that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, struct.error and others
+        if isinstance(file, tuple):
+            file = '{}, bytes {} to {}'.format(*file)
+        raise DataError(f'{file}: cannot be read as an image ({one_line(error)})') from None
+
+
+def open_image(file, size=None):
+    """-> a Pillow image, turned as its EXIF orientation says."""
+    with naming(file):
+        with open(file[0] if isinstance(file, tuple) else file, 'rb') as content:
+            if isinstance(file, tuple):
+                _, start, end = file
+                content.seek(start)
+                content = io.BytesIO(content.read(end - start))
+            image = Image.open(content)
+            if size:
+                image.draft('RGB', (size, size))    # decode a JPEG at a half or quarter if that is enough
+            image.load()
+        return ImageOps.exif_transpose(image)
+
+
+def bits_used(files):
+    """How many bits of their deep pixels a series of images uses, at least 8.
+
+    Cameras of 10, 12 or 14 bits leave the upper ones of 16 empty: taken as they are, their pictures are nearly
+    black. Asked of nine images spread over the series, so that all of its frames are scaled alike."""
+    spread = np.linspace(0, len(files) - 1, 9).round().astype(int)
+    brightest = 0
+    for i in set(spread.tolist()):
+        brightest = max(brightest, int(np.max(open_image(files[i]))))
+    return max(8, brightest.bit_length())
+
+
+def eight_bits(image, bits):
+    """An image of one deep channel -> of 8 bits: 0 stays black, 2^bits - 1 becomes white."""
+    scaled = np.array(image, np.float64) * 255 / (2 ** bits - 1)
+    return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# A folder of them
+
+def natural(name):
+    """A key for sorting: frame 2 before frame 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', name)]
+
+
+def images_in(folder):
+    """The image files of a folder in natural order."""
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise DataError(f'{folder}: cannot be listed ({error.strerror})') from None
+    images = [name for name in names
+              if Path(name).suffix.lower() in IMAGE_FILES and not name.startswith('.')]
+    return [Path(folder, name) for name in sorted(images, key=natural)]
+
+
+def folder_frames(folder):
+    return len(images_in(folder))
+
+
+def read_folder(folder, indices, size=None):
+    return read_images(images_in(folder), indices, size)
+
+
+def frame_folder(name, folder, size=None, **known):
+    """A Video of a folder of images; size: they are squashed to size x size."""
+    return Video(name, partial(folder_frames, folder), partial(read_folder, folder, size=size), **known)
