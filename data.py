@@ -1,8 +1,8 @@
-"""Videos in, clips out (paper, sections 3.1 and 4.1): data sets as they lie on disk, two views of a video.
+"""Videos in, clips out (paper, sections 3.1 and 4.1): data sets by name, two views of a video.
 
-A `Video` decodes the frames asked for, uint8 (n, 3, H, W). `Clips` draws two views of T frames from each, and
-how to augment them; `augment` does so on the device that trains, (T, 3, H, W) -> (T, 3, S, S); `center` is
-what evaluation does instead. Whatever a file can have wrong with it becomes a `DataError` of one line.
+A `Video` decodes the frames asked for, uint8 (n, 3, H, W). `Clips` draws two views of T frames from
+each, and how to augment them; `augment` does so on the device that trains, (T, 3, H, W) ->
+(T, 3, S, S); `center` is what evaluation does instead. What is wrong with a file becomes a `DataError`.
 `python data.py NAME --data DIR` tells what of a data set is there.
 """
 import argparse
@@ -17,40 +17,48 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as TF
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets import finegym, folder, k400, penn, pouring, synthetic
-from datasets.layout import say
 from datasets.images import frame_folder
+from datasets.layout import say
 from datasets.video import DataError, Video, one_line, video_file
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)    # of ImageNet's red, green and blue, from 0 to 1
+STD = (0.229, 0.224, 0.225)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Data sets by name
 
-DATASETS = {'synthetic': synthetic.ROW, 'penn': penn.ROW, 'pouring': pouring.ROW, 'finegym99': finegym.FINEGYM99,
-            'finegym288': finegym.FINEGYM288, 'k400': k400.ROW, 'folder': folder.ROW}
-
+DATASETS = {
+    'synthetic': synthetic.ROW,
+    'penn': penn.ROW,
+    'pouring': pouring.ROW,
+    'finegym99': finegym.FINEGYM99,
+    'finegym288': finegym.FINEGYM288,
+    'k400': k400.ROW,
+    'folder': folder.ROW,
+}
 
 
 def find(dataset, data, size, **options):
-    """-> {'train': [Video], 'val': [Video]}, [what is missing, in words]; DataError if a split is empty."""
+    """-> {'train': [Video], 'val': [Video]}, [what is missing]; DataError if a split is empty."""
     if dataset not in DATASETS:
         raise DataError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
     row = DATASETS[dataset]
-    if not data or not Path(data).is_dir():
-        raise DataError(f'{dataset}: {f"{data} is no folder" if data else "no folder given"} (--data). '
-                        f'{row.source}')
+    if not data:
+        raise DataError(f'{dataset}: no folder given (--data). {row.source}')
+    if not Path(data).is_dir():
+        raise DataError(f'{dataset}: {data} is no folder (--data). {row.source}')
     try:
         videos, missing = row.read(Path(data), size, **options)
     except DataError as error:
         raise DataError(f'{dataset}: {error}') from None
-    for split in videos:
-        if not videos[split] and (row.metrics, split) != ('none', 'val'):
+    needed = ['train'] if row.metrics == 'none' else ['train', 'val']
+    for split in needed:
+        if not videos[split]:
             gone = f' ({len(missing)} missing: {missing[0]} ...)' if missing else ''
             raise DataError(f'{dataset}: no {split} video in {data}{gone}. {row.source}')
     return videos, missing
@@ -59,8 +67,8 @@ def find(dataset, data, size, **options):
 def load(dataset, data=None, *, image_size=224, seed=0):
     """A data set by name -> {'train': [Video], 'val': [Video]}; DataError if it cannot be used.
 
-    data: the folder as downloaded. image_size: frames of Penn, Pouring and folder are squashed to it, others
-    keep their size. seed: the synthetic set's. What is missing is said in one line; the doctor names it all.
+    data: the folder as downloaded. image_size: frames of Penn, Pouring and folder are squashed to it.
+    seed: the synthetic set's. What is missing is said in one line; the doctor names it all.
     """
     if dataset in DATASETS and not DATASETS[dataset].on_disk:
         return DATASETS[dataset].read(seed)
@@ -71,85 +79,84 @@ def load(dataset, data=None, *, image_size=224, seed=0):
     return videos
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Two views of a video (paper, section 3.1)
 
 def two_views(rng, length, frames, *, block='length', shift=0.8):
-    """Time stamps of two views, each from a new block of the video -> int64 (2, T), rising.
+    """Time stamps of two views of a video of `length` frames -> int64 (2, T), rising.
 
-    The block is 1 to 1.5 times as long as the video ('length': it overhangs the end) or as the clip ('clip');
-    view b begins at most `shift` clip lengths before or after view a. Time stamps >= length are padding.
+    block: as in `draw_view`. shift: view b's block begins at most so many clip lengths from view a.
+    Time stamps >= length are padding.
     """
-    n, views = min(length, frames), np.full((2, frames), length)
-    for v in range(2):
-        while (views[v] >= length).all():  # nothing but padding, as very short clips may give, is drawn again
-            size = math.ceil(rng.uniform(1, 1.5) * (length if block == 'length' else n))
-            last, low, high = length - size, 0, length - size
-            if v == 1:
-                first, reach = views[0, 0], int(shift * n)
-                low, high = max(0, min(last, first - reach)), min(last + 1, first + reach + 1)
-            views[v, :n] = rng.integers(low, max(1, high)) + np.sort(rng.choice(size, n, replace=False))
-    return views
+    view_a = draw_view(rng, length, frames, block)
+    near = view_a[0], int(shift * min(length, frames))
+    view_b = draw_view(rng, length, frames, block, near)
+    return np.stack([view_a, view_b])
+
+
+def draw_view(rng, length, frames, block, near=None):
+    """One view: a block of the video, and in it T frames at random, in order -> int64 (T,).
+
+    The block is 1 to 1.5 times as long as the video ('length') or as the clip ('clip'). The first
+    begins where the video does and overhangs its end, as the authors have it:
+
+        video  |0 . . . . . . . . . . . . . . . length-1|
+        block  |------------------------------------------------------|
+        view     x    x x     x        x    x      x        o    o  o      x: a frame    o: padding
+
+    near: (frame, reach), the block begins at most `reach` frames from that frame; None: anywhere.
+    """
+    n = min(length, frames)
+    while True:
+        size = math.ceil(rng.uniform(1, 1.5) * (length if block == 'length' else n))
+        last = length - size                # where the last block begins that fits; < 0: none does
+        if near is None:
+            low, high = 0, last
+        else:
+            first, reach = near
+            low = max(0, min(last, first - reach))
+            high = min(last + 1, first + reach + 1)
+        start = rng.integers(low, max(1, high))
+        view = np.full(frames, length)
+        view[:n] = start + np.sort(rng.choice(size, n, replace=False))
+        if view[0] < length:                # a very short clip may be all padding: drawn again
+            return view
 
 
 def interleave(rng, anchors, length):
-    """Time-contrastive pairs: anchors (A,) -> (2A,), each followed by its positive, 1 to 5 frames earlier."""
+    """Time-contrastive pairs: anchors (A,) -> (2A,), each followed by its positive, 1-5 frames before."""
     positives = np.maximum(anchors - rng.integers(1, 6, len(anchors)), 0)
-    return np.stack([anchors, np.where(anchors < length, positives, length)], 1).ravel()
-
-
-def draw_augmentation(rng, height, width, *, scale=(0.8, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5, jitter=0.8,
-                      brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.4, grey=0.2):
-    """One draw for a whole clip, as plain numbers, so that the GPU never has to be asked.
-
-    scale, ratio: the crop's area, width/height; flip, jitter, blur, grey: probabilities; the rest: strengths.
-    """
-    crop = 0, 0, height, width  # where no crop of that ratio fits: the whole frame, squashed
-    for _ in range(10):
-        area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(*np.log(ratio)))
-        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-        if 0 < h <= height and 0 < w <= width:
-            crop = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-            break
-    drawn = {'crop': crop, 'flip': bool(rng.random() < flip), 'colour': [], 'blur': None}
-    if rng.random() < jitter:
-        strength = {'brightness': brightness, 'contrast': contrast, 'saturation': saturation}
-        factors = {name: rng.uniform(max(0, 1 - s), 1 + s) for name, s in strength.items()}
-        factors['hue'] = rng.uniform(-hue, hue)
-        drawn['colour'] = [(name, float(factors[name])) for name in rng.permutation(list(factors)).tolist()]
-    if rng.random() < blur:
-        drawn['blur'] = float(rng.uniform(0.1, 2.0))
-    drawn['grey'] = bool(rng.random() < grey)
-    return drawn
-
-
-def leave_signals(_worker):
-    """For workers: Ctrl-C and a batch system's SIGTERM reach them too, but are for the process that trains to
-    heed; give it ten seconds for that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10))
+    positives = np.where(anchors < length, positives, length)
+    return np.stack([anchors, positives], 1).ravel()
 
 
 class Clips(Dataset):
-    """Two views of T frames for every video; item (epoch, index) -> dict. Everything random comes from
-    (seed, epoch, index): the number of workers, their order and what ran before change nothing.
+    """Two views of T frames for every video; item (epoch, index) -> dict. All that is random comes
+    from (seed, epoch, index): the number of workers, their order, what ran before change nothing.
 
     names     [name] or, with pairs='videos', the names of two videos of one action
-    frames    [uint8 (U, 3, H, W)]: the distinct frames of both views, decoded once; of two videos, two
-    where     int64 (2, T): position of each view's frames in `frames` (view b's in the last of them)
-    time      int64 (2, T): frame index of each; padding is clamped to the last frame
-    length    int64 (2,): number of frames of each view's video
-    valid     bool (2, T): False = padding
-    augment   [dict, dict]: one draw of draw_augmentation a view
-    skipped   {name: reason} of broken videos that were drawn before; another was taken in their place
+    frames    [uint8 (U, 3, H, W)], the distinct frames of both views; of two videos, two of these
+    where     int64 (2, T), position of each view's frames in `frames` (view b's in the last)
+    time      int64 (2, T), frame index of each; padding is clamped to the last frame
+    length    int64 (2,), number of frames of each view's video
+    valid     bool (2, T), False = padding
+    labels    int64 (2, T), the phase of each frame, numbered through all actions up to `classes`;
+              -1 = unlabelled or padding, and everywhere unless labels=True
+    augment   [dict, dict], one draw of draw_augmentation a view
+    skipped   {name: reason} of broken videos that were drawn before; another took their place
     """
-    def __init__(self, videos, *, frames, seed=0, block='length', shift=0.8, pairs='views', interleaved=False,
-                 **strength):
-        self.videos, self.T, self.seed = videos, frames, seed
-        self.pairs, self.interleaved = pairs, interleaved
-        self.sampling, self.strength = {'block': block, 'shift': shift}, strength
-        self.alike = {}  # action -> indices of its videos
+    def __init__(self, videos, *, frames, seed=0, block='length', shift=0.8, pairs='views',
+                 interleaved=False, labels=False, **strength):
+        self.videos = videos
+        self.T = frames
+        self.seed = seed
+        self.sampling = {'block': block, 'shift': shift}
+        self.pairs = pairs
+        self.interleaved = interleaved
+        self.strength = strength
+        self.labels = labels
+        self.first_class, self.classes = number_phases(videos if labels else [])
+        self.alike = {}    # action -> indices of its videos
         for index, video in enumerate(videos):
             self.alike.setdefault(video.action, []).append(index)
 
@@ -158,82 +165,176 @@ class Clips(Dataset):
 
     def __getitem__(self, key):
         epoch, index = key
-        rng, skipped = np.random.default_rng([self.seed, epoch, index]), {}
+        rng = np.random.default_rng([self.seed, epoch, index])
+        skipped = {}
         for _ in range(100):
-            videos, lengths, frames, where = [self.videos[index]], [], [], []
-            if self.pairs == 'videos':
-                others = [other for other in self.alike[videos[0].action] if other != index] or [index]
-                videos.append(self.videos[others[rng.integers(len(others))]])
-            try:
-                for video in videos:
-                    lengths.append(video.frames)
-                time = self.sample(rng, lengths[0])                                     # (2, T)
-                if len(videos) == 2:
-                    time[1] = self.sample(rng, lengths[1])[0]
-                lengths = np.broadcast_to(lengths, 2)[:, None]
-                clamped = np.minimum(time, lengths - 1)
-                for video, wanted in zip(videos, clamped.reshape(len(videos), -1)):
-                    distinct, back = np.unique(wanted, return_inverse=True)
-                    frames.append(video.read(distinct))
-                    where.append(back)
-            except DataError as error:
-                skipped[video.name] = str(error)
-                index = int(rng.integers(len(self.videos)))
-                continue
-            drawn = [draw_augmentation(rng, *frames[i].shape[2:], **self.strength) for i in (0, -1)]
-            where, valid = np.concatenate(where).reshape(time.shape), time < lengths
-            return {'names': [video.name for video in videos], 'frames': frames, 'augment': drawn,
-                    'where': torch.from_numpy(where), 'time': torch.from_numpy(clamped),
-                    'length': torch.tensor(lengths[:, 0]), 'valid': torch.from_numpy(valid),
-                    'skipped': skipped}
-        raise DataError(f'100 videos in a row cannot be read; the last: {[*skipped.values()][-1]}')
+            videos = self.choose(rng, index)
+            drawn = []
+            for video in videos:
+                try:
+                    drawn.append(self.draw(rng, video, 2 // len(videos)))
+                except DataError as error:
+                    skipped[video.name] = str(error)
+            if len(drawn) == len(videos):
+                return self.join(rng, drawn) | {'skipped': skipped}
+            index = int(rng.integers(len(self.videos)))
+        last = list(skipped.values())[-1]
+        raise DataError(f'100 videos in a row cannot be read; the last: {last}')
+
+    def choose(self, rng, index):
+        """The videos of an item: one, or with pairs='videos' another of the same action too."""
+        video = self.videos[index]
+        if self.pairs != 'videos':
+            return [video]
+        others = [other for other in self.alike[video.action] if other != index]
+        if not others:
+            return [video, video]
+        return [video, self.videos[others[rng.integers(len(others))]]]
+
+    def draw(self, rng, video, count):
+        """One video's part of an item: both views, or (count 1) one of them."""
+        length = video.frames
+        time = self.sample(rng, length)[:count]                   # (count, T)
+        valid = time < length
+        time = np.minimum(time, length - 1)
+        labels = np.full(time.shape, -1)
+        if self.labels and video.labels is not None:
+            phases = video.labels[time]
+            numbers = self.first_class[video.action] + phases
+            labels = np.where(valid & (phases >= 0), numbers, -1)
+        distinct, where = np.unique(time, return_inverse=True)
+        return {
+            'name': video.name,
+            'frames': video.read(distinct),                       # (U, 3, H, W)
+            'where': where.reshape(time.shape),
+            'time': time,
+            'length': np.full(count, length),
+            'valid': valid,
+            'labels': labels,
+        }
 
     def sample(self, rng, length):
         """Time stamps of two views of one video, (2, T)."""
         if not self.interleaved:
             return two_views(rng, length, self.T, **self.sampling)
-        half, time = self.T // 2, np.full((2, self.T), length)
+        half = self.T // 2
+        time = np.full((2, self.T), length)
         for view, anchors in zip(time, two_views(rng, length, half, **self.sampling)):
             view[:2 * half] = interleave(rng, anchors, length)
         return time
 
+    def join(self, rng, drawn):
+        """What was drawn of one video or of two -> an item."""
+        item = {
+            'names': [part['name'] for part in drawn],
+            'frames': [part['frames'] for part in drawn],
+        }
+        for key in ('where', 'time', 'length', 'valid', 'labels'):
+            item[key] = torch.from_numpy(np.concatenate([part[key] for part in drawn]))
+        size_a = item['frames'][0].shape[2:]
+        size_b = item['frames'][-1].shape[2:]
+        item['augment'] = [draw_augmentation(rng, *size_a, **self.strength),
+                           draw_augmentation(rng, *size_b, **self.strength)]
+        return item
+
+
+def number_phases(videos):
+    """Every action numbers its phases from 0; all together they are classes one after the other.
+
+    -> {action: the class of its phase 0}, number of classes
+    """
+    phases = {}
+    for video in videos:
+        try:
+            labels = video.labels
+        except DataError:    # it is skipped and named when it is drawn
+            continue
+        if labels is not None:
+            phases[video.action] = max(phases.get(video.action, 0), int(labels.max()) + 1)
+    first = {}
+    classes = 0
+    for action, count in phases.items():
+        first[action] = classes
+        classes += count
+    return first, classes
+
 
 def collate(items):
-    """Items -> one dict: time, length, valid stacked to (B, ...), `skipped` joined, lists of the rest."""
+    """Items -> a dict: time, length, valid, labels stacked to (B, ...), lists of the rest."""
     batch = {key: [item[key] for item in items] for key in items[0]}
-    batch |= {key: torch.stack(batch[key]) for key in ('time', 'length', 'valid')}
-    return batch | {'skipped': {name: why for item in items for name, why in item['skipped'].items()}}
+    for key in ('time', 'length', 'valid', 'labels'):
+        batch[key] = torch.stack(batch[key])
+    skipped = {}
+    for item in items:
+        skipped |= item['skipped']
+    return batch | {'skipped': skipped}
 
 
-# ------------------------------------------------------------------------------------------------------------
-# Augmentation, on the frames' device (paper, section 4.1)
-
-def resize(frames, size):
-    """uint8 (n, 3, H, W) -> float in [0, 1] (n, 3, S, S): bilinear, without antialias."""
-    return F.interpolate(frames.float() / 255, (size, size), mode='bilinear', align_corners=False)
-
-
-@cache
-def statistics(device):
-    """Mean and standard deviation (3, 1, 1) on the device: sent there once, since sending waits for it."""
-    return tuple(torch.tensor(each, device=device)[:, None, None] for each in (MEAN, STD))
+def leave_signals(_worker):
+    """For workers: Ctrl-C and a batch system's SIGTERM reach them too, but are for the process that
+    trains to heed; give it ten seconds for that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10))
 
 
-def normalise(frames):
-    mean, std = statistics(frames.device)
-    return (frames - mean) / std
+# --------------------------------------------------------------------------------------------------
+# Augmentation (paper, section 4.1): drawn by the workers, applied on the frames' device
+
+def draw_augmentation(rng, height, width, *, scale=(0.8, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5,
+                      jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2,
+                      blur=0.4, grey=0.2):
+    """One draw for a whole clip, as plain numbers, so that the GPU never has to be asked.
+
+    scale, ratio: the crop's area, width/height; flip, jitter, blur, grey: probabilities; the rest:
+    strengths. torchvision's transforms draw from a global generator, and where no crop fits (FineGym)
+    they cut out the middle; the authors squash the whole frame, and so do we.
+    """
+    drawn = {
+        'crop': draw_crop(rng, height, width, scale, ratio),
+        'flip': bool(rng.random() < flip),
+        'colour': [],
+        'blur': None,
+    }
+    if rng.random() < jitter:
+        strengths = {'brightness': brightness, 'contrast': contrast, 'saturation': saturation}
+        factors = {}
+        for name, strength in strengths.items():
+            factors[name] = float(rng.uniform(max(0, 1 - strength), 1 + strength))
+        factors['hue'] = float(rng.uniform(-hue, hue))
+        order = rng.permutation(list(factors)).tolist()
+        drawn['colour'] = [(name, factors[name]) for name in order]
+    if rng.random() < blur:
+        drawn['blur'] = float(rng.uniform(0.1, 2.0))
+    drawn['grey'] = bool(rng.random() < grey)
+    return drawn
+
+
+def draw_crop(rng, height, width, scale, ratio):
+    """-> top, left, height, width of a crop of random area and aspect, uniform in its logarithm."""
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(*np.log(ratio)))
+        h = round(math.sqrt(area / aspect))
+        w = round(math.sqrt(area * aspect))
+        if 0 < h <= height and 0 < w <= width:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    return 0, 0, height, width    # none of that ratio fits: the whole frame, squashed
 
 
 def augment(frames, drawn, size):
-    """One draw of draw_augmentation for a whole clip: uint8 (n, 3, H, W) -> normalised float (n, 3, S, S)."""
+    """One draw of draw_augmentation for a whole clip: -> normalised (n, 3, S, S)."""
+    import torchvision.transforms.v2.functional as TF    # here: it takes as long as PyTorch
     top, left, height, width = drawn['crop']
-    frames = resize(frames[:, :, top:top + height, left:left + width], size)
+    frames = frames[:, :, top:top + height, left:left + width]
+    frames = resize(frames, size)                        # (n, 3, S, S)
     if drawn['flip']:
         frames = frames.flip(-1)
     for name, factor in drawn['colour']:
-        frames = getattr(TF, f'adjust_{name}')(frames, factor)
+        adjust = getattr(TF, f'adjust_{name}')
+        frames = adjust(frames, factor)
     if drawn['blur']:
-        frames = TF.gaussian_blur(frames, [5, 9], [drawn['blur']] * 2)  # 5 wide, 9 high
+        wide_high = [5, 9]
+        frames = TF.gaussian_blur(frames, wide_high, [drawn['blur'], drawn['blur']])
     if drawn['grey']:
         frames = TF.rgb_to_grayscale(frames, num_output_channels=3)
     return normalise(frames)
@@ -243,19 +344,49 @@ def views(batch, size, device='cpu'):
     """A batch as `collate` returns it -> augmented clips (B, 2, T, 3, S, S) on the device."""
     clips = []
     for frames, where, drawn in zip(batch['frames'], batch['where'], batch['augment']):
-        frames, where = [f.to(device, non_blocking=True) for f in frames], where.to(device, non_blocking=True)
-        clips.append(torch.stack([augment(frames[v][where[v]], drawn[v], size) for v in (0, -1)]))
+        frames = [each.to(device, non_blocking=True) for each in frames]
+        where = where.to(device, non_blocking=True)
+        view_a = augment(frames[0][where[0]], drawn[0], size)     # (T, 3, S, S)
+        view_b = augment(frames[-1][where[1]], drawn[1], size)
+        clips.append(torch.stack([view_a, view_b]))
     return torch.stack(clips)
 
 
 def center(frames, size):
-    """At evaluation: the central S x S pixels (a smaller side whole), resized, normalised -> (n, 3, S, S)."""
+    """At evaluation: the central S x S pixels (a smaller side whole) -> normalised (n, 3, S, S)."""
     height, width = frames.shape[2:]
-    top, left = (max(0, math.ceil((side - size) / 2)) for side in (height, width))
-    return normalise(resize(frames[:, :, top:top + min(size, height), left:left + min(size, width)], size))
+    top = max(0, math.ceil((height - size) / 2))
+    left = max(0, math.ceil((width - size) / 2))
+    frames = frames[:, :, top:top + min(size, height), left:left + min(size, width)]
+    return normalise(resize(frames, size))
 
 
-# ------------------------------------------------------------------------------------------------------------
+def resize(frames, size):
+    """uint8 (n, 3, H, W) -> float in [0, 1] (n, 3, S, S): bilinear, without antialias."""
+    return F.interpolate(frames.float() / 255, (size, size), mode='bilinear', align_corners=False)
+
+
+@cache
+def statistics(device):
+    """Mean and standard deviation (3, 1, 1) on the device; sent once, since that waits for it."""
+    mean = torch.tensor(MEAN, device=device)[:, None, None]
+    std = torch.tensor(STD, device=device)[:, None, None]
+    return mean, std
+
+
+def normalise(frames):
+    """Colours in [0, 1], (..., 3, H, W) -> as the backbones were trained on them."""
+    mean, std = statistics(frames.device)
+    return (frames - mean) / std
+
+
+def denormalise(frames):
+    """Undo `normalise`: -> colours in [0, 1], (..., 3, H, W)."""
+    mean, std = statistics(frames.device)
+    return frames * std + mean
+
+
+# --------------------------------------------------------------------------------------------------
 # The doctor: python data.py NAME --data DIR
 
 def inspect(video, decode):

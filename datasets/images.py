@@ -1,7 +1,7 @@
 """One video as a folder of images, one a frame, each as a viewer shows it: uint8 (3, H, W).
 
-Cameras and phones store a picture as the sensor saw it and say beside it (EXIF) how to turn it; microscopes,
-X-ray and depth cameras store more than 8 bits a pixel. Both are what Pillow leaves to its user.
+Cameras and phones store a picture as the sensor saw it and say beside it (EXIF) how to turn it;
+microscopes, X-ray and depth cameras store more than 8 bits a pixel. Pillow leaves both to its user.
 """
 import io
 import os
@@ -17,9 +17,9 @@ from PIL import Image, ImageOps
 from datasets.video import DataError, Video, check_shape, one_line
 
 IMAGE_FILES = {
-    '.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.bmp', '.dib', '.webp', '.avif', '.tif', '.tiff',
-    '.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.jp2', '.j2k', '.jpx', '.sgi', '.rgb', '.pcx', '.dds', '.qoi'}
-DEEP = {'I;16', 'I;16L', 'I;16B', 'I;16N', 'I'}    # Pillow's modes of one channel with more than 8 bits
+    '.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.webp', '.avif', '.jp2', '.j2k', '.jpx',
+    '.bmp', '.dib', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.sgi', '.pcx', '.qoi'}
+DEEP = {'I;16', 'I;16L', 'I;16B', 'I;16N', 'I'}    # Pillow's modes of more than 8 bits a pixel
 
 
 def read_images(files, indices, size=None):
@@ -53,7 +53,7 @@ def naming(file):
         yield
     except DataError:
         raise
-    except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, struct.error and others
+    except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError and a few more
         if isinstance(file, tuple):
             file = '{}, bytes {} to {}'.format(*file)
         raise DataError(f'{file}: cannot be read as an image ({one_line(error)})') from None
@@ -69,7 +69,7 @@ def open_image(file, size=None):
                 content = io.BytesIO(content.read(end - start))
             image = Image.open(content)
             if size:
-                image.draft('RGB', (size, size))    # decode a JPEG at a half or quarter if that is enough
+                image.draft('RGB', (size, size))    # a JPEG is decoded at a half if that is enough
             image.load()
         return ImageOps.exif_transpose(image)
 
@@ -77,8 +77,8 @@ def open_image(file, size=None):
 def bits_used(files):
     """How many bits of their deep pixels a series of images uses, at least 8.
 
-    Cameras of 10, 12 or 14 bits leave the upper ones of 16 empty: taken as they are, their pictures are nearly
-    black. Asked of nine images spread over the series, so that all of its frames are scaled alike."""
+    Cameras of 10, 12 or 14 bits leave the upper ones of 16 empty: taken as they are, their pictures
+    are nearly black. Nine images over the whole series decide, so that its frames are scaled alike."""
     spread = np.linspace(0, len(files) - 1, 9).round().astype(int)
     brightest = 0
     for i in set(spread.tolist()):
@@ -92,7 +92,7 @@ def eight_bits(image, bits):
     return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # A folder of them
 
 def natural(name):
@@ -121,4 +121,5 @@ def read_folder(folder, indices, size=None):
 
 def frame_folder(name, folder, size=None, **known):
     """A Video of a folder of images; size: they are squashed to size x size."""
-    return Video(name, partial(folder_frames, folder), partial(read_folder, folder, size=size), **known)
+    decode = partial(read_folder, folder, size=size)
+    return Video(name, partial(folder_frames, folder), decode, **known)

@@ -1,8 +1,8 @@
 """One video: its name, its labels, and a file or a folder of images decoded frame by frame.
 
-Frame i is the i-th that a player shows, turned as a player turns it: uint8 (3, H, W). `Video` is all that
-the rest of the house knows of a video; this file decodes video files through PyAV, images.py pictures.
-Whatever a file can have wrong with it becomes a `DataError` of one line.
+Frame i is the i-th that a player shows, turned as a player turns it: uint8 (3, H, W). `Video` is what
+the rest of the house knows of a video. Video files are decoded here, by PyAV; folders of pictures in
+images.py. Whatever a file can have wrong with it becomes a `DataError` of one line.
 """
 import itertools
 from collections import deque
@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-# libav reports a damaged packet from its decoding threads. If that report goes to Python's logging, the
-# thread waits for the interpreter lock, which the main thread holds while it frees the decoder and waits
-# for that thread: for ever. None puts a C function that does nothing in the place of PyAV's Python one.
-# Nothing else that libav calls from those threads is Python's: no hardware format, no opaque, no packet
-# made of a Python object; its interrupt callback asks for the lock only if a timeout was given.
+# libav reports a damaged packet from its decoding threads. If such a report goes to Python's logging,
+# the thread waits for the interpreter lock, while whoever frees the decoder holds that lock and waits
+# for the thread: for ever. None puts a C function that does nothing in the place of PyAV's Python one.
+# What else libav may call in Python is not used here: packets, frames or files made of Python objects,
+# and timeouts.
 av.logging.set_level(None)
 
 VIDEO_FILES = {
-    '.mp4', '.m4v', '.mov', '.qt', '.3gp', '.3g2', '.mj2',            # MPEG-4 and phones
-    '.avi', '.divx', '.wmv', '.asf', '.flv', '.f4v', '.rm', '.rmvb',  # PCs of another time, and the web
+    '.mp4', '.m4v', '.mov', '.qt', '.3gp', '.3g2', '.mj2',            # MPEG-4, phones
+    '.avi', '.divx', '.wmv', '.asf', '.flv', '.f4v', '.rm', '.rmvb',  # PCs, the web
     '.mkv', '.webm', '.ogv', '.ogm', '.nut', '.y4m',          # open ones
     '.mpg', '.mpeg', '.m1v', '.m2v', '.mpv', '.vob', '.mod', '.tod',  # DVDs and camcorders
     '.ts', '.mts', '.m2ts', '.m2t', '.mxf', '.dv', '.gxf', '.dav',    # camcorders and broadcast
@@ -33,7 +33,7 @@ VIDEO_FILES = {
 
 
 class DataError(ValueError):
-    """A data set, video or label file that cannot be used: one line with its name and what would mend it."""
+    """A data set, video or label file that cannot be used: a line that names it and the remedy."""
 
 
 def one_line(error):
@@ -43,11 +43,13 @@ def one_line(error):
 
 @dataclass(eq=False)
 class Video:
-    """One video: its name, what is known of it, and functions that find out the rest when it is first needed.
+    """One video: its name, what is known of it, and functions that find out the rest when needed.
 
-    count() -> number of frames;  decode(distinct rising indices) -> iterable of uint8 (3, H, W), of one size
-    annotate(number of frames) -> one integer a frame, -1: unlabelled;  mask(indices) -> bool (n, H, W), None
-    fit: if frames and labels differ in number, sample the more numerous down (Penn Action) and do not refuse
+    count() -> number of frames
+    decode(distinct rising indices) -> iterable of uint8 (3, H, W), all of one size
+    annotate(number of frames) -> one integer a frame, -1 = unlabelled
+    mask(indices) -> where the actor is, bool (n, H, W), or None
+    fit: if frames and labels differ in number, sample the more numerous down (Penn Action)
     """
     name: str
     count: Callable = field(repr=False)
@@ -59,7 +61,7 @@ class Video:
 
     @cached_property
     def on_disk(self):
-        """Number of frames of the file or folder; DataError if there is none or it cannot be told."""
+        """Number of frames of the file or folder; DataError if there is none."""
         frames = self.count()
         if not frames:
             raise DataError(f'{self.name}: no frame in it')
@@ -74,7 +76,7 @@ class Video:
 
     @cached_property
     def labels(self):
-        """Phase labels int64 (frames,), -1 = unlabelled, or None; DataError if they do not fit the frames."""
+        """Phase labels int64 (frames,), -1 = unlabelled, or None; DataError if they do not fit."""
         if self.annotate is None:
             return None
         labels = np.asarray(self.annotate(self.on_disk), np.int64)
@@ -83,10 +85,11 @@ class Video:
         return labels[np.arange(self.frames) * len(labels) // self.frames]
 
     def positions(self, indices):
-        """Where on disk the frames at `indices` are: elsewhere only if there are more of them than labels."""
+        """Where on disk the frames at `indices` are: elsewhere if there are more than labels."""
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < self.frames:
-            raise IndexError(f'{self.name} has frames 0 to {self.frames - 1}, not {indices.tolist()}')
+            there = f'{self.name} has frames 0 to {self.frames - 1}'
+            raise IndexError(f'{there}, not {indices.tolist()}')
         return indices * self.on_disk // self.frames
 
     def read(self, indices):
@@ -98,7 +101,7 @@ class Video:
         return frames[torch.from_numpy(back)]                         # (n, 3, H, W)
 
     def parts(self, size=64):
-        """Decode the whole video once, from front to back -> yields uint8 (up to `size`, 3, H, W)."""
+        """Decode the whole video once, from front to back: yields uint8 (up to `size`, 3, H, W)."""
         frames = iter(self.decode(self.positions(range(self.frames))))
         part = list(itertools.islice(frames, size))
         while part:
@@ -106,19 +109,19 @@ class Video:
             part = list(itertools.islice(frames, size))
 
     def actor(self, indices):
-        """Where the actor is in the frames as read, bool (n, H, W), or None where it is not known."""
+        """Where the actor is in the frames as read, bool (n, H, W), or None if it is not known."""
         if self.mask is None:
             return None
         return self.mask(self.positions(indices))
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Which packets of a file are frames, and where to start for each
 
 class Timetable(NamedTuple):
     """The frames of a file, found from its packets without decoding them."""
     shown: np.ndarray    # int64 (frames,): when each is shown, rising
-    keys: np.ndarray     # int64 (key frames,): the first frame for which decoding can start at that key frame
+    keys: np.ndarray     # int64 (key frames,), rising: the first frame that is decoded from each
     seek: list           # (key frames,): where to seek for each
 
 
@@ -131,10 +134,10 @@ def video_stream(file):
 
 
 def timetable(path):
-    """The timetable of an mp4 or mov file; None for other files: only in these is a packet surely one frame.
+    """The timetable of an mp4 or mov file; None for others: only there a packet is surely a frame.
 
-    The header's count is not asked for: a file that was cut off ends with its last whole packet. A cut without
-    encoding anew leaves an edit list, by which frames before the cut are decoded, but not shown.
+    The header's count is not asked for: a file that was cut off ends with its last whole packet. A
+    cut without encoding anew leaves an edit list: frames before it are decoded, but not shown.
     """
     shown, keys = [], []
     with av.open(str(path)) as file:
@@ -161,18 +164,18 @@ def timetable(path):
 
 
 def runs(indices, keys):
-    """Rising indices, cut where seeking to a key frame skips more than 16 frames -> [(key frame, indices)]."""
-    start = np.searchsorted(keys, indices, 'right') - 1    # the key frame from which each is decoded
+    """Rising indices, cut where seeking skips over 16 frames -> [(key frame to seek, indices)]."""
+    start = np.searchsorted(keys, indices, 'right') - 1    # from which key frame each is decoded
     skips = keys[start[1:]] > indices[:-1] + 16
     cuts = np.flatnonzero(skips) + 1
     return [(key[0], run) for key, run in zip(np.split(start, cuts), np.split(indices, cuts))]
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Decoding
 
 def frames_of(file):
-    """Yield an open file's frames from where it stands, but for a packet that its end cuts short."""
+    """Yield an open file's frames from where it stands; not of a packet that its end cuts."""
     for packet in file.demux(video_stream(file)):
         if not packet.is_corrupt:
             yield from packet.decode()
@@ -209,7 +212,8 @@ def decoded(path, indices):
     with av.open(str(path)) as file:
         stream = video_stream(file)
         stream.thread_type = 'AUTO'
-        stream.codec_context.thread_count = 1 if get_worker_info() else 0    # 0: as many as there are cores
+        as_many_as_cores = 0
+        stream.codec_context.thread_count = 1 if get_worker_info() else as_many_as_cores
         if table is None:
             yield from counted_frames(frames_of(file), indices)
             return
@@ -219,7 +223,7 @@ def decoded(path, indices):
 
 
 def upright(pixels, matrix):
-    """Turn and mirror pixels (3, H, W) as a player does: (x, y, 1) @ matrix is where it shows pixel (x, y)."""
+    """Turn and mirror pixels (3, H, W) as a player: it shows pixel (x, y) at (x, y, 1) @ matrix."""
     (right, down), (right_of_y, down_of_y) = matrix[:2, :2].tolist()
     if abs(down) > abs(right):                                        # rows are shown as columns
         pixels = pixels.transpose(1, 2)                               # (3, W, H)
@@ -242,7 +246,7 @@ def display_matrix(frame):
 
 
 def file_frames(path):
-    """Number of frames of a video file that decode: its packets in an mp4, by decoding in any other."""
+    """Number of frames of a video file: by its packets in an mp4, by decoding in any other."""
     try:
         table = timetable(path)
         if table is not None:
@@ -262,8 +266,8 @@ def read_file(path, indices, size=None):
             rgb = scale.reformat(frame, size or frame.width, size or frame.height, 'rgb24')
             pixels = torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1)
             matrix = display_matrix(frame)
-            if matrix is not None:
-                pixels = upright(pixels, matrix)    # a square is turned as well after squashing as before
+            if matrix is not None:    # turned after squashing: to a square, that is the same
+                pixels = upright(pixels, matrix)
             check_shape(pixels.shape, shape)
             shape = pixels.shape
             yield pixels
@@ -274,7 +278,8 @@ def read_file(path, indices, size=None):
 def check_shape(shape, before):
     """Frames of one video go into one tensor; ValueError with both sizes if they differ."""
     if before not in (None, shape):
-        raise ValueError(f'a frame of {shape[2]} x {shape[1]} pixels after one of {before[2]} x {before[1]}')
+        raise ValueError(f'a frame of {shape[2]} x {shape[1]} pixels, those before it '
+                         f'{before[2]} x {before[1]}')
 
 
 def video_file(name, path, size=None, **known):
