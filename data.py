@@ -2,7 +2,7 @@
 
 A `Video` decodes the frames asked for, uint8 (n, 3, H, W). `Clips` draws two views of T frames from
 each, and how to augment them; `augment` does so on the device that trains, (T, 3, H, W) ->
-(T, 3, S, S); `center` is what evaluation does instead. What is wrong with a file becomes a `DataError`.
+(T, 3, S, S); `center` is what evaluation does instead. A file that is wrong makes a `DataError`.
 `python data.py NAME --data DIR` tells what of a data set is there.
 """
 import argparse
@@ -44,21 +44,19 @@ DATASETS = {
 
 
 def find(dataset, data, size, **options):
-    """-> {'train': [Video], 'val': [Video]}, [what is missing]; DataError if a split is empty."""
+    """-> {'train': [Video], 'val': [Video]}, [what is missing, in words]; DataError if a split is empty."""
     if dataset not in DATASETS:
         raise DataError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
     row = DATASETS[dataset]
-    if not data:
-        raise DataError(f'{dataset}: no folder given (--data). {row.source}')
-    if not Path(data).is_dir():
-        raise DataError(f'{dataset}: {data} is no folder (--data). {row.source}')
+    if not data or not Path(data).is_dir():
+        raise DataError(f'{dataset}: {f"{data} is no folder" if data else "no folder given"} (--data). '
+                        f'{row.source}')
     try:
         videos, missing = row.read(Path(data), size, **options)
     except DataError as error:
         raise DataError(f'{dataset}: {error}') from None
-    needed = ['train'] if row.metrics == 'none' else ['train', 'val']
-    for split in needed:
-        if not videos[split]:
+    for split in videos:
+        if not videos[split] and (row.metrics, split) != ('none', 'val'):
             gone = f' ({len(missing)} missing: {missing[0]} ...)' if missing else ''
             raise DataError(f'{dataset}: no {split} video in {data}{gone}. {row.source}')
     return videos, missing
@@ -67,8 +65,8 @@ def find(dataset, data, size, **options):
 def load(dataset, data=None, *, image_size=224, seed=0):
     """A data set by name -> {'train': [Video], 'val': [Video]}; DataError if it cannot be used.
 
-    data: the folder as downloaded. image_size: frames of Penn, Pouring and folder are squashed to it.
-    seed: the synthetic set's. What is missing is said in one line; the doctor names it all.
+    data: the folder as downloaded. image_size: frames of Penn, Pouring and folder are squashed to it, others
+    keep their size. seed: the synthetic set's. What is missing is said in one line; the doctor names it all.
     """
     if dataset in DATASETS and not DATASETS[dataset].on_disk:
         return DATASETS[dataset].read(seed)
@@ -124,7 +122,7 @@ def draw_view(rng, length, frames, block, near=None):
 
 
 def interleave(rng, anchors, length):
-    """Time-contrastive pairs: anchors (A,) -> (2A,), each followed by its positive, 1-5 frames before."""
+    """Time-contrastive pairs: anchors (A,) -> (2A,), each with a positive, 1-5 frames before."""
     positives = np.maximum(anchors - rng.integers(1, 6, len(anchors)), 0)
     positives = np.where(anchors < length, positives, length)
     return np.stack([anchors, positives], 1).ravel()
@@ -155,10 +153,14 @@ class Clips(Dataset):
         self.interleaved = interleaved
         self.strength = strength
         self.labels = labels
-        self.first_class, self.classes = number_phases(videos if labels else [])
-        self.alike = {}    # action -> indices of its videos
-        for index, video in enumerate(videos):
-            self.alike.setdefault(video.action, []).append(index)
+        self.alike = {}          # action -> its videos
+        for video in videos:
+            self.alike.setdefault(video.action, []).append(video)
+        self.first_class = {}    # action -> the class of its phase 0
+        self.classes = 0
+        for action, alike in self.alike.items():
+            self.first_class[action] = self.classes
+            self.classes += count_phases(alike) if labels else 0
 
     def __len__(self):
         return len(self.videos)
@@ -186,10 +188,8 @@ class Clips(Dataset):
         video = self.videos[index]
         if self.pairs != 'videos':
             return [video]
-        others = [other for other in self.alike[video.action] if other != index]
-        if not others:
-            return [video, video]
-        return [video, self.videos[others[rng.integers(len(others))]]]
+        others = [other for other in self.alike[video.action] if other is not video] or [video]
+        return [video, others[rng.integers(len(others))]]
 
     def draw(self, rng, video, count):
         """One video's part of an item: both views, or (count 1) one of them."""
@@ -225,38 +225,29 @@ class Clips(Dataset):
 
     def join(self, rng, drawn):
         """What was drawn of one video or of two -> an item."""
-        item = {
-            'names': [part['name'] for part in drawn],
-            'frames': [part['frames'] for part in drawn],
-        }
+        item = {}
+        item['names'] = [part['name'] for part in drawn]
+        item['frames'] = [part['frames'] for part in drawn]
         for key in ('where', 'time', 'length', 'valid', 'labels'):
             item[key] = torch.from_numpy(np.concatenate([part[key] for part in drawn]))
         size_a = item['frames'][0].shape[2:]
         size_b = item['frames'][-1].shape[2:]
-        item['augment'] = [draw_augmentation(rng, *size_a, **self.strength),
-                           draw_augmentation(rng, *size_b, **self.strength)]
-        return item
+        draw_a = draw_augmentation(rng, *size_a, **self.strength)
+        draw_b = draw_augmentation(rng, *size_b, **self.strength)
+        return item | {'augment': [draw_a, draw_b]}
 
 
-def number_phases(videos):
-    """Every action numbers its phases from 0; all together they are classes one after the other.
-
-    -> {action: the class of its phase 0}, number of classes
-    """
-    phases = {}
+def count_phases(videos):
+    """How many phases the videos of one action have: they are numbered from 0."""
+    most = 0
     for video in videos:
         try:
             labels = video.labels
-        except DataError:    # it is skipped and named when it is drawn
+        except DataError:    # the video is skipped and named when it is drawn
             continue
         if labels is not None:
-            phases[video.action] = max(phases.get(video.action, 0), int(labels.max()) + 1)
-    first = {}
-    classes = 0
-    for action, count in phases.items():
-        first[action] = classes
-        classes += count
-    return first, classes
+            most = max(most, int(labels.max()) + 1)
+    return most
 
 
 def collate(items):
@@ -286,8 +277,8 @@ def draw_augmentation(rng, height, width, *, scale=(0.8, 1.0), ratio=(3 / 4, 4 /
     """One draw for a whole clip, as plain numbers, so that the GPU never has to be asked.
 
     scale, ratio: the crop's area, width/height; flip, jitter, blur, grey: probabilities; the rest:
-    strengths. torchvision's transforms draw from a global generator, and where no crop fits (FineGym)
-    they cut out the middle; the authors squash the whole frame, and so do we.
+    strengths. torchvision's transforms draw from a global generator, and where no crop fits, as in
+    FineGym, they cut out the middle; the authors squash the whole frame, and so do we.
     """
     drawn = {
         'crop': draw_crop(rng, height, width, scale, ratio),
@@ -386,7 +377,7 @@ def denormalise(frames):
     return frames * std + mean
 
 
-# --------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The doctor: python data.py NAME --data DIR
 
 def inspect(video, decode):

@@ -78,7 +78,7 @@ def bits_used(files):
     """How many bits of their deep pixels a series of images uses, at least 8.
 
     Cameras of 10, 12 or 14 bits leave the upper ones of 16 empty: taken as they are, their pictures
-    are nearly black. Nine images over the whole series decide, so that its frames are scaled alike."""
+    are nearly black. Nine images over the whole series decide, so that all are scaled alike."""
     spread = np.linspace(0, len(files) - 1, 9).round().astype(int)
     brightest = 0
     for i in set(spread.tolist()):

@@ -1,8 +1,8 @@
 """One video: its name, its labels, and a file or a folder of images decoded frame by frame.
 
-Frame i is the i-th that a player shows, turned as a player turns it: uint8 (3, H, W). `Video` is what
-the rest of the house knows of a video. Video files are decoded here, by PyAV; folders of pictures in
-images.py. Whatever a file can have wrong with it becomes a `DataError` of one line.
+Frame i is the i-th that a player shows, turned as a player turns it: uint8 (3, H, W). `Video` is
+what the rest of the house knows of a video. Video files are decoded here, by PyAV; folders of
+pictures in images.py. Whatever a file can have wrong with it becomes a `DataError` of one line.
 """
 import itertools
 from collections import deque
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-# libav reports a damaged packet from its decoding threads. If such a report goes to Python's logging,
-# the thread waits for the interpreter lock, while whoever frees the decoder holds that lock and waits
-# for the thread: for ever. None puts a C function that does nothing in the place of PyAV's Python one.
-# What else libav may call in Python is not used here: packets, frames or files made of Python objects,
-# and timeouts.
+# libav reports a damaged packet from its decoding threads. If such a report goes to Python's
+# logging, the thread waits for the interpreter lock, while whoever frees the decoder holds that
+# lock and waits for the thread: for ever. None puts a C function that does nothing in the place of
+# PyAV's Python one. What else libav calls in Python is not used here: packets, frames or files
+# made of Python objects, and timeouts.
 av.logging.set_level(None)
 
 VIDEO_FILES = {
@@ -134,12 +134,12 @@ def video_stream(file):
 
 
 def timetable(path):
-    """The timetable of an mp4 or mov file; None for others: only there a packet is surely a frame.
+    """The timetable of an mp4 or mov file; None where a packet is not surely the frame of its time.
 
     The header's count is not asked for: a file that was cut off ends with its last whole packet. A
     cut without encoding anew leaves an edit list: frames before it are decoded, but not shown.
     """
-    shown, keys = [], []
+    shown, hidden, keys = [], [], []
     with av.open(str(path)) as file:
         if 'mp4' not in file.format.name:
             return None
@@ -150,12 +150,15 @@ def timetable(path):
                 return None
             if packet.is_keyframe:
                 keys.append((packet.pts, packet.dts))
-            if not packet.is_discard:
+            if packet.is_discard:
+                hidden.append(packet.pts)
+            else:
                 shown.append(packet.pts)
-    if len(set(shown)) < len(shown):
-        return None
-    if not keys:
+    if not keys or not shown:
         return Timetable(np.zeros(0, np.int64), np.zeros(0, np.int64), [])
+    first, last = min(shown), max(shown)
+    if len(set(shown)) < len(shown) or any(first <= pts <= last for pts in hidden):
+        return None    # after several cuts, times do not rise with the file
     keys.sort()
     key_times = [pts for pts, _ in keys]
     # What precedes the first key frame does not decode.

@@ -1,4 +1,4 @@
-"""Frames are what a player or viewer shows, not what is stored: turned, cut, beside covers, deep, of any size."""
+"""Frames are what a player shows, not what is stored: turned, cut, beside covers, deep, of any size."""
 import struct
 import subprocess
 import sys
@@ -47,7 +47,7 @@ STORED = {'b-frames.mp4': {}, 'all-key.mov': {'codec': 'mjpeg', 'options': {}},
 
 
 def shown_at(stored, matrix):
-    """Pixel for pixel where the matrix says, moved so that all coordinates begin at 0: (n, 3, H, W)."""
+    """Pixel for pixel where the matrix says, moved so that coordinates begin at 0: (n, 3, H, W)."""
     a, b, c, d = matrix
     n, _, height, width = stored.shape
     y, x = np.mgrid[:height, :width]
@@ -62,7 +62,7 @@ def write_turned(path, whole, matrix):
     """The file with another matrix in its track header."""
     a, b, c, d = matrix
     start = whole.index(b'tkhd') + 44
-    assert struct.unpack('>9i', whole[start:start + 36]) == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    assert struct.unpack('>i', whole[start + 32:start + 36]) == (1 << 30,)
     box = struct.pack('>9i', a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     path.write_bytes(whole[:start] + box + whole[start + 36:])
 
@@ -156,8 +156,8 @@ def boxes(content):
     return found
 
 
-def edit(whole, first, frames):
-    """The file with an edit list that shows `frames` frames from `first` on, as a lossless cut leaves it."""
+def edit(whole, *parts):
+    """The file with an edit list that shows each part: (first frame, number of frames)."""
     top = boxes(whole)
     assert top[-1][0] == b'moov'    # at the end, so that its size moves nothing
     moov = []
@@ -170,8 +170,12 @@ def edit(whole, first, frames):
             delay = struct.unpack('>i', before[0][20:24])[0] if before else 0    # that of B-frames
             media = dict(boxes(dict(track)[b'mdia']))
             scale, = struct.unpack('>I', media[b'mdhd'][12:16])
-            cut = struct.pack('>IIIii', 0, 1, frames * seconds // RATE, delay + first * scale // RATE, 1 << 16)
-            content = b''.join(box(*each) for each in [track[0], (b'edts', box(b'elst', cut)), *track[1:]])
+            cut = struct.pack('>II', 0, len(parts))
+            for first, frames in parts:
+                start = delay + first * scale // RATE
+                cut += struct.pack('>Iii', frames * seconds // RATE, start, 1 << 16)
+            track.insert(1, (b'edts', box(b'elst', cut)))
+            content = b''.join(box(*each) for each in track)
         moov.append(box(kind, content))
     return b''.join(box(*each) for each in top[:-1]) + box(b'moov', b''.join(moov))
 
@@ -182,7 +186,7 @@ def edit(whole, first, frames):
 def test_cut_videos(name, first, last, tmp_path):
     path = tmp_path / name
     write_video(path, 60, **CUTS[name])
-    path.write_bytes(edit(path.read_bytes(), first, last + 1 - first))
+    path.write_bytes(edit(path.read_bytes(), (first, last + 1 - first)))
     with av.open(str(path)) as file:    # libav's own view, from front to back
         assert sum(1 for _ in file.decode(video=0)) == last + 1 - first
     assert numbers(every_frame(path)) == list(range(first, last + 1))
@@ -191,9 +195,22 @@ def test_cut_videos(name, first, last, tmp_path):
         assert numbers(video_file(path).read([i])) == [first + i]
 
 
+@pytest.mark.parametrize('name', ['b-frames.mp4', 'plain.mov'])
+@pytest.mark.parametrize('parts', [
+    [(0, 10), (30, 10)], [(30, 10), (5, 10)], [(10, 5), (12, 5), (50, 10)], [(5, 10), (5, 10)]])
+def test_videos_cut_more_than_once(name, parts, tmp_path):
+    write_video(tmp_path / name, 60, **CUTS[name])
+    (tmp_path / name).write_bytes(edit((tmp_path / name).read_bytes(), *parts))
+    expected = []
+    for first, frames in parts:
+        expected += range(first, first + frames)
+    assert numbers(every_frame(tmp_path / name)) == expected
+    assert numbers(video_file(tmp_path / name).read([13, 2])) == [expected[13], expected[2]]
+
+
 def test_labels_follow_what_is_shown(tmp_path):
     write_video(tmp_path / 'a.mp4', 60)
-    (tmp_path / 'a.mp4').write_bytes(edit((tmp_path / 'a.mp4').read_bytes(), 30, 30))
+    (tmp_path / 'a.mp4').write_bytes(edit((tmp_path / 'a.mp4').read_bytes(), (30, 30)))
     (tmp_path / 'a.txt').write_text('1 ' * 30)
     video, = data.load('folder', tmp_path)['train']
     assert video.labels.tolist() == [1] * 30
@@ -209,7 +226,8 @@ def test_labels_follow_what_is_shown(tmp_path):
 def write_with_cover(path, frames):
     """A video of `frames` pictures, or if 0 a sound, with a white cover picture."""
     with av.open(str(path), 'w') as file:
-        stream = file.add_stream('libx264', rate=RATE) if frames else file.add_stream('aac', rate=48000)
+        codec, rate = ('libx264', RATE) if frames else ('aac', 48000)
+        stream = file.add_stream(codec, rate=rate)
         cover = file.add_stream('mjpeg', rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 64, 'yuvj420p'
         cover.disposition = av.stream.Disposition.attached_pic
@@ -243,7 +261,7 @@ def test_covers_are_not_the_video(name, tmp_path):
     if 'first' in name:
         path.write_bytes(cover_first(path.read_bytes()))
     if 'cut' in name:
-        path.write_bytes(edit(path.read_bytes(), 5, 15))
+        path.write_bytes(edit(path.read_bytes(), (5, 15)))
     if 'turned' in name:
         write_turned(path, path.read_bytes(), TURNS['by 180'])
     with av.open(str(path)) as file:
