@@ -35,13 +35,13 @@ class ModelError(ValueError):
 def read_file(path):
     """What is in a file of torch.save or safetensors, on the CPU. Errors: ModelError."""
     try:
-        with open(path, 'rb') as file:
-            start = file.read(9)
-            if start[8:] == b'{':                         # a safetensors file: its size, then JSON
-                return read_safetensors(file)
-        with warnings.catch_warnings(), torch.serialization.safe_globals(CONTAINERS):
+        with open(path, 'rb') as file, torch.serialization.safe_globals(CONTAINERS), \
+                warnings.catch_warnings():
             warnings.simplefilter('ignore')               # of pickle protocols: said below
-            return torch.load(path, map_location='cpu', weights_only=True)
+            if file.read(9)[8:] == b'{':                  # safetensors: 8 bytes of size, then JSON
+                return read_safetensors(file)
+            file.seek(0)
+            return torch.load(file, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise ModelError(f'{path}: no such file') from None
     except Exception as error:                            # of any kind, where a file is damaged
