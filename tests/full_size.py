@@ -36,7 +36,7 @@ MVF = dict(MODEL=dict(EMBEDDER_TYPE='transformer', BASE_MODEL=dict(LAYER=12, OUT
                           SMART_FINAL='one')))
 
 
-# ------------------------------------------------------------------------- weights without a file
+# ----------------------------------------------------------------- weights without a file
 
 def shapes_in(name):
     """{key: shape, or None for an integer scalar} of a list of keys in tests/golden."""
@@ -80,7 +80,7 @@ def drawn_clip(frames):
     return torch.from_numpy((coarse + 0.25 * fine).astype(np.float32))
 
 
-# ----------------------------------------------------------------------- files as the authors' are
+# --------------------------------------------------------------- files as the authors' are
 
 class EasyDict(dict):
     """What easydict pickles: a dict whose entries are also attributes."""
@@ -96,7 +96,7 @@ EasyDict.__module__ = 'easydict'
 
 
 def save_released(path, state, config, epoch=299):
-    """A checkpoint as CARL and the MV-Former release write it; the package easydict is not needed."""
+    """A checkpoint as CARL and the MV-Former release write it, without the package easydict."""
     if config is not None:
         config = EasyDict(config | dict(args=argparse.Namespace(local_rank=0), NUM_GPUS=4))
     before = sys.modules.get('easydict')
@@ -115,7 +115,7 @@ def save_released(path, state, config, epoch=299):
             sys.modules['easydict'] = before
 
 
-# ------------------------------------------------------------------------------------- the comparison
+# ----------------------------------------------------------------------------- the comparison
 
 def embedded(network, images):
     """Embeddings before L2 (T, D), entities (T, N, d), their attention (T, N, P) of a clip."""
@@ -155,7 +155,8 @@ def carl(folder):
         seconds = time.time() - start
         if name == 'penn':
             good &= compare('pooled', entities[:, 0], golden['penn/pooled'])
-            good &= compare('projection', projected(folder / 'penn.pth', z), golden['penn/projection'])
+            head = projected(folder / 'penn.pth', z)
+            good &= compare('projection', head, golden['penn/projection'])
         good &= compare('embedding', z, golden[f'{name}/embedding'])
         good &= compare('unit length', network(images[None])[0], golden[f'{name}/unit'])
         print(f'  {seconds:.1f} s for {len(images)} frames')

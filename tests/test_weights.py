@@ -15,7 +15,7 @@ from backbones import weights
 from backbones.weights import ModelError, load_weights, read_file
 from test_backbones import dino, dinov2, dinov2_reg, dinov3, golden, weights_under
 
-# ------------------------------------------------------------- the same weights under other names
+# ----------------------------------------------------- the same weights under other names
 
 SPLIT = {'dino': 'attention.attention.{}', 'dinov2': 'attention.attention.{}',
          'dinov3': 'attention.{}_proj'}
@@ -121,20 +121,40 @@ def both_in_one(state, generation):
     return {'model': under('student.backbone.', state, 1) | under('teacher.backbone.', state)}
 
 
+def official(state, generation):
+    return state
+
+
+def under_model(state, generation):
+    return {'model': state, 'epoch': 3}
+
+
+def under_state_dict(state, generation):
+    return {'state_dict': under('module.', state)}
+
+
+def timm_with_biases(state, generation):
+    return timm(state, generation, bias_twin=True)
+
+
+def in_a_larger_model(state, generation):
+    theirs = under('dinov2.', hugging_face(state, generation))
+    return theirs | {'classifier.weight': torch.ones(2, 2)}
+
+
 FORMS = {
-    'official': lambda state, generation: state,
+    'official': official,
     'dino training': dino_training,
     'teacher in chunks': teacher_in_chunks,
     'teacher and student in one': both_in_one,
-    'model': lambda state, generation: {'model': state, 'epoch': 3},
-    'state_dict': lambda state, generation: {'state_dict': under('module.', state)},
+    'model': under_model,
+    'state_dict': under_state_dict,
     'timm': timm,
-    'timm, biases': lambda state, generation: timm(state, generation, bias_twin=True),
+    'timm, biases': timm_with_biases,
     'hugging face': hugging_face,
-    'hugging face, in a larger model': lambda state, generation:
-        under('dinov2.', hugging_face(state, generation)) | {'classifier.weight': torch.ones(2, 2)},
+    'hugging face, in a larger model': in_a_larger_model,
 }
-SAFETENSORS = ['official', 'timm', 'timm, biases', 'hugging face', 'hugging face, in a larger model']
+FLAT = ['official', 'timm', 'timm, biases', 'hugging face', 'hugging face, in a larger model']
 TYPES = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
          torch.int64: 'I64'}
 
@@ -168,7 +188,7 @@ CASES = {'dino': (dino, 'dino', 'dino_vit', ('sd/',)),
 def official_state(case, form='official'):
     _, _, name, prefixes = CASES[case]
     state = weights_under(golden(name), *prefixes)
-    if case == 'dinov3' and form == 'timm':               # these have no biases, as the released files
+    if case == 'dinov3' and form == 'timm':               # no biases, as in the released files
         for i in range(4):
             state[f'blocks.{i}.attn.qkv.bias_mask'] = torch.zeros(96)
     return state
@@ -192,7 +212,8 @@ def test_every_form_gives_the_same_features(case, form, tmp_path):
     load_weights(reference, tmp_path / 'official.pth')
     expected = reference(g['x'])
     content = FORMS[form](state, generation)
-    for ending in ['.pth', '.safetensors'] if form in SAFETENSORS else ['.bin']:
+    endings = ['.pth', '.safetensors'] if form in FLAT else ['.bin']
+    for ending in endings:
         save(content, tmp_path / f'weights{ending}')
         backbone = another(make((2, 4))[0])
         sentence = load_weights(backbone, tmp_path / f'weights{ending}')
@@ -259,7 +280,7 @@ def test_periods_are_the_files_own_where_it_has_them(tmp_path):
     assert torch.equal(vit.rope_embed.periods, exact)
 
 
-# ---------------------------------------------------------------------------------------- ResNet-50
+# -------------------------------------------------------------------------------- ResNet-50
 
 def test_byol_torchvision_and_dino_resnets():
     with torch.device('meta'):
@@ -271,7 +292,7 @@ def test_byol_torchvision_and_dino_resnets():
     files = {
         'byol': {'model': under('module.encoder.', net) | under('module.encoder_k.', other)},
         'torchvision': net | head,
-        'dino': {'teacher': under('module.backbone.', net) | {'module.head.mlp.0.bias': head['fc.bias']}},
+        'dino': {'teacher': under('module.backbone.', net) | under('module.head.', head)},
     }
     for name, content in files.items():
         state, sentence = weights.backbone_state(content, backbone, name)
@@ -280,7 +301,7 @@ def test_byol_torchvision_and_dino_resnets():
         assert all(torch.equal(state[key], net[key]) for key in net)
 
 
-# ------------------------------------------------------------------------------------------- refused
+# ---------------------------------------------------------------------------- refused
 
 def refused(backbone, content, path):
     """The one line that says why a file is refused."""
@@ -298,9 +319,12 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     path = tmp_path / 'weights.pt'
     less = {key: value for key, value in state.items() if key != 'norm.bias'}
     assert 'missing norm.bias' in refused(vit, less, path)
-    assert 'missing norm.bias (nearest: norm.bia)' in refused(vit, less | {'norm.bia': state['norm.bias']}, path)
-    assert 'unknown head.weight' in refused(vit, state | {'head.weight': torch.zeros(1)}, path)
-    assert 'cls_token is (1, 1, 7)' in refused(vit, state | {'cls_token': torch.zeros(1, 1, 7)}, path)
+    other = less | {'norm.bia': state['norm.bias']}
+    assert 'missing norm.bias (nearest: norm.bia)' in refused(vit, other, path)
+    other = state | {'head.weight': torch.zeros(1)}
+    assert 'unknown head.weight' in refused(vit, other, path)
+    other = state | {'cls_token': torch.zeros(1, 1, 7)}
+    assert 'cls_token is (1, 1, 7)' in refused(vit, other, path)
     assert 'no state dict' in refused(vit, [1, 2, 3], path)
     assert 'no state dict' in refused(vit, {'model': 3}, path)
     assert 'no state dict' in refused(vit, {'teacher': {'cls_token': 3}}, path)
@@ -324,13 +348,27 @@ def test_nothing_is_made_up(tmp_path):
     path = tmp_path / 'weights.pt'
     whole = hugging_face(official_state('dino'), 'dino')
     for part in 'attention.attention.key.bias', 'attention.attention.query.weight':
-        less = {key: value for key, value in whole.items() if key != f'encoder.layer.2.{part}'}
+        less = without(whole, f'encoder.layer.2.{part}')
         assert 'missing blocks.2.attn.qkv.' in refused(dino()[0], less, path)
-    plain = {key: value for key, value in official_state('dino').items() if 'qkv.bias' not in key}
-    assert 'missing blocks.0.attn.qkv.bias' in refused(dino()[0], plain, path)
-    third = official_state('dinov3')
-    del third['blocks.1.attn.qkv.bias']
-    assert 'blocks.1.attn.qkv.bias' in refused(dinov3()[0], third, path)
+    less = without(official_state('dino'), 'blocks.0.attn.qkv.bias')
+    assert 'missing blocks.0.attn.qkv.bias' in refused(dino()[0], less, path)
+    less = without(official_state('dinov3'), 'blocks.1.attn.qkv.bias')
+    assert 'blocks.1.attn.qkv.bias' in refused(dinov3()[0], less, path)
+
+
+def test_shapes_that_cannot_be_joined_are_named(tmp_path):
+    path = tmp_path / 'weights.pt'
+    theirs = hugging_face(official_state('dino'), 'dino')
+    for shape in (32, 16), ():
+        broken = theirs | {'encoder.layer.0.attention.attention.key.weight': torch.zeros(shape)}
+        assert 'missing blocks.0.attn.qkv.weight' in refused(dino()[0], broken, path)
+    broken = official_state('dinov3') | {'blocks.0.attn.qkv.bias_mask': torch.zeros(3)}
+    assert 'unknown blocks.0.attn.qkv.bias_mask' in refused(dinov3()[0], broken, path)
+
+
+def without(state, key):
+    assert key in state
+    return {name: value for name, value in state.items() if name != key}
 
 
 class Code:
@@ -347,12 +385,16 @@ def test_no_file_runs_anything(tmp_path):
     ran = tmp_path / 'ran'
     code = Code(ran)
     state = official_state('dino')
-    contents = {'bare': code, 'among weights': state | {'cls_token': code},
-                'training': dino_training(state, 'dino') | {'args': code},
-                'settings': dino_training(state, 'dino') | {'args': argparse.Namespace(arch=code)},
-                'checkpoint': {'model_state': state, 'epoch': 3, 'cfg': code}}
+    training = dino_training(state, 'dino')
+    contents = [
+        code,
+        state | {'cls_token': code},
+        training | {'args': code},
+        training | {'args': argparse.Namespace(arch=code)},
+        {'model_state': state, 'epoch': 3, 'cfg': code},
+    ]
     path = tmp_path / 'weights.pth'
-    for content in contents.values():
+    for content in contents:
         for new in True, False:
             torch.save(content, path, _use_new_zipfile_serialization=new)
             assert 'plain containers' in refused(dino()[0], None, path)
@@ -410,7 +452,7 @@ def test_broken_headers_of_safetensors_are_refused(tmp_path):
         refused(dino()[0], None, path)
 
 
-# ------------------------------------------------------------------------------- torch.hub's cache
+# ----------------------------------------------------------------------- torch.hub's cache
 
 ADDRESS = 'https://127.0.0.1:9/dino_vit.pth'             # a port where nobody listens
 
