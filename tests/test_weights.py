@@ -467,7 +467,8 @@ def cached(monkeypatch, tmp_path):
 
 
 CACHED = {'a page': b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
-          'empty': b'', 'cut': b'PK\3\4' + bytes(2000), 'a page of HTML': b'<!DOCTYPE html>\n<html>',
+          'empty': b'', 'cut': b'PK\3\4' + bytes(2000),
+          'a page of HTML': b'<!DOCTYPE html>\n<html>',
           'JSON': b'{"message": "not found"}', 'another archive': b'\x1f\x8b' + bytes(100)}
 
 
