@@ -76,7 +76,7 @@ class ViT(nn.Module):
 
     @property
     def grid(self):
-        """Patches a side of a picture of image_size, which may be another than it was trained on."""
+        """Patches a side of a picture of image_size, which need not be the trained one."""
         return self.image_size // self.patch_size
 
     def positions(self, rows, columns):
@@ -146,7 +146,8 @@ DINO = {
     'dino_vitb8': row(ADDRESS + 'dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth', 8, BASE),
     'dino_vitb16': row(ADDRESS + 'dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth', 16, BASE),
     'dino_vits8': row(ADDRESS + 'dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth', 8, SMALL),
-    'dino_vits16': row(ADDRESS + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth', 16, SMALL),
+    'dino_vits16': row(
+        ADDRESS + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth', 16, SMALL),
     # for trying things out on a CPU; pre-trained on drawn figures by tests/pretrain_tiny.py
     'tiny': row(ASSETS / 'tiny_vit.pt', 6, TINY, image_size=72),
 }

@@ -25,7 +25,7 @@ class LayerScale(nn.Module):
 
 
 class ScaledBlock(Block):
-    """DINO's block, with a LayerScale at the end of each branch. rotation: of DINOv3's attention."""
+    """DINO's block, with a LayerScale at the end of each branch. rotation: of DINOv3 alone."""
 
     def __init__(self, width, heads, hidden, **options):
         super().__init__(width, heads, hidden, **options)
@@ -46,7 +46,8 @@ class DINOv2WithRegisters(DINOv2):
 
     def __init__(self, layers=None, **sizes):
         super().__init__(layers, **sizes)
-        self.register_tokens = nn.Parameter(0.02 * torch.randn(1, 4, self.width))
+        self.register_tokens = nn.Parameter(torch.empty(1, 4, self.width))
+        nn.init.trunc_normal_(self.register_tokens, std=0.02)
 
     def tokens(self, images):
         x = super().tokens(images)                                # (F, 1 + P, C)

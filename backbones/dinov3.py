@@ -56,8 +56,7 @@ class DINOv3(DINOv2WithRegisters):
         del self.pos_embed
         Q = self.width // heads // 4
         periods = 100 ** (torch.arange(Q) / Q)                    # (Q,)
-        # the released files hold them rounded to bfloat16, and the models were trained so
-        self.rope_embed = nn.Module()
+        self.rope_embed = nn.Module()                             # the files round to bfloat16
         self.rope_embed.register_buffer('periods', periods.bfloat16().float())
 
     def positions(self, rows, columns):
@@ -73,8 +72,8 @@ class DINOv3(DINOv2WithRegisters):
         return rearrange(angles, 'rows columns yx q -> (rows columns) (yx q)')
 
     def block_arguments(self, images):
-        height, width = images.shape[-2:]
-        angles = self.angles(height // self.patch_size, width // self.patch_size)
+        rows, columns = (side // self.patch_size for side in images.shape[-2:])
+        angles = self.angles(rows, columns)                       # (P, D/2)
         angles = F.pad(angles, (0, 0, self.prefix, 0))            # 0: CLS and registers stay
         return dict(cosine=angles.cos(), sine=angles.sin())       # (prefix + P, D/2)
 
@@ -84,8 +83,8 @@ WHERE = ('they are gated: ask for them at https://github.com/facebookresearch/di
 
 
 def row(sizes):
-    make = partial(DINOv3, patch_size=16, **sizes)
-    return Backbone(make, sizes['depth'], 224, 16, weights=None, where=WHERE)
+    return Backbone(partial(DINOv3, patch_size=16, **sizes), layers=sizes['depth'],
+                    image_size=224, patch_size=16, weights=None, where=WHERE)
 
 
 DINOV3 = {'dinov3_vits16': row(SMALL), 'dinov3_vitb16': row(BASE), 'dinov3_vitl16': row(LARGE)}

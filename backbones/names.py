@@ -39,6 +39,8 @@ RENAMES = [                                               # pattern, official na
     (r'\bbackbone\.7\.', 'backbone.layer4.'),
     (r'\bres_finetune\.', 'backbone.layer4.'),
 ]
+# not used for features: of masked training, of satellite models, poolers and classifiers
+UNUSED = re.compile(r'mask_token$|local_cls_norm\.|pooler\.|fc\.')
 
 
 def rename(key, renames=RENAMES):
@@ -57,18 +59,27 @@ def official(state, own):
     notes = [f'{count} names changed to the official ones'] if count else []
     first = next(key for key, value in own.items() if value.dim() == 4)
     prefixes = [key.removesuffix(first) for key in renamed if ('.' + key).endswith('.' + first)]
-    if not prefixes:
-        return renamed, notes
     # a teacher is the average that its makers publish; of a ResNet's many conv1 the outermost
-    prefix = min(prefixes, key=lambda prefix: ('student' in prefix, len(prefix)))
-    others = [key for key in renamed if not key.startswith(prefix)]
+    prefix = min(prefixes, key=lambda prefix: ('student' in prefix, len(prefix)), default='')
     if prefix:
         notes.append(f'under {prefix}')
+    inside = {}
+    others = []
+    for key, value in renamed.items():
+        name = key.removeprefix(prefix)
+        if key.startswith(prefix) and (name in own or not UNUSED.match(name)):
+            inside[name] = value
+        else:
+            others.append(name)
     if others:
         notes.append(f'left out {groups(others)}')
-    inside = {key.removeprefix(prefix): value for key, value in renamed.items()
-              if key.startswith(prefix)}
     return inside, notes
+
+
+def in_float32(state):
+    """Also of half-precision files; what is no floating-point number stays."""
+    return {key: value.float() if value.is_floating_point() else value
+            for key, value in state.items()}
 
 
 def groups(keys):
@@ -83,10 +94,10 @@ def complete(state, own):
     rotary = 'rope_embed.periods' in own
     if join_qkv(state, no_key_bias=rotary):
         notes.append('joined queries, keys and values')
-    if 'pos_embed' in own and 'pos_embed' in state:
+    if 'register_tokens' in own and 'pos_embed' in own and 'pos_embed' in state:
         position = state['pos_embed']
         if position.dim() == 3 and position.shape[1] + 1 == own['pos_embed'].shape[1]:
-            # timm's models with registers have it added into cls_token
+            # timm has it added into cls_token
             zero = torch.zeros_like(position[:, :1])
             state['pos_embed'] = torch.cat([zero, position], 1)
             notes.append("CLS's position is in its token")
@@ -108,7 +119,8 @@ def join_qkv(state, no_key_bias=False):
     for (stem, kind), part in parts.items():
         if no_key_bias and kind == 'bias' and 'q' in part:
             part.setdefault('k', torch.zeros_like(part['q']))
-        if len(part) == 3:
+        shapes = {tuple(value.shape) for value in part.values()}
+        if len(part) == 3 and len(shapes) == 1 and shapes != {()}:
             state[f'{stem}.qkv.{kind}'] = torch.cat([part['q'], part['k'], part['v']])
             for letter in 'qkv':
                 state.pop(f'{stem}.{letter}.{kind}', None)
@@ -121,7 +133,7 @@ def complete_dinov3(state, own):
     masks = [key for key in state if key.endswith('.qkv.bias_mask')]
     for key in masks:
         bias = key.removesuffix('_mask')
-        if bias in state:
+        if bias in state and state[bias].shape == state[key].shape:
             state[bias] = state[bias] * state.pop(key)
     if not any(key.endswith('.qkv.bias') for key in state):
         for key in own:

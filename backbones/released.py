@@ -13,7 +13,7 @@ from backbones import names
 from backbones.dino import DINO
 from backbones.dinov2 import DINOV2
 from backbones.resnet50 import RESNET50
-from backbones.weights import ModelError, in_float32
+from backbones.weights import ModelError
 
 RENAMES = names.RENAMES + [
     (r'^backbone\.model\.', 'backbone.'),
@@ -61,19 +61,21 @@ def translate(content, path):
 
 def rename(state):
     """Their state dict under our parameter names."""
-    ours = {names.rename(key, RENAMES): value for key, value in in_float32(state).items()}
+    ours = {names.rename(key, RENAMES): value for key, value in names.in_float32(state).items()}
     names.join_qkv(ours)
-    if 'pool.own' in ours:
-        ours['pool.own'] = ours['pool.own'].flatten(0, -2)                      # (1, N, d) -> (N, d)
+    if 'pool.own' in ours and ours['pool.own'].dim() == 3:
+        ours['pool.own'] = ours['pool.own'].flatten(0, 1)         # (1, N, d) -> (N, d)
     return ours
 
 
 def settings_of(ours, theirs, config, path):
     """Our settings of a model. ours, theirs: its weights under our and their names."""
     needed = ['mtf.fc.1.weight', 'mtf.blocks.0.attn.qkv.weight', 'mtf.out.weight']
+    needed += [key for key in ('pool.own', 'pool.split.weight') if key in ours]
     missing = [key for key in needed if key not in ours or ours[key].dim() != 2]
     if missing:
-        raise ModelError(f'{path}: is no transformer of CARL or MV-Former: no {missing[0]} in it')
+        raise ModelError(f'{path}: is no transformer of CARL or MV-Former: {missing[0]} is not '
+                         f'a matrix in it')
     heads = find(config, 'NUM_HEADS')
     if heads not in (None, 8):
         raise ModelError(f'{path}: NUM_HEADS {heads}: the MTF here has 8')
@@ -131,7 +133,7 @@ def lstp_of(own, row, config, path):
         chosen = str(find(config, 'SMART_FEATS'))         # '3,7,11' or 11: blocks counted from 0
         settings['layers'] = [int(block) + 1 for block in re.findall(r'\d+', chosen)]
         if not settings['layers']:
-            raise ModelError(f'{path}: its settings name no SMART_FEATS, the layers that LSTP reads')
+            raise ModelError(f'{path}: its settings name no SMART_FEATS, the layers of LSTP')
     return settings
 
 
@@ -146,7 +148,7 @@ def late_fusion(theirs, row, config, path):
         for pool in 'max', 'avg':
             if pool in str(kind):
                 return pool
-    raise ModelError(f'{path}: its settings name no LATE_TYPE or FLATTEN_METHOD that is max or avg')
+    raise ModelError(f'{path}: its settings name no LATE_TYPE or FLATTEN_METHOD of max or avg')
 
 
 def readout_of(config, path):

@@ -5,10 +5,9 @@ training run. Nothing in a file can run code. names.py knows the names that othe
 """
 import argparse
 import difflib
+import http.client
 import json
 import pickle
-import re
-import urllib.error
 import warnings
 import zlib
 from collections import OrderedDict
@@ -24,8 +23,6 @@ DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16,
 CONTAINERS = [argparse.Namespace, (OrderedDict, 'easydict.EasyDict')]
 # where a training checkpoint keeps weights, the best first
 PARTS = ('teacher', 'student', 'model', 'state_dict', 'model_state')
-# not used for features: of masked training, of the satellite models, poolers and classifiers
-UNUSED = re.compile(r'mask_token$|local_cls_norm\.|pooler\.|fc\.')
 
 
 class ModelError(ValueError):
@@ -35,13 +32,13 @@ class ModelError(ValueError):
 def read_file(path):
     """What is in a file of torch.save or safetensors, on the CPU. Errors: ModelError."""
     try:
-        with open(path, 'rb') as file:
-            start = file.read(9)
-            if start[8:] == b'{':                         # a safetensors file: its size, then JSON
-                return read_safetensors(file)
-        with warnings.catch_warnings(), torch.serialization.safe_globals(CONTAINERS):
+        with open(path, 'rb') as file, torch.serialization.safe_globals(CONTAINERS), \
+                warnings.catch_warnings():
             warnings.simplefilter('ignore')               # of pickle protocols: said below
-            return torch.load(path, map_location='cpu', weights_only=True)
+            if file.read(9)[8:] == b'{':                  # safetensors: 8 bytes of size, then JSON
+                return read_safetensors(file)
+            file.seek(0)
+            return torch.load(file, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise ModelError(f'{path}: no such file') from None
     except Exception as error:                            # of any kind, where a file is damaged
@@ -53,7 +50,7 @@ def read_file(path):
 
 
 def read_safetensors(file):
-    """An open file -> {name: tensor}: 8 bytes say how long the JSON is that says where each lies."""
+    """An open file -> {name: tensor}: 8 bytes of size, JSON that says where each lies, values."""
     whole = file.seek(0, 2)
     file.seek(0)
     length = int.from_bytes(file.read(8), 'little')
@@ -80,8 +77,9 @@ def fetch(address):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(address, str(path))
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
-            raise ModelError(f'cannot fetch {address} ({error}); give a file by --weights') from None
+        except (OSError, http.client.HTTPException) as error:
+            raise ModelError(f'cannot fetch {address} ({error}); give a file by --weights'
+                             ) from None
     return path
 
 
@@ -113,19 +111,9 @@ def backbone_state(content, backbone, source):
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise ModelError(f'{source}: holds no state dict of tensors')
     own = backbone.state_dict()
-    state, renaming = names.official(state, own)
-    unused = [key for key in state if UNUSED.match(key) and key not in own]
-    state = {key: value for key, value in state.items() if key not in unused}
-    if unused:
-        notes.append(f'left out {names.groups(unused)}')
-    state = in_float32(state)
+    state, renaming = names.official(names.in_float32(state), own)
     notes += renaming + names.complete(state, own)
     return state, f'{source}: ' + '; '.join(notes) if notes else ''
-
-
-def in_float32(state):
-    return {key: value.float() if value.is_floating_point() else value
-            for key, value in state.items()}
 
 
 def load_strictly(module, state, source):
