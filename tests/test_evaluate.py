@@ -14,6 +14,7 @@ import data
 import evaluate
 import figures
 import model as models
+from evaluation import embedding, focus, labels as label_files, table
 
 torch.set_num_threads(1)                                # the frames are tiny
 GOLDEN = Path(__file__).parent / 'golden' / 'metrics.npz'
@@ -45,7 +46,7 @@ def videos(count, seed=0, width=6, classes=3, shortest=3, longest=20):
 def test_the_authors_numbers():
     (train, labels), (val, val_labels) = golden('train'), golden('val')
     with np.load(GOLDEN) as numbers:
-        expected = {name: float(numbers[f'baseball_pitch/{name}']) for name in evaluate.METRICS}
+        expected = {name: float(numbers[f'baseball_pitch/{name}']) for name in table.METRICS}
     both = train, labels, val, val_labels
     assert evaluate.classification(*both) == pytest.approx(expected['classification'], abs=1e-6)
     assert evaluate.progression(*both) == pytest.approx(expected['progression'], abs=1e-6)
@@ -259,7 +260,7 @@ def alone(network, film):
 @pytest.mark.parametrize('workers', [0, 2])
 def test_every_frame_is_embedded_in_order(network, workers):
     split = films()['train']
-    seen, embeddings, skipped = evaluate.embed_all({'one': network}, split, workers=workers)
+    seen, embeddings, skipped = embedding.embed_all({'one': network}, split, workers=workers)
     assert [one.video.name for one in seen] == ['a', 'b/c: d', 'f'] and skipped == {'e': 'e: does not decode'}
     for one, array in zip(seen, embeddings['one']):
         assert array.dtype == np.float32
@@ -269,9 +270,9 @@ def test_every_frame_is_embedded_in_order(network, workers):
 
 
 def test_unlabelled_videos_keep_all_frames(network):
-    seen, embeddings, _ = evaluate.embed_all({'one': network}, [Film('a', 5)])
+    seen, embeddings, _ = embedding.embed_all({'one': network}, [Film('a', 5)])
     assert len(embeddings['one'][0]) == 5 and (seen[0].labels == -1).all()
-    assert evaluate.embed_all({'one': network}, [Film('a', 5, broken=True)])[0] == []
+    assert embedding.embed_all({'one': network}, [Film('a', 5, broken=True)])[0] == []
 
 
 def test_a_long_video_is_cut_into_equal_sequences(network, monkeypatch):
@@ -280,7 +281,7 @@ def test_a_long_video_is_cut_into_equal_sequences(network, monkeypatch):
                         torch.ones(1, entities.shape[1], 12))
     entities = torch.zeros(25, 2, 8)
     for limit in (25, 24, 10):
-        assert evaluate.fuse(network, entities, limit).shape == (25, 12)
+        assert embedding.embed_entities(network, entities, limit).shape == (25, 12)
     assert lengths == [25, 13, 12, 9, 8, 8]               # one; ceil(25/24) = 2; ceil(25/10) = 3
 
 
@@ -317,12 +318,12 @@ def test_a_diverged_model_is_named(network):
     broken = models.build_model(SETTINGS, network.backbone)
     broken.mtf.out.bias.data.fill_(math.nan)
     with pytest.raises(models.ModelError, match='not finite'):
-        evaluate.embed_all({'': broken}, [Film('a', 5)])
+        embedding.embed_all({'': broken}, [Film('a', 5)])
 
 
 def test_embeddings_are_saved_whole_under_safe_names(network, tmp_path):
     videos = [*films()['train'], Film('b_c_ d', 4), Film('b/c_ d', 5), Film('../x', 3)]
-    evaluate.embed_all({'one': network}, videos, folders={'one': tmp_path / 'deep' / 'train'})
+    embedding.embed_all({'one': network}, videos, folders={'one': tmp_path / 'deep' / 'train'})
     saved = {path.name: np.load(path) for path in (tmp_path / 'deep' / 'train').iterdir()}
     assert len(saved) == 6 and saved['a.npy'].shape == (70, 12) and saved['a.npy'].dtype == np.float32
     assert sorted(len(array) for array in saved.values()) == [3, 4, 5, 8, 9, 70]
@@ -359,7 +360,7 @@ def seen_of(labels, action=None):
         film = Film(f'{action}{i}', len(y), y)
         film.action = action
         kept = np.flatnonzero(y >= 0) if (y >= 0).any() else np.arange(len(y))
-        found.append(evaluate.Seen(film, len(y), kept, y[kept]))
+        found.append(embedding.EmbeddedVideo(film, len(y), kept, y[kept]))
     return found
 
 
@@ -409,18 +410,18 @@ def test_nothing_left_is_an_error(network):
 def test_kinetics_has_nothing_to_measure(network, capsys):
     many = [Film(str(i), 5) for i in range(20)]
     result = evaluate.assess({'': network}, {'train': many, 'val': many}, SETTINGS | {'dataset': 'k400'})
-    assert result['rows'] == {} and len(result['seen']['val']) == 8
-    evaluate.print_table(result, [''])
+    assert result['rows'] == {} and len(result['embedded']['val']) == 8
+    evaluate.print_result(result, [''])
     assert 'nothing to measure' in capsys.readouterr().out
 
 
 def test_several_checkpoints_print_mean_and_two_population_deviations(capsys):
     values = [.90, .92, .97]
     rows = {f'{i}': {'mean': {'classification': value, 'tau': math.nan}} for i, value in enumerate(values)}
-    spread = evaluate.spread(rows, list(rows))['mean']['classification']
+    spread = table.spread(rows, list(rows))['mean']['classification']
     assert spread == pytest.approx((.93, 2 * np.sqrt(np.mean((np.array(values) - .93) ** 2))))
     result = dict(dataset='penn', videos={'train': 3, 'val': 4}, rows=rows, remarks=[], paper=data.DATASETS['penn'].paper)
-    evaluate.print_table(result, list(rows))
+    evaluate.print_result(result, list(rows))
     out = capsys.readouterr().out
     assert '0.9300 ± 0.0589' in out and '0.9421 ± 0.0004' in out and ' -' in out
 
@@ -430,7 +431,7 @@ def test_several_checkpoints_print_mean_and_two_population_deviations(capsys):
 def test_focus_by_hand():
     actor = torch.tensor([[1., 1., 0., 0.], [.5, 0., 0., 0.]])
     attention = torch.tensor([[[.5, .2, .3, 0.], [.25] * 4], [[0., 0., 0., 1.], [2., 0., 0., 0.]]])
-    f = evaluate.focus(attention, actor)
+    f = focus.focus(attention, actor)
     np.testing.assert_allclose(f['mass'], [[.7, .5], [0., .5]])                           # attention as shares: 2 -> 1
     assert f['area'].tolist() == [[.5, .5], [.125, .125]]
     assert f['peak'][:, 0].tolist() == [1, 0] and f['peak'][1, 1] == 1
@@ -440,19 +441,19 @@ def test_focus_by_hand():
 
 def test_masks_pass_through_the_frames_crop(network, monkeypatch):
     """16 more pixels a side: the centre crop starts at row and column 8, and patches are 6 x 6 pixels."""
-    images, entities, heads, actor = evaluate.look(network, Film('a', 4, size=40), [0, 2])
+    images, entities, heads, actor = figures.look_at(network, Film('a', 4, size=40), [0, 2])
     assert images.shape == (2, 3, 24, 24) and entities.shape == (2, 2, 16) and heads.shape == (2, 3, 16)
     assert actor.shape == (2, 16) and actor.sum() == 0    # the actor's 9 x 6 pixels begin and end left of it
     expected = np.zeros((4, 4))
     expected[:2, 0] = 1, .5
     for size in (24, 28):                                 # the ViT sees 4 x 4 patches of both, not the last 4 pixels
         monkeypatch.setattr(network.backbone, 'image_size', size)
-        *_, actor = evaluate.look(network, Film('a', 4, size=size), [0, 2])
+        *_, actor = figures.look_at(network, Film('a', 4, size=size), [0, 2])
         np.testing.assert_allclose(actor[0], expected.ravel(), atol=1e-6)
 
 
 def test_focus_table(network, capsys):
-    seen = {split: evaluate.embed_all({'': network}, films()[split])[0] for split in ('train', 'val')}
+    seen = {split: embedding.embed_all({'': network}, films()[split])[0] for split in ('train', 'val')}
     rows = evaluate.focus_table({'mine': network, 'untrained': evaluate.untrained(SETTINGS, network)}, seen, frames=3)
     assert [row['model'] for row in rows] == ['mine', 'mine', 'backbone', 'untrained', 'untrained']
     assert all(row['area'] == pytest.approx(.09375) and row['ratio'] == row['mass'] / row['area'] for row in rows)
