@@ -3,9 +3,10 @@
     python evaluate.py runs/penn/checkpoint.pt      the four metrics beside two controls
     python evaluate.py runs/seed*/checkpoint.pt     several: mean +- 2 standard deviations
 
-Embeddings are one (n, D) array a video, of unit length; labels are int (n,), -1 = none. Controls: the
+Embeddings: one (n, D) array a video, of unit length; labels: int (n,), -1 = none. Two controls: the
 `clock` knows how far into its video a frame is and sees no pixel; `untrained` is the model before
-training. What is not above both has learned nothing that a metric can see.
+training. What is not above both has learned nothing that a metric can see. The machinery (decoding,
+processes, printing) and what goes beyond the paper's metrics are in evaluation/.
 """
 import argparse
 import json
@@ -13,6 +14,7 @@ import math
 import os
 import re
 import sys
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -26,7 +28,8 @@ import model as models
 from evaluation.checkpoints import load_models
 from evaluation.embedding import embed_splits, join_processes
 from evaluation.focus import focus_table
-from evaluation.labels import few_labels_table, fractions, labelled_only
+from evaluation.labels import (by_action, few_labels_table, fractions, has_labels, labelled_only,
+                               lists_of)
 from evaluation.linear import linear_classifier
 from evaluation.table import mean, mean_row, print_table, remarks, write_json
 
@@ -34,10 +37,10 @@ BLOCK = 2 ** 24  # numbers in a metric's largest temporary array
 
 
 # --------------------------------------------------------------------------------------------------
-# The four metrics: lists of embeddings (n_i, D) and labels (n_i,) -> a number, NaN where there is none
+# The four metrics: lists of embeddings (n_i, D) and labels (n_i,) -> a number, or NaN
 
 def classification(train, train_labels, val, val_labels):
-    """Phase classification: accuracy (0..1) on val frames of a classifier fitted to train frames."""
+    """Phase classification: accuracy (0..1) of softmax regression on val frames."""
     x, y = labelled_only(train, train_labels)
     val_x, val_y = labelled_only(val, val_labels)
     if not x or not val_x:
@@ -56,8 +59,8 @@ def predict_phases(x, y, queries):
 def fit_classifier(x, y):
     """Softmax regression: the least sum of cross-entropies + half the squared norm of the weights.
 
-    By Newton's method, in the embeddings' own precision: it is at the optimum after 7 to 9 steps, where
-    L-BFGS takes a hundred and, at its usual tolerance, stops too early.
+    By Newton's method, in the embeddings' own precision: 7 to 9 steps to the optimum. The usual
+    L-BFGS takes a hundred and, at its default tolerance, stops too early.
     """
     from sklearn.linear_model import LogisticRegression
     # Two classes are fitted by one logistic function: its C = 2 is the two-class softmax at C = 1.
@@ -67,7 +70,7 @@ def fit_classifier(x, y):
 
 
 def progression(train, train_labels, val, val_labels):
-    """Phase progression: R^2 on val of regressions of the time since each phase's end; their mean."""
+    """Phase progression: R^2 on val of the time since each phase's end, mean over the phases."""
     from sklearn.metrics import r2_score
     x, y = labelled_only(train, train_labels)
     val_x, val_y = labelled_only(val, val_labels)
@@ -106,13 +109,16 @@ def predict_progress(x, targets, queries):
     """
     from sklearn.linear_model import LinearRegression
     x = x.astype(np.float64)
-    known = np.isfinite(targets)
+    queries = queries.astype(np.float64)
     predicted = np.full((len(queries), targets.shape[1]), np.nan)
-    for rows in np.unique(known, axis=1).T:
-        columns = (known.T == rows).all(axis=1)  # all that have the same frames: one solve
+    same_rows = {}  # regressions on the same frames are one solve
+    for column, known in enumerate(np.isfinite(targets).T):
+        same_rows.setdefault(known.tobytes(), []).append(column)
+    for columns in same_rows.values():
+        rows = np.isfinite(targets[:, columns[0]])
         if rows.any():
             line = LinearRegression().fit(x[rows], targets[rows][:, columns])
-            predicted[:, columns] = line.predict(queries.astype(np.float64))
+            predicted[:, columns] = line.predict(queries)
     return predicted
 
 
@@ -126,10 +132,12 @@ def kendalls_tau(embeddings, stride=1):
     if len(videos) < 2:
         return math.nan
     lengths = [len(video) for video in videos]
+    frames = torch.cat(videos)                             # (M, D)
+    half = frames.square().sum(1) / 2
     taus = []
     for own, queries in enumerate(videos):
         nearest = []
-        for near in closeness(queries, torch.cat(videos)):
+        for near in closeness(queries, frames, half):
             by_video = near.split(lengths, dim=1)
             nearest.append(torch.stack([one.argmax(1) for one in by_video]))
         nearest = torch.cat(nearest, dim=1).int().numpy()  # (V, n): of each frame, in each video
@@ -137,12 +145,9 @@ def kendalls_tau(embeddings, stride=1):
     return mean(taus)
 
 
-def closeness(queries, frames):
-    """queries (n, D), frames (M, D) -> parts of (n, M) that fit in memory, larger = nearer.
-
-    q.f - |f|^2 / 2, which falls as the Euclidean distance |q - f| grows.
-    """
-    half = frames.square().sum(1) / 2
+def closeness(queries, frames, half):
+    """queries (n, D), frames (M, D), half of their squared norms (M,) -> parts of (n, M) that fit
+    in memory, larger = nearer: q.f - |f|^2 / 2 falls as the distance |q - f| grows."""
     for part in queries.split(max(1, BLOCK // len(frames))):
         yield torch.addmm(half, part, frames.T, beta=-1)
 
@@ -164,26 +169,27 @@ def rank_correlation(sequences):
 
 
 def retrieval(embeddings, labels, k=5, stride=1):
-    """Fine-grained frame retrieval, AP@k (0..1): the share of a frame's k nearest frames of the other
-    videos that have its label; mean over frames, then over videos."""
+    """Fine-grained frame retrieval, AP@k (0..1): of a frame's k nearest frames in other videos, how
+    many have its label; mean over frames, then over videos."""
     return precision(same_label(embeddings, labels, k, stride), k)
 
 
 def same_label(embeddings, labels, k, stride=1):
-    """Have a frame's k nearest frames of other videos its label? -> [bool (n_i, k)], nearest first."""
+    """Have a frame's k nearest frames its label? -> [bool (n_i, k)], nearest first."""
     embeddings, labels = labelled_only(embeddings, labels)
     if len(embeddings) < 2:
         return []
     videos = [torch.from_numpy(np.asarray(x[::stride], np.float64)) for x in embeddings]
     frames = torch.cat(videos)                                                # (M, D)
     labels = torch.from_numpy(np.concatenate([y[::stride] for y in labels]))  # (M,)
+    half = frames.square().sum(1) / 2
     k = min(k, len(frames) - max(len(video) for video in videos))
     found = []
     start = 0
     for queries in videos:
         stop = start + len(queries)
         nearest = []
-        for near in closeness(queries, frames):
+        for near in closeness(queries, frames, half):
             near[:, start:stop] = -math.inf  # a video is not searched for its own frames
             nearest.append(near.topk(k).indices)
         found.append(labels[torch.cat(nearest)] == labels[start:stop, None])
@@ -205,43 +211,30 @@ def clock(frames):
 # --------------------------------------------------------------------------------------------------
 # From embeddings to numbers: each metric for each action, the controls beside the model
 
-def by_action(dataset, embedded):
-    """{action: {split: positions in embedded[split]}}; FineGym is one whole."""
-    actions = {}
-    for split in ('train', 'val'):
-        for position, one in enumerate(embedded[split]):
-            action = one.video.action if data.DATASETS[dataset].by_action else None
-            members = actions.setdefault(action or 'all', {'train': [], 'val': []})
-            members[split].append(position)
-    return actions
-
-
-def lists_of(members, embedded, embeddings):
-    """What a metric takes of one action: train, train labels, val, val labels."""
-    lists = []
-    for split in ('train', 'val'):
-        lists.append([embeddings[split][i] for i in members[split]])
-        lists.append([embedded[split][i].labels for i in members[split]])
-    return lists
+def classifier_for(dataset, device):
+    """The classification that the field uses on this data set."""
+    if data.DATASETS[dataset].metrics == 'linear':
+        return partial(linear_classifier, device=device)
+    return classification
 
 
 def score(dataset, embedded, embeddings, device='cpu'):
-    """embedded {split: [EmbeddedVideo]}, embeddings {split: [(n_i, D)]} -> {action: {metric: value}}.
+    """{split: [EmbeddedVideo]}, {split: [(n_i, D)]} -> {action: {metric: value}}, and their mean.
 
-    'mean' is the plain mean over the actions that have a value. Without labels there is tau alone;
-    FineGym has its own classifier alone.
+    Without labels there is tau alone; FineGym has its own classifier alone.
     """
     row = data.DATASETS[dataset]
+    classify = classifier_for(dataset, device)
     rows = {}
     for action, members in by_action(dataset, embedded).items():
         lists = lists_of(members, embedded, embeddings)
         _, train_labels, val, val_labels = lists
         if row.metrics == 'linear':
-            rows[action] = {'classification': linear_classifier(*lists, device=device)}
+            rows[action] = {'classification': classify(*lists)}
             continue
         rows[action] = {'tau': kendalls_tau(val, row.stride)}
         if any((y >= 0).any() for y in train_labels + val_labels):
-            rows[action]['classification'] = classification(*lists)
+            rows[action]['classification'] = classify(*lists)
             rows[action]['progression'] = progression(*lists)
             found = same_label(val, val_labels, 15, row.stride)
             for k in (5, 10, 15):
@@ -251,18 +244,8 @@ def score(dataset, embedded, embeddings, device='cpu'):
     return rows | {'mean': mean_row(rows)}
 
 
-def has_labels(videos):
-    for video in videos['train'] + videos['val']:
-        try:
-            if video.labels is not None:
-                return True
-        except data.DataError:  # labels that do not fit: embedding will skip and name the video
-            return True
-    return False
-
-
 def untrained(settings, network):
-    """The control: the same model before training, always the same draw, on the same frozen backbone."""
+    """The control: the model before training, always the same draw, on the same frozen backbone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         own = models.build_model(settings, None if settings['train_backbone'] else network.backbone)
@@ -270,13 +253,16 @@ def untrained(settings, network):
 
 
 def assess(networks, videos, settings, *, controls=True, folders=None, workers=0):
-    """Embed and score -> a dict, None in all processes but rank 0: rows {model: {action: {metric:
-    value}}}, remarks, skipped {video: why}, embedded {split: [EmbeddedVideo]} and embeddings {model:
-    {split: [(n_i, D)]}}.
+    """Embed and score -> a dict, or None in all processes but rank 0:
 
-    networks: {name: MVFormer}; videos: what data.load returns; settings: the first model's; folders:
-    {name: where its embeddings are saved}. Where there are no phases, nothing is measured, and a few
-    videos are embedded for the pictures. Errors: DataError, ModelError.
+    rows        {model: {action: {metric: value}}}
+    remarks     lines about the data; skipped: {video: why}; dataset; paper: its values
+    embedded    {split: [EmbeddedVideo]}
+    embeddings  {model: {split: [(n_i, D)]}}
+
+    networks: {name: MVFormer}; videos: of data.load; settings: the first model's; folders: {name:
+    where its embeddings are saved}. Where there are no phases nothing is measured, and a few videos
+    are embedded for the pictures. Errors: DataError, ModelError.
     """
     dataset = settings['dataset']
     row = data.DATASETS[dataset]
@@ -308,18 +294,19 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
     if phases:
         rows = {name: score(dataset, embedded, embeddings[name], device) for name in embeddings}
         notes = remarks(by_action(dataset, embedded), embedded, skipped, row.metrics == 'phases')
-    return {'dataset': dataset, 'paper': row.paper, 'rows': rows, 'remarks': notes, 'skipped': skipped,
-            'embedded': embedded, 'embeddings': embeddings}
+    return {'dataset': dataset, 'paper': row.paper, 'rows': rows, 'remarks': notes,
+            'skipped': skipped, 'embedded': embedded, 'embeddings': embeddings}
 
 
 def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
-    """What train.py calls: prints the table -> the means {metric: value}; {} where there is nothing to
-    measure and in all processes but rank 0.
+    """What train.py calls: prints the table -> the means {metric: value}, {} where nothing can be
+    measured and in all processes but rank 0.
 
     settings: train.Settings or its dict. log(**means) is called before the file `picture` is drawn.
     """
     settings = settings if isinstance(settings, dict) else vars(settings)
-    result = assess({'trained': model}, videos, settings, controls=controls, workers=settings['workers'])
+    result = assess({'trained': model}, videos, settings,
+                    controls=controls, workers=settings['workers'])
     if result is None:
         return {}
     print_result(result, ['trained'])
@@ -327,19 +314,8 @@ def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
     if log:
         log(**means)
     if picture:
-        attempt('picture', figures.draw_entities, model, result['embedded']['val'], picture)
+        attempt(picture, figures.draw_entities, model, result['embedded']['val'], picture)
     return means
-
-
-def few_labels_of(result, names, chosen):
-    """The table of --fractions: the checkpoints and the controls."""
-    dataset, embedded = result['dataset'], result['embedded']
-    linear = data.DATASETS[dataset].metrics == 'linear'
-    groups = by_action(dataset, embedded).values()
-    actions = {}
-    for name, embeddings in result['embeddings'].items():
-        actions[name] = [lists_of(members, embedded, embeddings) for members in groups]
-    return few_labels_table(actions, names, chosen, linear_classifier if linear else classification)
 
 
 def print_result(result, names):
@@ -353,7 +329,7 @@ def print_result(result, names):
 
 
 def attempt(what, function, *arguments):
-    """Optional output: what fails becomes a printed note; no picture and no file is worth a result."""
+    """Optional output: what fails becomes a printed note. No picture is worth a result."""
     try:
         return function(*arguments)
     except Exception as error:
@@ -361,10 +337,10 @@ def attempt(what, function, *arguments):
 
 
 def predictions(result, name, wanted=3):
-    """Phases and progress that regressions on train predict for some val videos, the actions in turn.
+    """Phases and progress predicted for some val videos, the actions in turn, for a picture.
 
-    -> [{'video': EmbeddedVideo, 'predicted': int (n,), 'progress': {k: (true (n,), predicted (n,))}}];
-    only of actions with 2 to 20 classes, as many as a picture can show.
+    -> [{'video': EmbeddedVideo, 'predicted': (n,), 'progress': {k: (true (n,), predicted (n,))}}].
+    An action with one class, or more than 20, is not for a picture.
     """
     embedded, embeddings = result['embedded'], result['embeddings'][name]
     candidates = []
@@ -374,19 +350,22 @@ def predictions(result, name, wanted=3):
     candidates.sort(key=itemgetter(0))
     found = []
     for _, position, members in candidates:
-        one = embedded['val'][position]
+        one, z = embedded['val'][position], embeddings['val'][position]
         train, train_labels, _, _ = lists_of(members, embedded, embeddings)
         x, y = labelled_only(train, train_labels)
         classes = np.unique(np.concatenate([one.labels, *y]))
-        if (one.labels < 0).any() or not 2 <= len(classes) <= 20 or not x:
+        if len(found) == wanted or (one.labels < 0).any() or not x or not 2 <= len(classes) <= 20:
             continue
-        x, z = np.concatenate(x), embeddings['val'][position]
+        x = np.concatenate(x)
         targets = np.concatenate([progression_targets(labels, classes) for labels in y])
-        curves = zip(progression_targets(one.labels, classes).T, predict_progress(x, targets, z).T)
-        found.append({'video': one, 'predicted': predict_phases(x, np.concatenate(y), z),
-                      'progress': dict(zip(classes.tolist(), curves))})
-        if len(found) == wanted:
-            break
+        truth = progression_targets(one.labels, classes)
+        guesses = predict_progress(x, targets, z)
+        progress = {}
+        for k, true, guess in zip(classes.tolist(), truth.T, guesses.T):
+            if np.isfinite(true).all() and np.isfinite(guess).all():
+                progress[k] = true, guess
+        predicted = predict_phases(x, np.concatenate(y), z)
+        found.append({'video': one, 'predicted': predicted, 'progress': progress})
     return found
 
 
@@ -395,23 +374,24 @@ def predictions(result, name, wanted=3):
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(
-        description='Embed every frame, print the four metrics beside the controls, draw where the model looks.',
+        description='Embed every frame, print four metrics beside two controls, draw attention.',
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
         usage='%(prog)s CHECKPOINT [CHECKPOINT ...] [options]', allow_abbrev=False)
     parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
                         help='of train.py; several of one data set: mean ± 2 standard deviations')
     group = parser.add_argument_group('where things are')
-    group.add_argument('--dataset', metavar='NAME', help='what to evaluate on [what it was trained on]')
-    group.add_argument('--data', metavar='DIR', help='folder of the data set [where it was at training]')
+    group.add_argument('--dataset', metavar='NAME', help='the data set [that of training]')
+    group.add_argument('--data', metavar='DIR', help='its folder [where it was at training]')
     group.add_argument('--data-seed', type=natural, metavar='N',
                        help='draws the synthetic set [as at training]')
-    group.add_argument('--weights', metavar='FILE', help='weights of the frozen backbone [as at training]')
+    group.add_argument('--weights', metavar='FILE', help='of the frozen backbone [as at training]')
     group.add_argument('--workers', type=natural, metavar='N',
                        help='processes that decode videos [as at training]')
     group = parser.add_argument_group('what to make')
     group.add_argument('--fractions', metavar='F,F,...', type=fractions,
-                       help='a table: classification from so little of the train labels, as 0.1,0.5,1')
-    group.add_argument('--focus', action='store_true', help='a table: how much attention lies on the actor')
+                       help='a table: classification from parts of the train labels, as 0.1,0.5,1')
+    group.add_argument('--focus', action='store_true',
+                       help='a table: how much attention lies on the actor')
     group.add_argument('--figures', metavar='DIR', type=Path,
                        help='all pictures of the first checkpoint [entities.png beside it alone]')
     group.add_argument('--embeddings', metavar='DIR', type=Path,
@@ -440,48 +420,51 @@ def run(args):
     for folder in (args.figures, args.embeddings, args.json and args.json.parent):
         if folder:
             writable(folder)
-    given = {}
-    for name in ('dataset', 'data', 'data_seed', 'weights', 'workers'):
-        if getattr(args, name) is not None:
-            given[name] = getattr(args, name)
-    networks, settings = load_models(args.checkpoints, join_processes(), **given)
+    networks, settings = load_models(
+        args.checkpoints, join_processes(), dataset=args.dataset, data=args.data,
+        data_seed=args.data_seed, weights=args.weights, workers=args.workers)
+    videos = data.load(settings['dataset'], settings['data'],
+                       image_size=settings['image_size'], seed=settings['data_seed'])
     names = list(networks)
-    videos = data.load(settings['dataset'], settings['data'], image_size=settings['image_size'],
-                       seed=settings['data_seed'])
     folders = {}
     if args.embeddings:
         folders = {name: args.embeddings / re.sub(r'[^\w.-]+', '_', name) for name in names}
     if len(folders) == 1:
         folders = {names[0]: args.embeddings}
     result = assess(networks, videos, settings, folders=folders, workers=settings['workers'])
-    if result is None:
-        return
-    print_result(result, names)
+    if result is not None:
+        print_result(result, names)
+        make_more(args, networks, settings, result)
 
+
+def make_more(args, networks, settings, result):
+    """What the flags ask for beyond the table."""
+    names = list(networks)
     first = networks[names[0]]
-    dataset, embedded = result['dataset'], result['embedded']
+    device = next(first.mtf.parameters()).device
     if args.fractions and result['rows']:
-        result['fractions'] = attempt('few-label table', few_labels_of, result, names, args.fractions)
+        classify = classifier_for(result['dataset'], device)
+        result['fractions'] = few_labels_table(result, names, args.fractions, classify)
     if args.focus:
         both = networks | {'untrained': untrained(settings, first)}
-        result['focus'] = attempt('focus table', focus_table, both, embedded)
+        result['focus'] = attempt('focus table', focus_table, both, result['embedded'])
     if args.json:
-        attempt(f'{args.json}', write_json, result, settings, names, args.json)
+        attempt(args.json, write_json, result, settings, names, args.json)
     folder = args.checkpoints[0].parent
     if args.figures:
         result['predictions'] = attempt('predictions', predictions, result, names[0])
-        notes = attempt('pictures', figures.draw_all, first, result, names[0], args.figures,
-                        folder / 'log.jsonl')
+        notes = attempt('pictures', figures.draw_all,
+                        first, result, names[0], args.figures, folder / 'log.jsonl')
         for note in notes or []:
             print('note:', note)
         print(f'pictures: {args.figures}')
-    elif os.access(folder, os.W_OK):
-        attempt('entities.png', figures.draw_entities, first, embedded['val'], folder / 'entities.png')
+    else:
+        path = folder / 'entities.png'
+        attempt(path, figures.draw_entities, first, result['embedded']['val'], path)
 
 
 def main(argv=None):
     args = parse(argv)
-    sys.stdout.reconfigure(errors='backslashreplace')  # a screen that lacks a character shows its code
     try:
         run(args)
     except (data.DataError, models.ModelError, OSError) as error:
@@ -493,4 +476,5 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
+    sys.stdout.reconfigure(errors='backslashreplace')  # a screen that lacks a letter shows its code
     main()

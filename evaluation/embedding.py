@@ -1,4 +1,4 @@
-"""Embed every frame of whole videos, once through the frozen backbone whatever the number of models.
+"""Embed every frame of whole videos: once through the frozen backbone, for any number of models.
 
     frames uint8 (F, 3, H, W), in parts  --backbone, LSTP-->  entities (F, N, d)
     entities of a whole video (n, N, d)  --MTF----------->  embeddings (n, D), unit length
@@ -23,18 +23,18 @@ import model as models
 
 
 class EmbeddedVideo(NamedTuple):
-    """A video, its number of frames, those kept (the labelled ones; all if none is) and their labels."""
+    """A video whose embeddings are known."""
     video: data.Video
-    frames: int
-    kept: np.ndarray    # int (n,)
-    labels: np.ndarray  # int (n,), -1 where the video has none
+    frames: int         # how many it has
+    kept: np.ndarray    # int (n,), those whose embeddings are kept: the labelled ones, all if none is
+    labels: np.ndarray  # int (n,), of the kept ones; -1 if the video has none
 
 
 class Frames(IterableDataset):
     """Decodes whole videos in parts, each video in one worker.
 
-    Yields (position, frames of the video, labels, uint8 (F, 3, H, W)), or (position, None, why, None)
-    where it cannot be read.
+    Yields (position, frames of the video, labels, uint8 (F, 3, H, W)), or where a video cannot be
+    read (position, None, why, None).
     """
     part = 64
 
@@ -57,7 +57,7 @@ class Frames(IterableDataset):
 
 
 def entities_of(networks, frames):
-    """uint8 frames (F, 3, H, W) -> each network's entities (F, N, d); a shared backbone runs once."""
+    """Frames uint8 (F, 3, H, W) -> entities (F, N, d) of each network; a shared backbone runs once."""
     images = data.center(frames, networks[0].backbone.image_size)
     features = {}
     entities = []
@@ -74,8 +74,8 @@ def entities_of(networks, frames):
 def embed_entities(network, entities, limit):
     """Entities (n, N, d) of a whole video -> unit-length embeddings float32 (n, D).
 
-    One sequence up to `limit` frames; a longer video is ceil(n / limit) equal ones, each with its own
-    time code.
+    One sequence up to `limit` frames; a longer video is ceil(n / limit) equal ones, each with its
+    own time code.
     """
     parts = entities.tensor_split(math.ceil(len(entities) / limit))
     z = torch.cat([network.mtf(part[None])[0] for part in parts])  # (n, D)
@@ -87,13 +87,13 @@ def embed_entities(network, entities, limit):
 
 @torch.no_grad()
 def embed(networks, videos, positions, *, limit=1000, device='cpu', workers=0):
-    """Yields (position, labels or None, [(n, D) of each network]), or (position, why, None) for a video
-    that cannot be read. Of a video only the entities are held, never its patches."""
+    """Yields (position, labels or None, [(n, D) of each network]), or where a video cannot be read
+    (position, why, None). Of a video only the entities are held, never its patches."""
     loader = DataLoader(
         Frames(videos, positions), batch_size=None, collate_fn=tuple, num_workers=workers,
         worker_init_fn=data.leave_signals, pin_memory=torch.device(device).type == 'cuda',
-        generator=torch.Generator().manual_seed(0))  # its own: training's random numbers stay as they are
-    begun = {}  # of each video: a list of (F, N, d) for each network; several workers' parts come mixed
+        generator=torch.Generator().manual_seed(0))  # not the global one, which training needs
+    begun = {}  # parts of several workers' videos come mixed: {position: [[(F, N, d)] a network]}
     for position, n, labels, frames in loader:
         if n is None:
             begun.pop(position, None)
@@ -165,11 +165,13 @@ def evaluating(networks):
 
 
 def embed_all(networks, videos, *, folders=None, what='', **options):
-    """Embed videos, each process its share -> [EmbeddedVideo], {model: [(n_i, D)]}, {video: why it
-    cannot be read}; all in rank 0, empty in the others.
+    """Embed videos, each process its share -> all in rank 0, empty in the others:
 
-    networks: {name: model}; folders: {name: where one float32 (n, D) .npy a video is saved}; options:
-    of `embed`. All is held in memory: FineGym99's 1.22 million labelled frames are 1.25 GB a model.
+    [EmbeddedVideo], {model: [(n_i, D)]}, {video: why it cannot be read}
+
+    networks: {name: model}; folders: {name: where one float32 (n, D) .npy a video is saved};
+    options: of `embed`. All is held in memory: FineGym99's 1.22 million labelled frames, of 256
+    float32 numbers each, are 1.25 GB a model.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     positions = list(range(rank, len(videos), world))
@@ -203,8 +205,11 @@ def embed_all(networks, videos, *, folders=None, what='', **options):
 
 
 def embed_splits(networks, videos, folders, **options):
-    """videos {split: [Video]} -> {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}}, {video: why it
-    cannot be read}; folders {model: where its embeddings are saved}; options: of `embed`."""
+    """Embed {split: [Video]} -> {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}} and {video:
+    why it cannot be read}.
+
+    folders: {model: where its embeddings are saved}; options: of `embed`.
+    """
     embedded, skipped = {}, {}
     embeddings = {name: {} for name in networks}
     with evaluating(networks.values()):
@@ -228,7 +233,7 @@ def file_names(videos):
 
 
 def save(folders, name, arrays):
-    """Save a video's embeddings by each model -> what went wrong: it must not cost the evaluation."""
+    """Save a video's embeddings by each model -> what went wrong, which must not end the evaluation."""
     errors = []
     for model, folder in folders.items():
         try:

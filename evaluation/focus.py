@@ -17,8 +17,8 @@ def focus(attention, actor):
 
     mass     share of the attention that lies on the actor: the measure to trust
     area     share of the frame that the actor covers: what attention that sees nothing would score
-    peak     1 where the strongest patch is one of the actor's: the best covered ones, as many as its
-             area comes to
+    peak     1 where the strongest patch is one of the actor's: the best covered ones, as many as
+             its area comes to
     iou      of those patches with as many of the strongest ones
     entropy  of the attention, 1 = uniform; peak and iou flatter attention that is nearly so
     """
@@ -42,7 +42,7 @@ def rank(values):
 
 
 def mean_focus(network, embedded, frames):
-    """Focus of the entities and of the CLS heads, mean over frames of the videos that show their actor
+    """Focus of the entities and of the CLS heads, mean over all frames that show a known actor
     -> {measure: [N]}, {measure: [heads]}; {} for what there is not."""
     of_entities, of_heads = [], []
     for one in embedded:
@@ -70,7 +70,7 @@ def mean_of_frames(found):
 def focus_rows(networks, embedded, frames=8):
     """-> [{'model', 'part', measure: value}]: every entity of each model, in val frames.
 
-    Beside them, of the backbone, the CLS head that is best in train frames. networks: {name: model}.
+    Beside them the backbone's CLS head that is best in train frames. networks: {name: model}.
     """
     rows = []
     for name, network in networks.items():
@@ -96,7 +96,8 @@ def focus_table(networks, embedded, frames=8):
     """Print the rows of `focus_rows`, and return them."""
     rows = focus_rows(networks, embedded, frames)
     if not rows:
-        print('note: no focus table: no actor is known (masks, boxes), or the pooler has no attention')
+        print('note: no focus table: no actor is known (masks, boxes), '
+              'or the pooler has no attention')
         return rows
     print('\nattention on the actor in val frames; the CLS head is the best of all on train frames')
     print(' ' * 40 + ''.join(f'{measure:>9}' for measure in MEASURES))

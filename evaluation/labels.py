@@ -1,15 +1,18 @@
-"""Which frames have labels, and what few of them are worth."""
+"""The labelled frames, the videos of each action, and what few labels are worth."""
 import argparse
 import math
 
 import numpy as np
 
+import data
 from evaluation.table import mean, print_table
 
 
 def labelled_only(embeddings, labels):
-    """The labelled frames of the videos that have any: lists of (n_i, D) and int (n_i,), -1 = none ->
-    the same lists, shorter."""
+    """The labelled frames of the videos that have any.
+
+    embeddings: [(n_i, D)], labels: [int (n_i,)], -1 = none -> the same lists, shorter.
+    """
     kept = []
     kept_labels = []
     for x, y in zip(embeddings, labels, strict=True):
@@ -20,12 +23,42 @@ def labelled_only(embeddings, labels):
     return kept, kept_labels
 
 
-def few_labels(actions, fraction, classify):
-    """The field's few-label protocol: classification where only the first videos of each action's
-    training list have labels (so large a fraction of them, at least one); mean over the actions.
+def has_labels(videos):
+    """Whether any of the videos {split: [Video]} has labels."""
+    for video in videos['train'] + videos['val']:
+        try:
+            if video.labels is not None:
+                return True
+        except data.DataError:  # labels that do not fit: embedding will skip and name the video
+            return True
+    return False
 
-    actions: [(train, train labels, val, val labels)], each a list of videos; classify: a function of
-    these four -> accuracy.
+
+def by_action(dataset, embedded):
+    """{action: {split: positions in embedded[split]}}; FineGym is one whole."""
+    actions = {}
+    for split in ('train', 'val'):
+        for position, one in enumerate(embedded[split]):
+            action = one.video.action if data.DATASETS[dataset].by_action else None
+            members = actions.setdefault(action or 'all', {'train': [], 'val': []})
+            members[split].append(position)
+    return actions
+
+
+def lists_of(members, embedded, embeddings):
+    """What a metric takes of one action: train, train labels, val, val labels."""
+    lists = []
+    for split in ('train', 'val'):
+        lists.append([embeddings[split][i] for i in members[split]])
+        lists.append([embedded[split][i].labels for i in members[split]])
+    return lists
+
+
+def few_labels(actions, fraction, classify):
+    """The field's few-label protocol: of each action's training list only the first videos, this
+    fraction and at least one, have labels -> classification, mean over the actions.
+
+    actions: [(train, train labels, val, val labels)]; classify: a function of these -> accuracy.
     """
     scores = []
     for train, train_labels, val, val_labels in actions:
@@ -34,15 +67,19 @@ def few_labels(actions, fraction, classify):
     return mean(scores)
 
 
-def few_labels_table(models, names, fractions, classify):
-    """Print and return rows {model: {'mean': {'10%': accuracy, ...}}}. models: {name: its actions}."""
+def few_labels_table(result, names, fractions, classify):
+    """Print and return rows {model: {'mean': {'0.1': accuracy}}} of a result of evaluate.assess."""
+    embedded = result['embedded']
+    groups = by_action(result['dataset'], embedded).values()
     rows = {}
-    for name, actions in models.items():
-        rows[name] = {'mean': {}}
+    for name, embeddings in result['embeddings'].items():
+        actions = [lists_of(members, embedded, embeddings) for members in groups]
+        accuracies = {}
         for fraction in fractions:
-            rows[name]['mean'][f'{fraction:.3g}'] = few_labels(actions, fraction, classify)
+            accuracies[f'{fraction:.3g}'] = few_labels(actions, fraction, classify)
+        rows[name] = {'mean': accuracies}
     columns = {f'{fraction:.3g}': f'{fraction:.3g}' for fraction in fractions}
-    print_table('classification by a fraction of the train videos', rows, names, columns)
+    print_table('class. by a fraction of the train videos', rows, names, columns)
     return rows
 
 
@@ -53,5 +90,5 @@ def fractions(text):
     except ValueError:
         numbers = [math.nan]
     if not all(0 < number <= 1 for number in numbers):
-        raise argparse.ArgumentTypeError(f'{text}: must be numbers above 0, at most 1, as 0.1,0.5,1')
+        raise argparse.ArgumentTypeError(f'{text}: must be numbers above 0, up to 1, as 0.1,0.5,1')
     return numbers

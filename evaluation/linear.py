@@ -15,9 +15,9 @@ def linear_classifier(train, train_labels, val, val_labels, *, epochs=100, lr=50
                       device='cpu'):
     """Accuracy (0..1) on val frames; NaN without labelled frames in both.
 
-    train, val: lists of (n_i, D); labels: lists of int (n_i,), -1 = none. Momentum 0.9, weight decay
-    1e-6, cosine by epoch. A step sees the labelled frames of `batch` videos (10 on each of the paper's
-    8 GPUs; all where there are fewer); an incomplete batch is dropped.
+    train, val: lists of (n_i, D); labels: lists of int (n_i,), -1 = none. Momentum 0.9, weight
+    decay 1e-6, cosine by epoch. A step sees the labelled frames of `batch` videos (10 on each of
+    the paper's 8 GPUs; all where there are fewer); an incomplete batch is dropped.
     """
     x, y = labelled_only(train, train_labels)
     val_x, val_y = labelled_only(val, val_labels)
@@ -37,8 +37,8 @@ def linear_classifier(train, train_labels, val, val_labels, *, epochs=100, lr=50
             if len(chosen) < batch:
                 continue
             frames = np.concatenate([x[i] for i in chosen])
-            truth = np.concatenate([y[i] for i in chosen])
-            loss = F.cross_entropy(logits(layer, frames), torch.from_numpy(truth).to(device, torch.long))
+            truth = torch.from_numpy(np.concatenate([y[i] for i in chosen]))
+            loss = F.cross_entropy(logits(layer, frames), truth.to(device, torch.long))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

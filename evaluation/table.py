@@ -9,7 +9,7 @@ import numpy as np
 
 METRICS = {'classification': 'class.', 'progression': 'progress', 'tau': 'tau', 'ap5': 'AP@5'}
 CONTROLS = {'clock': 'clock (sees no pixel)', 'untrained': 'untrained model'}
-MARGIN = 0.03  # what a single run must lead by: three seeds of the synthetic set spread about as much
+MARGIN = 0.03  # for a single run: about what three seeds of the synthetic set spread
 
 
 def mean(values):
@@ -28,7 +28,7 @@ def mean_row(rows):
 
 
 def spread(rows, names):
-    """Over the models `names`: {action: {metric: (mean, 2 standard deviations)}}, of the population."""
+    """Over the models `names`: {action: {metric: (mean, 2 population standard deviations)}}."""
     table = {}
     for action, row in rows[names[0]].items():
         table[action] = {}
@@ -78,12 +78,13 @@ def print_table(heading, rows, names, columns=METRICS, paper=None):
 def remarks(actions, embedded, skipped, progress=True):
     """What a reader of the table must know about the data, one line each.
 
-    actions: {action: {split: positions in embedded[split]}}; skipped: {video: why}; progress: whether
-    progression is among the metrics.
+    actions: {action: {split: positions in embedded[split]}}; skipped: {video: why}; progress:
+    whether progression is among the metrics.
     """
     everything = embedded['train'] + embedded['val']
     lines = name_some('left out, cannot be read', skipped.values())
-    lines += name_some('no labelled frame', names_of(one for one in everything if not len(one.labels)))
+    empty = names_of(one for one in everything if not len(one.labels))
+    lines += name_some('no labelled frame', empty)
     bare = names_of(one for one in everything if (one.labels < 0).any())
     if bare and len(bare) == len(everything):
         lines.append("no labels: Kendall's tau only")
@@ -103,9 +104,10 @@ def remarks(actions, embedded, skipped, progress=True):
             if not members[split]:
                 lines.append(f'{action}: no {split} video')
         classes = np.unique(np.concatenate([one.labels for one in both]))
-        for k in classes[:-1] if progress else []:
-            lacking = names_of(one for one in both if k not in one.labels)
-            lines += name_some(f'{action}: without class {k}, left out of its progression', lacking)
+        if progress:
+            for k in classes[:-1]:
+                lacking = names_of(one for one in both if k not in one.labels)
+                lines += name_some(f'{action}: without class {k}, left out of its progression', lacking)
     return lines
 
 

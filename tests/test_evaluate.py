@@ -14,7 +14,7 @@ import data
 import evaluate
 import figures
 import model as models
-from evaluation import embedding, focus, labels as label_files, table
+from evaluation import embedding, focus, table
 
 torch.set_num_threads(1)                                # the frames are tiny
 GOLDEN = Path(__file__).parent / 'golden' / 'metrics.npz'
@@ -102,7 +102,8 @@ def test_retrieval_against_loops(monkeypatch, k, block):
             right.append(np.mean([y == answer for _, y in others[:k]]))
         scores.append(np.mean(right))
     assert evaluate.retrieval(x, labels, k, 2) == pytest.approx(np.mean(scores), abs=1e-9)
-    assert evaluate.retrieval(x, labels, (3, k), 2)[1] == pytest.approx(np.mean(scores), abs=1e-9)
+    found = evaluate.same_label(x, labels, 20, 2)         # one search, and the best k of it
+    assert evaluate.precision(found, k) == pytest.approx(np.mean(scores), abs=1e-9)
 
 
 def test_retrieval_never_looks_into_the_query_video():
@@ -396,7 +397,7 @@ def test_without_labels_there_is_tau_only(network, capsys):
 def test_remarks_name_what_is_missing():
     labels = [np.array([0, 1, 2]), np.array([0, 2, 2]), np.full(3, -1)]
     seen = {'train': seen_of(labels[:1], 'jump'), 'val': seen_of(labels[1:], 'jump') + seen_of(labels[:1], 'run')}
-    lines = evaluate.remarks('folder', seen, {'x.mp4': 'x.mp4: broken'})
+    lines = table.remarks(evaluate.by_action('folder', seen), seen, {'x.mp4': 'x.mp4: broken'})
     assert lines == ['left out, cannot be read (1): x.mp4: broken', "no labels, for Kendall's tau only (1): jump1",
                      'jump: without class 1, left out of its progression (1): jump0',
                      'run: one val video, which has no other to be compared with', 'run: no train video']
@@ -420,10 +421,11 @@ def test_several_checkpoints_print_mean_and_two_population_deviations(capsys):
     rows = {f'{i}': {'mean': {'classification': value, 'tau': math.nan}} for i, value in enumerate(values)}
     spread = table.spread(rows, list(rows))['mean']['classification']
     assert spread == pytest.approx((.93, 2 * np.sqrt(np.mean((np.array(values) - .93) ** 2))))
-    result = dict(dataset='penn', videos={'train': 3, 'val': 4}, rows=rows, remarks=[], paper=data.DATASETS['penn'].paper)
+    result = dict(dataset='penn', embedded={'train': [1, 2, 3], 'val': [4]}, rows=rows, remarks=[],
+                  paper=data.DATASETS['penn'].paper)
     evaluate.print_result(result, list(rows))
     out = capsys.readouterr().out
-    assert '0.9300 ± 0.0589' in out and '0.9421 ± 0.0004' in out and ' -' in out
+    assert '3 train, 1 val videos' in out and '0.9300 ± 0.0589' in out and '0.9421 ± 0.0004' in out and ' -' in out
 
 
 # --------------------------------------------------------------------------------------------------------------- focus
