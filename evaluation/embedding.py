@@ -26,8 +26,8 @@ class EmbeddedVideo(NamedTuple):
     """A video whose embeddings are known."""
     video: data.Video
     frames: int         # how many it has
-    kept: np.ndarray    # int (n,), those whose embeddings are kept: the labelled ones, all if none is
-    labels: np.ndarray  # int (n,), of the kept ones; -1 if the video has none
+    kept: np.ndarray    # int (n,), the frames with embeddings: the labelled ones, all if none is
+    labels: np.ndarray  # int (n,), their labels; -1 if the video has none
 
 
 class Frames(IterableDataset):
@@ -57,7 +57,7 @@ class Frames(IterableDataset):
 
 
 def entities_of(networks, frames):
-    """Frames uint8 (F, 3, H, W) -> entities (F, N, d) of each network; a shared backbone runs once."""
+    """uint8 (F, 3, H, W) -> entities (F, N, d) of each network; a shared backbone runs once."""
     images = data.center(frames, networks[0].backbone.image_size)
     features = {}
     entities = []
@@ -179,28 +179,33 @@ def embed_all(networks, videos, *, folders=None, what='', **options):
     results = tqdm(results, what, len(positions), unit='video', disable=None, leave=False)
     files = file_names(videos) if folders else []
     found, skipped, unsaved = {}, {}, []
+    shares = {name: {} for name in networks}
     for position, labels, arrays in results:
         if arrays is None:
             skipped[position] = labels
             continue
         if folders:
             unsaved += save(folders, files[position], dict(zip(networks, arrays)))
-        kept = np.arange(len(arrays[0]))
-        if labels is not None:
+        if labels is None:
+            kept = np.arange(len(arrays[0]))
+            labels = np.full(len(kept), -1)
+        else:
             kept = np.flatnonzero(labels >= 0)
-        found[position] = len(arrays[0]), kept, labels, [array[kept] for array in arrays]
+            labels = labels[kept]
+        found[position] = len(arrays[0]), kept, labels
+        for name, array in zip(networks, arrays):
+            shares[name][position] = array[kept]
     if unsaved:
         print(f'note: {len(unsaved)} embeddings were not saved, the first: {unsaved[0]}')
 
     found, skipped = gather(found), gather(skipped)
     embedded = []
-    embeddings = {name: [] for name in networks}
+    embeddings = {}
     for position in sorted(found):  # the order of the videos, not of decoding
-        n, kept, labels, arrays = found[position]
-        labels = np.full(n, -1) if labels is None else labels[kept]
-        embedded.append(EmbeddedVideo(videos[position], n, kept, labels))
-        for name, array in zip(networks, arrays):
-            embeddings[name].append(array)
+        embedded.append(EmbeddedVideo(videos[position], *found[position]))
+    for name, share in shares.items():
+        arrays = gather(share)      # one model at a time: gathering takes memory of its own
+        embeddings[name] = [arrays[position] for position in sorted(arrays)]
     return embedded, embeddings, {videos[i].name: skipped[i] for i in sorted(skipped)}
 
 
@@ -233,7 +238,7 @@ def file_names(videos):
 
 
 def save(folders, name, arrays):
-    """Save a video's embeddings by each model -> what went wrong, which must not end the evaluation."""
+    """Save a video's embeddings by each model -> what went wrong; it must not end the evaluation."""
     errors = []
     for model, folder in folders.items():
         try:

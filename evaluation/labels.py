@@ -79,7 +79,7 @@ def few_labels_table(result, names, fractions, classify):
             accuracies[f'{fraction:.3g}'] = few_labels(actions, fraction, classify)
         rows[name] = {'mean': accuracies}
     columns = {f'{fraction:.3g}': f'{fraction:.3g}' for fraction in fractions}
-    print_table('class. by a fraction of the train videos', rows, names, columns)
+    print_table('classification by a fraction of the train videos', rows, names, columns)
     return rows
 
 

@@ -7,7 +7,12 @@ import math
 
 import numpy as np
 
-METRICS = {'classification': 'class.', 'progression': 'progress', 'tau': 'tau', 'ap5': 'AP@5'}
+METRICS = {  # as they are printed
+    'classification': 'classification',
+    'progression': 'progression',
+    'tau': 'tau',
+    'ap5': 'AP@5',
+}
 CONTROLS = {'clock': 'clock (sees no pixel)', 'untrained': 'untrained model'}
 MARGIN = 0.03  # for a single run: about what three seeds of the synthetic set spread
 
@@ -107,7 +112,8 @@ def remarks(actions, embedded, skipped, progress=True):
         if progress:
             for k in classes[:-1]:
                 lacking = names_of(one for one in both if k not in one.labels)
-                lines += name_some(f'{action}: without class {k}, left out of its progression', lacking)
+                text = f'{action}: without class {k}, left out of its progression'
+                lines += name_some(text, lacking)
     return lines
 
 

@@ -1,6 +1,9 @@
 """The metrics against slow independent forms and the authors' numbers; the embedding, the tables, the command."""
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ import evaluate
 import figures
 import model as models
 from evaluation import embedding, focus, table
+from evaluation import labels as label_files
 
 torch.set_num_threads(1)                                # the frames are tiny
 GOLDEN = Path(__file__).parent / 'golden' / 'metrics.npz'
@@ -156,6 +160,51 @@ def test_classification_is_softmax_regression_at_its_optimum(classes):
     expected = np.exp(logits - np.logaddexp.reduce(logits, 1)[:, None])
     np.testing.assert_allclose(evaluate.fit_classifier(x, y).predict_proba(x), expected, atol=2e-4)
     assert evaluate.classification([x], [y], [x], [y]) == (expected.argmax(1) == y).mean()
+
+
+def optimum(x, y):
+    """Softmax regression by Newton's method in float64, its Hessian written down -> weights (D+1, K)."""
+    x = np.c_[x, np.ones(len(x))].astype(float)
+    D, K = x.shape[1], y.max() + 1
+    penalty = np.ones((D, 1))
+    penalty[-1] = 0                                       # not the intercept
+    w = np.zeros((D, K))
+    for _ in range(30):
+        p = np.exp(x @ w - (x @ w).max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        gradient = x.T @ (p - np.eye(K)[y]) + penalty * w
+        if np.abs(gradient).max() < 1e-9:
+            return w
+        hessian = np.zeros((D, K, D, K))
+        for k in range(K):
+            hessian[:, k, :, k] += np.diag(penalty[:, 0])
+            for j in range(K):
+                weight = p[:, k] * ((k == j) - p[:, j])
+                hessian[:, k, :, j] += x.T @ (x * weight[:, None])
+        step = np.linalg.lstsq(hessian.reshape(D * K, D * K), gradient.ravel())[0]
+        w = w - step.reshape(D, K)
+    raise AssertionError('Newton has not converged')
+
+
+def made(seed, classes, count=40, width=16):
+    """Embeddings of videos that pass through the phases, each at its own pace, under more or less noise."""
+    rng, curves = np.random.default_rng(seed), np.random.default_rng(99).normal(size=(5, width))
+    x, y = [], []
+    for n in rng.integers(15, 40, count):
+        time = np.linspace(0, 1, n) ** rng.uniform(.5, 2)
+        one = np.cos(np.outer(time, np.arange(5) * np.pi)) @ curves + (.2 + seed % 4) * rng.normal(size=(n, width))
+        x.append((one / np.linalg.norm(one, axis=1, keepdims=True)).astype(np.float32))
+        y.append(np.minimum((np.linspace(0, 1, n) * classes).astype(int), classes - 1))
+    return x, y
+
+
+@pytest.mark.parametrize('number', range(11))
+def test_every_prediction_is_that_of_the_converged_optimum(number):
+    (x, y), (val, _) = (golden('train'), golden('val')) if number == 10 else (
+        made(number, 2 + number % 5), made(number + 100, 2 + number % 5))
+    x, y, val = np.concatenate(x), np.concatenate(y), np.concatenate(val)
+    best = np.c_[val, np.ones(len(val))] @ optimum(x, y)
+    assert (evaluate.predict_phases(x, y, val) == best.argmax(1)).all()
 
 
 def test_classification_where_there_is_little_to_classify():
@@ -428,6 +477,137 @@ def test_several_checkpoints_print_mean_and_two_population_deviations(capsys):
     assert '3 train, 1 val videos' in out and '0.9300 ± 0.0589' in out and '0.9421 ± 0.0004' in out and ' -' in out
 
 
+def verdict(clock, untrained, *models):
+    """Of classification and AP@5: each model's two values."""
+    rows = {'clock': clock, 'untrained': untrained} | {str(i): model for i, model in enumerate(models)}
+    rows = {name: {'mean': dict(zip(('classification', 'ap5'), values))} for name, values in rows.items()}
+    columns = {metric: table.METRICS[metric] for metric in ('classification', 'ap5')}
+    return table.verdict(rows, [str(i) for i in range(len(models))], columns)
+
+
+def test_verdict():
+    several = 'Above both controls by more than the spread of the 2 checkpoints: '
+    # .81 - .02 is above .78, and .80 - .20 is not above .72
+    assert verdict((.70, .72), (.78, .60), (.80, .70), (.82, .90)) == several + 'classification; not AP@5.'
+    assert verdict((.70, .50), (.78, .60), (.80, .70), (.82, .90)) == several + 'classification; not AP@5.'
+    assert verdict((.70, .50), (.78, .59), (.80, .70), (.82, .90)) == several + 'classification, AP@5.'
+    single = 'Above both controls by more than 0.03 (a fixed margin: one run has no spread): '
+    assert verdict((.5, .5), (.5, .5), (.54, .54)) == single + 'classification, AP@5.'
+    assert verdict((.5, .5), (.5, .5), (.54, .52)) == single + 'classification; not AP@5.'
+    nothing = single + 'nothing; not classification, AP@5. '
+    assert verdict((.5, .5), (.4, .4), (.52, .45)) == (
+        nothing + 'This model has not learned more than the time in the video.')
+    assert verdict((.5, .5), (.6, .6), (.61, .45)) == (
+        nothing + 'Training has added nothing to what the untrained model shows.')
+    nan = math.nan
+    assert verdict((.5, .5), (.5, nan), (.54, .54)) == single + 'classification.'
+    assert verdict((nan, nan), (.5, .5), (.9, .9)) == 'Nothing here can be compared with both controls.'
+
+
+def test_the_sentence_follows_the_table_with_both_controls_only(network, capsys):
+    evaluate.evaluate(network, films(), SETTINGS)
+    assert capsys.readouterr().out.count('bove both controls') == 1
+    evaluate.evaluate(network, films(), SETTINGS, controls=False)
+    assert 'controls' not in capsys.readouterr().out
+
+
+def test_few_labels_are_those_of_the_first_videos():
+    asked = []
+
+    def classify(train, train_labels, val, val_labels):
+        asked.append((train, train_labels, val, val_labels))
+        return len(train) / 10 if len(train) > 1 else math.nan
+    many = list('abcdefghij'), list('0123456789'), ['v'], ['w']
+    assert label_files.few_labels([many, (['x'], ['y'], [], [])], .25, classify) == .2     # int(2.5); NaN left out
+    assert asked == [(['a', 'b'], ['0', '1'], ['v'], ['w']), (['x'], ['y'], [], [])]
+    assert math.isnan(label_files.few_labels([many], .05, classify)) and len(asked[-1][0]) == 1    # at least one
+
+
+@pytest.mark.parametrize('text', ['', '0', '1.5', 'nan', '-1', 'half', '0.1;0.5'])
+def test_fractions_that_are_none(text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(['x.pt', '--fractions=' + text])
+    assert stop.value.code == 2 and 'must be numbers above 0' in capsys.readouterr().err
+
+
+def test_predictions_of_a_few_val_videos():
+    seen, embeddings, results = {'train': [], 'val': []}, {'train': [], 'val': []}, {}
+    for action, seed in (('jump', 0), ('run', 1), ('bare', 2)):
+        for split, count in (('train', 6), ('val', 3)):
+            x, y = made(seed, 4, count)
+            seen[split] += seen_of([-1 - 0 * one for one in y] if action == 'bare' else y, action)
+            embeddings[split] += x
+            results[action, split] = np.concatenate(x), np.concatenate(y)
+    result = dict(dataset='penn', embedded=seen, embeddings={'a': embeddings})
+    found = evaluate.predictions(result, 'a')
+    assert [one['video'].video.name for one in found] == ['jump0', 'run0', 'jump1']         # the actions in turn
+    for one in found:
+        n = len(one['video'].labels)
+        assert one['predicted'].shape == (n,) and list(one['progress']) == [0, 1, 2]
+        for k, (true, guess) in one['progress'].items():
+            last = max(np.flatnonzero(one['video'].labels == k))
+            np.testing.assert_allclose(true, (np.arange(n) - last) / n)
+            assert guess.shape == (n,)
+    z = embeddings['val'][0]
+    x, y = results['jump', 'train']
+    expected = np.c_[z, np.ones(len(z))] @ optimum(x, y)
+    assert found[0]['predicted'].tolist() == expected.argmax(1).tolist()
+    truth = np.concatenate([evaluate.progression_targets(one.labels, np.arange(4)) for one in seen['train'][:6]])
+    weights = np.linalg.lstsq(np.c_[x, np.ones(len(x))].astype(float), truth)[0]
+    np.testing.assert_allclose(found[0]['progress'][1][1], (np.c_[z, np.ones(len(z))] @ weights)[:, 1], atol=1e-9)
+
+
+# ------------------------------------------------------------------------------- optional output never costs a result
+
+def fail(*_, **__):
+    raise ValueError('two\nlines')
+
+
+def test_metrics_are_logged_before_a_picture_that_fails(network, tmp_path, monkeypatch, capsys):
+    logged = []
+    monkeypatch.setattr(figures, 'draw_entities', lambda *_: logged.append('drawn') or fail())
+    scores = evaluate.evaluate(network, films(), SETTINGS, picture=tmp_path / 'a.png',
+                               log=lambda **means: logged.append(means))
+    assert logged == [scores, 'drawn'] and scores['tau'] > 0
+    assert f'note: no {tmp_path / "a.png"}: two lines' in capsys.readouterr().out
+
+
+def test_pictures_tables_and_files_that_fail_are_notes(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(figures, 'draw_all', fail)
+    monkeypatch.setattr(evaluate, 'focus_table', fail)
+    monkeypatch.setattr(evaluate, 'write_json', fail)
+    monkeypatch.setattr(evaluate, 'predictions', fail)
+    monkeypatch.setattr(np, 'save', lambda *_: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    evaluate.main([str(checkpoint), '--json', str(tmp_path / 'a.json'), '--figures', str(tmp_path / 'pictures'),
+                   '--embeddings', str(tmp_path / 'arrays'), '--focus'])
+    out = capsys.readouterr().out
+    assert 'untrained model' in out
+    for what in ('focus table', f'{tmp_path / "a.json"}', 'pictures', 'predictions'):
+        assert f'note: no {what}: two lines' in out
+    assert 'note: 3 embeddings were not saved, the first: [Errno 28] No space left on device' in out
+
+
+def test_a_notebooks_backend_and_a_screen_without_letters(checkpoint, tmp_path):
+    """A notebook exports MPLBACKEND for its own matplotlib, which is not here; the screen knows ASCII alone."""
+    here = Path(__file__).parent
+    code = ('import runpy, sys; sys.path[:0] = sys.argv[1:3]; import data, test_evaluate; '
+            'data.load = lambda *a, **k: test_evaluate.films(); root = sys.argv[1]; sys.argv[1:3] = []; '
+            'runpy.run_path(root + "/evaluate.py", run_name="__main__")')
+    other = checkpoint.with_name('other.pt')
+    other.write_bytes(checkpoint.read_bytes())
+    ran = subprocess.run([sys.executable, '-c', code, here.parent, here, checkpoint, other, '--figures', tmp_path],
+                         capture_output=True, text=True, env=os.environ | {
+                             'MPLBACKEND': 'module://matplotlib_inline.backend_inline', 'PYTHONIOENCODING': 'ascii'})
+    assert ran.returncode == 0 and not ran.stderr.count('Traceback'), ran.stderr
+    assert '2 checkpoints: mean \\xb1 2 standard deviations' in ran.stdout
+
+
+def test_starting_is_light():
+    code = 'import sys, evaluate; print([name for name in ("sklearn", "scipy", "matplotlib") if name in sys.modules])'
+    ran = subprocess.run([sys.executable, '-c', code], cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert ran.stdout == '[]\n', ran.stderr
+
+
 # --------------------------------------------------------------------------------------------------------------- focus
 
 def test_focus_by_hand():
@@ -482,7 +662,7 @@ def checkpoint(network, tmp_path, monkeypatch):
 
 def test_the_command(checkpoint, tmp_path, capsys):
     evaluate.main([str(checkpoint), '--json', str(tmp_path / 'new' / 'a.json'), '--figures', str(tmp_path / 'pictures'),
-                   '--embeddings', str(tmp_path / 'arrays'), '--focus'])
+                   '--embeddings', str(tmp_path / 'arrays'), '--focus', '--fractions', '0.4,1'])
     out = capsys.readouterr().out
     assert 'clock' in out and 'untrained' in out and 'mass' in out
     assert 'left out, cannot be read (1): e: does not decode' in out
@@ -491,6 +671,11 @@ def test_the_command(checkpoint, tmp_path, capsys):
     assert len(list((tmp_path / 'arrays' / 'val').glob('*.npy'))) == 3
     numbers = json.loads((tmp_path / 'new' / 'a.json').read_text())
     assert numbers['rows'][str(checkpoint)]['mean']['tau'] == numbers['spread']['mean']['tau'][0]
+    few = numbers['fractions']
+    for name, row in numbers['rows'].items():             # the whole is what the other table says; 0.4: one video of 3
+        assert list(few[name]['mean']) == ['0.4', '1']
+        assert few[name]['mean']['1'] == row['mean']['classification']
+    assert set(few) == {str(checkpoint), 'clock', 'untrained'} and out.count('bove both controls') == 2
     assert len(numbers['focus']) == 5 and numbers['skipped'] and numbers['settings']['entities'] == 2
     assert not checkpoint.with_name('entities.png').exists()
 
