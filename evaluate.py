@@ -337,31 +337,33 @@ def attempt(what, function, *arguments):
 
 
 def predictions(result, name, wanted=3):
-    """Phases and progress predicted for some val videos, the actions in turn, for a picture.
+    """What figures.draw_phases draws: phases and progress of some val videos, the actions in turn.
 
-    -> [{'video': EmbeddedVideo, 'predicted': (n,), 'progress': {k: (true (n,), predicted (n,))}}].
-    An action with one class, or more than 20, is not for a picture.
+    -> [{'video': EmbeddedVideo, 'predicted': (n,), 'progress': {k: (true (n,), predicted (n,))}}],
+    without actions of one class or more than 20.
     """
     embedded, embeddings = result['embedded'], result['embeddings'][name]
     candidates = []
     for members in by_action(result['dataset'], embedded).values():
+        known = [embedded['train'][i].labels for i in members['train']]
+        classes = np.unique(np.concatenate([[], *known]))
+        if not 2 <= np.sum(classes >= 0) <= 20:
+            continue
         for turn, position in enumerate(members['val']):
-            candidates.append((turn, position, members))
+            if (embedded['val'][position].labels >= 0).any():
+                candidates.append((turn, position, members))
     candidates.sort(key=itemgetter(0))
     found = []
-    for _, position, members in candidates:
+    for _, position, members in candidates[:wanted]:
         one, z = embedded['val'][position], embeddings['val'][position]
         train, train_labels, _, _ = lists_of(members, embedded, embeddings)
         x, y = labelled_only(train, train_labels)
-        classes = np.unique(np.concatenate([one.labels, *y]))
-        if len(found) == wanted or (one.labels < 0).any() or not x or not 2 <= len(classes) <= 20:
-            continue
         x = np.concatenate(x)
+        classes = np.unique(np.concatenate([one.labels, *y]))
         targets = np.concatenate([progression_targets(labels, classes) for labels in y])
         truth = progression_targets(one.labels, classes)
-        guesses = predict_progress(x, targets, z)
         progress = {}
-        for k, true, guess in zip(classes.tolist(), truth.T, guesses.T):
+        for k, true, guess in zip(classes.tolist(), truth.T, predict_progress(x, targets, z).T):
             if np.isfinite(true).all() and np.isfinite(guess).all():
                 progress[k] = true, guess
         predicted = predict_phases(x, np.concatenate(y), z)
@@ -406,20 +408,14 @@ def natural(text):
     return int(text)
 
 
-def writable(path):
-    """Make a folder for what is asked for, before hours of work."""
-    path.mkdir(parents=True, exist_ok=True)
-    if not os.access(path, os.W_OK):
-        raise OSError(f'{path}: cannot be written to')
-
-
 def run(args):
     """Errors: DataError, ModelError, OSError, each one line."""
     if args.json and (args.json.suffix != '.json' or args.json.is_dir()):
         raise OSError(f'{args.json}: --json writes a file; let its name end in .json')
-    for folder in (args.figures, args.embeddings, args.json and args.json.parent):
-        if folder:
-            writable(folder)
+    for folder in filter(None, (args.figures, args.embeddings, args.json and args.json.parent)):
+        folder.mkdir(parents=True, exist_ok=True)  # now, and not after hours of work
+        if not os.access(folder, os.W_OK):
+            raise OSError(f'{folder}: cannot be written to')
     networks, settings = load_models(
         args.checkpoints, join_processes(), dataset=args.dataset, data=args.data,
         data_seed=args.data_seed, weights=args.weights, workers=args.workers)
@@ -441,8 +437,8 @@ def make_more(args, networks, settings, result):
     """What the flags ask for beyond the table."""
     names = list(networks)
     first = networks[names[0]]
-    device = next(first.mtf.parameters()).device
     if args.fractions and result['rows']:
+        device = next(first.mtf.parameters()).device
         classify = classifier_for(result['dataset'], device)
         result['fractions'] = few_labels_table(result, names, args.fractions, classify)
     if args.focus:
@@ -452,14 +448,15 @@ def make_more(args, networks, settings, result):
         attempt(args.json, write_json, result, settings, names, args.json)
     folder = args.checkpoints[0].parent
     if args.figures:
+        print(f'drawing {args.figures}')
         result['predictions'] = attempt('predictions', predictions, result, names[0])
         notes = attempt('pictures', figures.draw_all,
                         first, result, names[0], args.figures, folder / 'log.jsonl')
         for note in notes or []:
             print('note:', note)
-        print(f'pictures: {args.figures}')
     else:
         path = folder / 'entities.png'
+        print(f'drawing {path}')
         attempt(path, figures.draw_entities, first, result['embedded']['val'], path)
 
 
