@@ -162,7 +162,7 @@ def verdict(rows, names, columns):
     if above:
         return sentence + '.'
     if beats_the_clock:
-        return sentence + '. Training has added nothing to what the untrained model shows.'
+        return sentence + '. Training has added nothing to what the network shows before it.'
     return sentence + '. This model has not learned more than the time in the video.'
 
 

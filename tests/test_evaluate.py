@@ -498,7 +498,7 @@ def test_verdict():
     assert verdict((.5, .5), (.4, .4), (.52, .45)) == (
         nothing + 'This model has not learned more than the time in the video.')
     assert verdict((.5, .5), (.6, .6), (.61, .45)) == (
-        nothing + 'Training has added nothing to what the untrained model shows.')
+        nothing + 'Training has added nothing to what the network shows before it.')
     nan = math.nan
     assert verdict((.5, .5), (.5, nan), (.54, .54)) == single + 'classification.'
     assert verdict((nan, nan), (.5, .5), (.9, .9)) == 'Nothing here can be compared with both controls.'
