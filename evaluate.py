@@ -26,12 +26,13 @@ import data
 import figures
 import model as models
 from evaluation.checkpoints import load_models
-from evaluation.embedding import embed_splits, join_processes
+from evaluation.embedding import embed_splits
 from evaluation.focus import focus_table
 from evaluation.labels import (by_action, few_labels_table, fractions, has_labels, labelled_only,
                                lists_of)
 from evaluation.linear import linear_classifier
 from evaluation.table import mean, mean_row, print_table, remarks, write_json
+from running.processes import RunError, is_rank0, join_processes
 
 BLOCK = 2 ** 24  # numbers in a metric's largest temporary array
 
@@ -277,8 +278,9 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
         networks = networks | {'untrained': untrained(settings, first)}
 
     embedded, embeddings, skipped = embed_splits(
-        networks, videos, folders or {}, limit=row.limit, device=device, workers=workers)
-    if dist.is_initialized() and dist.get_rank():
+        networks, videos, folders or {}, limit=settings.get('limit') or row.limit,
+        device=device, workers=workers)
+    if not is_rank0():
         return None
     for split in embedded:
         if videos[split] and not embedded[split]:
@@ -389,6 +391,7 @@ def parse(argv=None):
     group.add_argument('--weights', metavar='FILE', help='of the frozen backbone [as at training]')
     group.add_argument('--workers', type=natural, metavar='N',
                        help='processes that decode videos [as at training]')
+    group.add_argument('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
     group = parser.add_argument_group('what to make')
     group.add_argument('--fractions', metavar='F,F,...', type=fractions,
                        help='a table: classification from parts of the train labels, as 0.1,0.5,1')
@@ -409,15 +412,16 @@ def natural(text):
 
 
 def run(args):
-    """Errors: DataError, ModelError, OSError, each one line."""
+    """Errors: DataError, ModelError, RunError, OSError, each one line."""
     if args.json and (args.json.suffix != '.json' or args.json.is_dir()):
         raise OSError(f'{args.json}: --json writes a file; let its name end in .json')
     for folder in filter(None, (args.figures, args.embeddings, args.json and args.json.parent)):
         folder.mkdir(parents=True, exist_ok=True)  # now, and not after hours of work
         if not os.access(folder, os.W_OK):
             raise OSError(f'{folder}: cannot be written to')
+    _, _, device = join_processes(args.device)
     networks, settings = load_models(
-        args.checkpoints, join_processes(), dataset=args.dataset, data=args.data,
+        args.checkpoints, device, dataset=args.dataset, data=args.data,
         data_seed=args.data_seed, weights=args.weights, workers=args.workers)
     videos = data.load(settings['dataset'], settings['data'],
                        image_size=settings['image_size'], seed=settings['data_seed'])
@@ -464,7 +468,7 @@ def main(argv=None):
     args = parse(argv)
     try:
         run(args)
-    except (data.DataError, models.ModelError, OSError) as error:
+    except (data.DataError, models.ModelError, RunError, OSError) as error:
         print('evaluate.py: error: ' + ' '.join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     finally:

@@ -36,8 +36,8 @@ def look_at(network, video, indices):
         seen = side * backbone.patch_size                 # a ViT leaves out the pixels that fill no patch
         actor = F.interpolate(actor[..., :seen, :seen], side, mode='area').flatten(1)
     entities, heads = network.pool(*(None if each is None else each.float() for each in features))[1], None
-    if hasattr(backbone, 'last_attention'):
-        heads = backbone.last_attention(images.to(next(backbone.parameters()).dtype))[:, :, 0, 1:].float()
+    if hasattr(backbone, 'attention_map'):
+        heads = backbone.attention_map(images.to(next(backbone.parameters()).dtype)).float()
     return images, entities, heads, actor
 
 

@@ -1,5 +1,8 @@
 """The models of one or several checkpoints, ready to be evaluated side by side."""
+import os
+
 import model as models
+from running.processes import half_precision
 
 
 def load_models(paths, device, **given):
@@ -10,27 +13,31 @@ def load_models(paths, device, **given):
     """
     given = {name: value for name, value in given.items() if value is not None}
     networks = {}
-    backbones = {}
+    backbones = {}  # those that nobody fine-tuned, by what they are
     first = None
     for path in paths:
         checkpoint = models.load_checkpoint(path)
-        settings = checkpoint['settings'] | given
+        settings = {'workers': min(4, os.cpu_count())} | checkpoint['settings'] | given
         first = first or settings
+        if settings.get('dataset') is None:
+            raise models.ModelError(f'{path}: says no data set; give its name by --dataset')
+        # a checkpoint without a backbone's fingerprint brings a backbone of its own
+        frozen = checkpoint['backbone'] is not None and not settings['train_backbone']
+        key = str([settings[name] for name in ('backbone', 'weights', 'layers')])
         try:
             refuse_mixed(path, settings, first)
-            key = str([settings[name] for name in ('backbone', 'weights', 'layers')])
-            trained = settings['train_backbone']
-            network = models.build_model(settings, None if trained else backbones.get(key))
+            network = models.build_model(settings, backbones.get(key) if frozen else None)
         except KeyError as missing:
             raise models.ModelError(f'{path}: no checkpoint of train.py as it is now: '
                                     f'no {missing}; train again')
-        models.load_weights(network, checkpoint, path)
+        models.load_trained(network, checkpoint, path)
         networks[str(path)] = network.to(device)
-        if not trained:
+        if frozen:
             backbones[key] = network.backbone
-    if device.type == 'cuda':
+    half = half_precision(device)
+    if half:
         for backbone in backbones.values():
-            backbone.bfloat16()
+            backbone.to(half)
     return networks, first
 
 

@@ -4,7 +4,6 @@
     entities of a whole video (n, N, d)  --MTF----------->  embeddings (n, D), unit length
 """
 import math
-import os
 import re
 from contextlib import contextmanager
 from datetime import timedelta
@@ -111,24 +110,7 @@ def embed(networks, videos, positions, *, limit=1000, device='cpu', workers=0):
 
 
 # --------------------------------------------------------------------------------------------------
-# Several processes, each with its share of the videos
-
-def join_processes():
-    """Join the other processes where torchrun started several -> this process's device."""
-    local = int(os.environ.get('LOCAL_RANK', 0))
-    world = int(os.environ.get('WORLD_SIZE', 1))
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpus and local >= gpus:
-        raise models.ModelError(f'process {local} has no GPU of its own; '
-                                f'torchrun --nproc_per_node {gpus} at most')
-    if world > 1:
-        try:
-            dist.init_process_group('gloo')
-        except ValueError as error:
-            raise models.ModelError(f'WORLD_SIZE is {world}, but {error}; '
-                                    f'torchrun starts several processes') from None
-    return torch.device('cuda', local) if gpus else torch.device('cpu')
-
+# Many videos, of which each process embeds its share
 
 def gather(own):
     """Every process's dict merged into one, in rank 0; {} in the others."""
@@ -144,9 +126,6 @@ def gather(own):
         merged |= share
     return merged
 
-
-# --------------------------------------------------------------------------------------------------
-# Many videos
 
 @contextmanager
 def evaluating(networks):

@@ -17,6 +17,7 @@ import data
 import evaluate
 import figures
 import model as models
+from backbones import dino
 from evaluation import embedding, focus, table
 from evaluation import labels as label_files
 
@@ -337,8 +338,8 @@ def test_a_long_video_is_cut_into_equal_sequences(network, monkeypatch):
 
 def test_no_frame_passes_a_shared_backbone_twice(network, monkeypatch):
     passed = []
-    run = models.ViT.forward
-    monkeypatch.setattr(models.ViT, 'forward', lambda self, images: passed.append(len(images)) or run(self, images))
+    run = dino.ViT.forward
+    monkeypatch.setattr(dino.ViT, 'forward', lambda self, images: passed.append(len(images)) or run(self, images))
     frames = 70 + 9 + 8 + 10 + 12 + 9
     torch.manual_seed(1)
     second = models.build_model(SETTINGS, network.backbone)
