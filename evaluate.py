@@ -28,8 +28,8 @@ import model as models
 from evaluation.checkpoints import load_models
 from evaluation.embedding import embed_splits
 from evaluation.focus import focus_table
-from evaluation.labels import (by_action, few_labels_table, fractions, has_labels, labelled_only,
-                               lists_of)
+from evaluation.labels import by_action, has_labels, labelled_only, lists_of
+from evaluation.labels import few_labels_table, fractions
 from evaluation.linear import linear_classifier
 from evaluation.table import mean, mean_row, print_table, remarks, write_json
 from running.processes import RunError, is_rank0, join_processes
@@ -427,10 +427,9 @@ def run(args):
                        image_size=settings['image_size'], seed=settings['data_seed'])
     names = list(networks)
     folders = {}
-    if args.embeddings:
-        folders = {name: args.embeddings / re.sub(r'[^\w.-]+', '_', name) for name in names}
-    if len(folders) == 1:
-        folders = {names[0]: args.embeddings}
+    for name in names if args.embeddings else []:
+        inner = re.sub(r'[^\w.-]+', '_', name) if len(names) > 1 else ''
+        folders[name] = args.embeddings / inner
     result = assess(networks, videos, settings, folders=folders, workers=settings['workers'])
     if result is not None:
         print_result(result, names)

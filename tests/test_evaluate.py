@@ -726,6 +726,36 @@ def test_checkpoints_of_different_data_are_refused(checkpoint, tmp_path, capsys)
     assert 'other.pt: dataset is penn, of the first checkpoint folder' in capsys.readouterr().err
 
 
+def test_a_checkpoint_that_brings_its_own_backbone_and_limit(checkpoint, tmp_path, monkeypatch, capsys):
+    """As those of the authors' release: no data set, no workers, the backbone among the weights."""
+    own = models.build_model(SETTINGS)
+    own.backbone.norm.bias.data += 1
+    settings = SETTINGS | dict(dataset=None, limit=7)
+    del settings['workers']
+    released = dict(settings=settings, model=own.state_dict(), backbone=None, epoch=1)
+    load, path = models.load_checkpoint, tmp_path / 'released.pt'
+    monkeypatch.setattr(models, 'load_checkpoint', lambda each: released if each == path else load(each))
+    with pytest.raises(SystemExit):
+        evaluate.main([str(path)])
+    assert 'released.pt: says no data set; give its name by --dataset' in capsys.readouterr().err
+    for paths in ([checkpoint, path], [path, checkpoint]):
+        networks, settings = evaluate.load_models(paths, torch.device('cpu'), dataset='folder')
+        assert torch.equal(networks[str(path)].backbone.norm.bias, own.backbone.norm.bias)
+        assert not torch.equal(networks[str(checkpoint)].backbone.norm.bias, own.backbone.norm.bias)
+    limits = []
+    run = embedding.embed_entities
+    monkeypatch.setattr(embedding, 'embed_entities', lambda *each: limits.append(each[2]) or run(*each))
+    evaluate.assess(networks, films(), settings, controls=False)
+    evaluate.assess(networks, films(), SETTINGS, controls=False)
+    assert set(limits[:12]) == {7} and set(limits[12:]) == {1000}     # six videos that decode, two models
+
+
+def test_a_device_that_is_not_here(checkpoint, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main([str(checkpoint), '--device', 'abacus'])
+    assert stop.value.code == 2 and '--device abacus: PyTorch does not find one' in capsys.readouterr().err
+
+
 def test_help_fits_a_screen(capsys):
     with pytest.raises(SystemExit):
         evaluate.main(['--help'])
