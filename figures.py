@@ -8,12 +8,42 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from sklearn.linear_model import LinearRegression
 
-from evaluate import METRICS, by_action, fit_classifier, focus, look, pictures, progression_targets, rank_correlation, spaced
+import data
 
+METRICS = {'classification': 'class.', 'progression': 'progress', 'tau': 'tau', 'ap5': 'AP@5'}
 
 COLOURS = ['#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#CC79A7']  # Okabe and Ito: for all eyes
+
+
+def pictures(images):
+    """Undo the normalisation: (F, 3, S, S) in 0..1."""
+    mean, std = (torch.tensor(each, device=images.device)[:, None, None] for each in (data.MEAN, data.STD))
+    return (images * std + mean).clamp(0, 1)
+
+
+@torch.no_grad()
+def look_at(network, video, indices):
+    """Frames of a video as the model sees them -> images (F, 3, S, S), the attention of the entities (F, N, P) and of
+    the CLS token's heads (F, heads, P), the actor's share of each patch (F, P); None for what there is not."""
+    device, backbone = next(network.mtf.parameters()).device, network.backbone
+    images, actor = data.center(video.read(indices).to(device), backbone.image_size), video.actor(indices)
+    features = network.features(images)
+    if actor is not None:                                 # through the same crop as the frames
+        actor = actor.to(device, torch.uint8)[:, None].expand(-1, 3, -1, -1) * 255
+        actor = pictures(data.center(actor, backbone.image_size))[:, :1]
+        side = math.isqrt(features.patches.shape[1])
+        seen = side * backbone.patch_size                 # a ViT leaves out the pixels that fill no patch
+        actor = F.interpolate(actor[..., :seen, :seen], side, mode='area').flatten(1)
+    entities, heads = network.pool(*(None if each is None else each.float() for each in features))[1], None
+    if hasattr(backbone, 'attention_map'):
+        heads = backbone.attention_map(images.to(next(backbone.parameters()).dtype)).float()
+    return images, entities, heads, actor
+
+
+def spaced(n, wanted):
+    """Up to `wanted` evenly spaced ones of n indices."""
+    return np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(int))
 
 
 def figure(width, height):
@@ -54,8 +84,9 @@ def coloured(images, attention, colour):
 
 def groups(seen, there=len):
     """Positions of the videos of each action; of those whose labels are `there`."""
-    found = by_action('', {'train': [], 'val': seen}).values()
-    return [[i for i in where['val'] if there(seen[i].labels)] for where in found]
+    actions = dict.fromkeys(one.video.action for one in seen)
+    return [[i for i, one in enumerate(seen) if one.video.action == action and there(one.labels)]
+            for action in actions]
 
 
 def mixed(seen):
@@ -67,8 +98,8 @@ def draw_entities(network, seen, path, *, wanted=2, frames=6):
     """Frames of some videos over the attention of each entity and of the CLS token (paper, Figures 1 and 3): of its
     heads the one that fits the actor best in these frames, as in the paper; their mean where no actor is known."""
     chosen = [seen[i] for i in mixed(seen)[:wanted]]
-    looks = [look(network, one.video, spaced(one.frames, frames)) for one in chosen]
-    known = [focus(heads, actor)['mass'].mean(0) for *_, heads, actor in looks if None not in (heads, actor)]
+    looks = [look_at(network, one.video, spaced(one.frames, frames)) for one in chosen]
+    known = [((heads * actor[:, None]).sum(-1) / heads.sum(-1)).mean(0) for *_, heads, actor in looks if None not in (heads, actor)]
     best = int(torch.stack(known).mean(0).argmax()) if known else None
     columns = min(2, len(chosen))
     lines, height = math.ceil(len(chosen) / columns), 2 + (0 if looks[0][1] is None else looks[0][1].shape[1])
@@ -92,19 +123,20 @@ def draw_alignment(network, seen, embeddings, path, *, frames=10):
     query, *others = max(groups(seen), key=lambda group: len(group[:3]), default=[])[:3] or [None]
     if not others:
         return 'no alignment.png: no action has two val videos'
+    from scipy.stats import kendalltau
     at = spaced(len(embeddings[query]), frames)
-    rows, names = [on_screen(look(network, seen[query].video, seen[query].kept[at])[0])], ['query']
+    rows, names = [on_screen(look_at(network, seen[query].video, seen[query].kept[at])[0])], ['query']
     fig = figure(1.6 + frames, 1.1 * len(others) + 5.7)
     top, bottom = fig.subfigures(2, 1, height_ratios=[1.1 * len(others) + 1.7, 4])
     for letter, axes, i in zip('AB', bottom.subplots(1, len(others), squeeze=False)[0], others):
         similarity = embeddings[query] @ embeddings[i].T                                  # (n, m)
         nearest = similarity.argmax(1)
-        rows.append(on_screen(look(network, seen[i].video, seen[i].kept[nearest[at]])[0]))
+        rows.append(on_screen(look_at(network, seen[i].video, seen[i].kept[nearest[at]])[0]))
         names.append(f'nearest in {letter}')
         image = axes.imshow(similarity, cmap='cividis', aspect='auto', origin='lower')
         bottom.colorbar(image, ax=axes, label='cosine similarity')
         axes.plot(nearest, np.arange(len(nearest)), 'o', color='white', markeredgecolor='black', markersize=4)
-        axes.set(title=f'{letter}: {seen[i].video.name}, tau {rank_correlation(nearest[None])[0]:.3f}',
+        axes.set(title=f'{letter}: {seen[i].video.name}, tau {kendalltau(np.arange(len(nearest)), nearest).statistic:.3f}',
                  xlabel=f'frame of {letter}', ylabel='frame of the query')
     axes = top.subplots()
     show(axes, rows, names, seen[query].kept[at])
@@ -127,7 +159,7 @@ def draw_retrieval(network, seen, embeddings, path, *, queries=5, k=5):
         where = [(i, j) for i in group if i != own for j in range(len(embeddings[i]))]
         order = np.argsort(-np.concatenate([embeddings[i] for i in group if i != own]) @ embeddings[own][query[1]])
         for axes, (i, j) in zip(grid[line], [query, *(where[n] for n in order[:k])]):
-            axes.imshow(on_screen(look(network, seen[i].video, seen[i].kept[[j]])[0])[0], interpolation='lanczos')
+            axes.imshow(on_screen(look_at(network, seen[i].video, seen[i].kept[[j]])[0])[0], interpolation='lanczos')
             right = seen[i].labels[j] == seen[own].labels[query[1]]
             mark, colour = ('', 'black') if i == own else (' \u2713', COLOURS[4]) if right else (' \u2717', COLOURS[5])
             axes.set(xticks=[], yticks=[])
@@ -137,40 +169,29 @@ def draw_retrieval(network, seen, embeddings, path, *, queries=5, k=5):
     fig.savefig(path)
 
 
-def draw_phases(seen, embeddings, path, *, wanted=3):
-    """Predicted and true phases over time for a few val videos, and the regressions of the phase progression."""
-    columns = []                                          # (Seen, its embeddings, those of train, their labels)
-    for i in mixed(seen['val']):
-        one = seen['val'][i]
-        train = [j for j, other in enumerate(seen['train'])
-                 if other.video.action == one.video.action and (other.labels >= 0).any()]
-        if (one.labels >= 0).any() and 2 <= len({k for j in train for k in seen['train'][j].labels.tolist()}) <= 20:
-            columns.append((one, embeddings['val'][i], np.concatenate([embeddings['train'][j] for j in train]),
-                            [seen['train'][j].labels for j in train]))
-        if len(columns) == wanted:
-            break
-    if not columns:
+def draw_phases(predictions, path):
+    """Predicted and true phases over time for a few val videos, and the regressions of the phase progression.
+
+    predictions: [dict(video=EmbeddedVideo, predicted=(n,), progress={k: (true (n,), predicted (n,))})]
+    """
+    if not predictions:
         return 'no phases.png: no action has train and val videos with labels of 2 to 20 classes'
-    fig = figure(4.6 * len(columns) + .4, 5.2)
-    axes = fig.subplots(2, len(columns), sharex='col', squeeze=False, height_ratios=[1, 2.4])
-    for bars, curves, (one, z, x, y) in zip(*axes, columns):
-        classes, first = np.unique(np.concatenate(y)), bars is axes[0, 0]
-        predicted = fit_classifier(x, np.concatenate(y)).predict(z)
+    fig = figure(4.6 * len(predictions) + .4, 5.2)
+    axes = fig.subplots(2, len(predictions), sharex='col', squeeze=False, height_ratios=[1, 2.4])
+    for bars, curves, each in zip(*axes, predictions):
+        one, predicted, first = each['video'], each['predicted'], bars is axes[0, 0]
         for height, row in enumerate((predicted, one.labels)):
             cuts = [0, *np.flatnonzero(np.diff(row)) + 1, len(row)]
             for start, stop in zip(cuts, cuts[1:]):
-                colour = COLOURS[np.searchsorted(classes, row[start]) % len(COLOURS)]
-                bars.barh(height, stop - start, left=start, height=.8, color=colour)
+                bars.barh(height, stop - start, left=start, height=.8, color=COLOURS[row[start] % len(COLOURS)])
                 if height and stop - start > len(row) / 20:
                     bars.text((start + stop) / 2, height, row[start], ha='center', va='center')
-        bars.set(title=f'{one.video.name}: {(predicted == one.labels).mean():.0%} right', xlim=(0, len(z)))
+        bars.set(title=f'{one.video.name}: {(predicted == one.labels).mean():.0%} right', xlim=(0, len(predicted)))
         bars.set_yticks([0, 1], ['predicted', 'true phase'] if first else ['', ''])
-        targets = np.concatenate([progression_targets(labels, classes) for labels in y])
-        for k, colour, target, true in zip(classes, COLOURS * 9, targets.T, progression_targets(one.labels, classes).T):
-            there = np.isfinite(target)
+        for k, (true, guess) in each['progress'].items():
+            colour = COLOURS[k % len(COLOURS)]
             curves.plot(true, '--', color=colour, linewidth=2)
-            curves.plot(LinearRegression().fit(x[there], target[there]).predict(z), color=colour, linewidth=2,
-                        label=f'end of phase {k}')
+            curves.plot(guess, color=colour, linewidth=2, label=f'end of phase {k}')
         curves.axhline(0, color='grey', linewidth=.8)
         curves.set(xlabel='frame', ylabel='(time since the end) / length' if first else '')
         curves.legend(fontsize=10, title='dashed: true', title_fontsize=10)
@@ -204,12 +225,10 @@ def draw_training(log, path):
 
 
 def draw_all(network, result, name, folder, log):
-    """All pictures of one model into a folder; one line for each that its data do not allow."""
-    seen, embeddings, folder = result['seen'], result['embeddings'][name], Path(folder)
+    """All pictures of one model into a folder; -> one line for each that its data do not allow."""
+    seen, embeddings, folder = result['embedded'], result['embeddings'][name], Path(folder)
     draw_entities(network, seen['val'], folder / 'entities.png', wanted=4)
     made = [draw_alignment(network, seen['val'], embeddings['val'], folder / 'alignment.png'),
             draw_retrieval(network, seen['val'], embeddings['val'], folder / 'retrieval.png'),
-            draw_phases(seen, embeddings, folder / 'phases.png'), draw_training(log, folder / 'training.png')]
-    for problem in filter(None, made):
-        print('note:', problem)
-    print(f'pictures: {folder}')
+            draw_phases(result.get('predictions'), folder / 'phases.png'), draw_training(log, folder / 'training.png')]
+    return [note for note in made if note]

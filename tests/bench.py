@@ -40,6 +40,7 @@ import data
 import evaluate
 from datasets import images as image_files
 from datasets import video as video_files
+from evaluation.embedding import embed_all
 import model as models
 import train
 from loss import OBJECTIVES, scl
@@ -433,7 +434,7 @@ def growth():
     videos = [data.Video(f'{i}', partial(int, n), lambda indices: frames[indices])
               for i, n in enumerate(np.random.default_rng(0).integers(20, 41, counts[-1]))]
     row('  embedding, tiny backbone', *(
-        cost(lambda: evaluate.embed_all({'': network}, videos[:count], device=DEVICE))
+        cost(lambda: embed_all({'': network}, videos[:count], device=DEVICE))
         if CUDA or count <= 100 else too_long for count in counts))
     sets = [(*embedded(count, 1, 20, 40), *embedded(count, 2, 20, 40)) for count in counts]
     for name, metric in (('classification', evaluate.classification), ('progression', evaluate.progression),

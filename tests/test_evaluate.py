@@ -1,6 +1,9 @@
 """The metrics against slow independent forms and the authors' numbers; the embedding, the tables, the command."""
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,9 @@ import data
 import evaluate
 import figures
 import model as models
+from backbones import dino
+from evaluation import embedding, focus, table
+from evaluation import labels as label_files
 
 torch.set_num_threads(1)                                # the frames are tiny
 GOLDEN = Path(__file__).parent / 'golden' / 'metrics.npz'
@@ -45,7 +51,7 @@ def videos(count, seed=0, width=6, classes=3, shortest=3, longest=20):
 def test_the_authors_numbers():
     (train, labels), (val, val_labels) = golden('train'), golden('val')
     with np.load(GOLDEN) as numbers:
-        expected = {name: float(numbers[f'baseball_pitch/{name}']) for name in evaluate.METRICS}
+        expected = {name: float(numbers[f'baseball_pitch/{name}']) for name in table.METRICS}
     both = train, labels, val, val_labels
     assert evaluate.classification(*both) == pytest.approx(expected['classification'], abs=1e-6)
     assert evaluate.progression(*both) == pytest.approx(expected['progression'], abs=1e-6)
@@ -101,7 +107,8 @@ def test_retrieval_against_loops(monkeypatch, k, block):
             right.append(np.mean([y == answer for _, y in others[:k]]))
         scores.append(np.mean(right))
     assert evaluate.retrieval(x, labels, k, 2) == pytest.approx(np.mean(scores), abs=1e-9)
-    assert evaluate.retrieval(x, labels, (3, k), 2)[1] == pytest.approx(np.mean(scores), abs=1e-9)
+    found = evaluate.same_label(x, labels, 20, 2)         # one search, and the best k of it
+    assert evaluate.precision(found, k) == pytest.approx(np.mean(scores), abs=1e-9)
 
 
 def test_retrieval_never_looks_into_the_query_video():
@@ -154,6 +161,51 @@ def test_classification_is_softmax_regression_at_its_optimum(classes):
     expected = np.exp(logits - np.logaddexp.reduce(logits, 1)[:, None])
     np.testing.assert_allclose(evaluate.fit_classifier(x, y).predict_proba(x), expected, atol=2e-4)
     assert evaluate.classification([x], [y], [x], [y]) == (expected.argmax(1) == y).mean()
+
+
+def optimum(x, y):
+    """Softmax regression by Newton's method in float64, its Hessian written down -> weights (D+1, K)."""
+    x = np.c_[x, np.ones(len(x))].astype(float)
+    D, K = x.shape[1], y.max() + 1
+    penalty = np.ones((D, 1))
+    penalty[-1] = 0                                       # not the intercept
+    w = np.zeros((D, K))
+    for _ in range(30):
+        p = np.exp(x @ w - (x @ w).max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        gradient = x.T @ (p - np.eye(K)[y]) + penalty * w
+        if np.abs(gradient).max() < 1e-9:
+            return w
+        hessian = np.zeros((D, K, D, K))
+        for k in range(K):
+            hessian[:, k, :, k] += np.diag(penalty[:, 0])
+            for j in range(K):
+                weight = p[:, k] * ((k == j) - p[:, j])
+                hessian[:, k, :, j] += x.T @ (x * weight[:, None])
+        step = np.linalg.lstsq(hessian.reshape(D * K, D * K), gradient.ravel())[0]
+        w = w - step.reshape(D, K)
+    raise AssertionError('Newton has not converged')
+
+
+def made(seed, classes, count=40, width=16):
+    """Embeddings of videos that pass through the phases, each at its own pace, under more or less noise."""
+    rng, curves = np.random.default_rng(seed), np.random.default_rng(99).normal(size=(5, width))
+    x, y = [], []
+    for n in rng.integers(15, 40, count):
+        time = np.linspace(0, 1, n) ** rng.uniform(.5, 2)
+        one = np.cos(np.outer(time, np.arange(5) * np.pi)) @ curves + (.2 + seed % 4) * rng.normal(size=(n, width))
+        x.append((one / np.linalg.norm(one, axis=1, keepdims=True)).astype(np.float32))
+        y.append(np.minimum((np.linspace(0, 1, n) * classes).astype(int), classes - 1))
+    return x, y
+
+
+@pytest.mark.parametrize('number', range(11))
+def test_every_prediction_is_that_of_the_converged_optimum(number):
+    (x, y), (val, _) = (golden('train'), golden('val')) if number == 10 else (
+        made(number, 2 + number % 5), made(number + 100, 2 + number % 5))
+    x, y, val = np.concatenate(x), np.concatenate(y), np.concatenate(val)
+    best = np.c_[val, np.ones(len(val))] @ optimum(x, y)
+    assert (evaluate.predict_phases(x, y, val) == best.argmax(1)).all()
 
 
 def test_classification_where_there_is_little_to_classify():
@@ -259,7 +311,7 @@ def alone(network, film):
 @pytest.mark.parametrize('workers', [0, 2])
 def test_every_frame_is_embedded_in_order(network, workers):
     split = films()['train']
-    seen, embeddings, skipped = evaluate.embed_all({'one': network}, split, workers=workers)
+    seen, embeddings, skipped = embedding.embed_all({'one': network}, split, workers=workers)
     assert [one.video.name for one in seen] == ['a', 'b/c: d', 'f'] and skipped == {'e': 'e: does not decode'}
     for one, array in zip(seen, embeddings['one']):
         assert array.dtype == np.float32
@@ -269,9 +321,9 @@ def test_every_frame_is_embedded_in_order(network, workers):
 
 
 def test_unlabelled_videos_keep_all_frames(network):
-    seen, embeddings, _ = evaluate.embed_all({'one': network}, [Film('a', 5)])
+    seen, embeddings, _ = embedding.embed_all({'one': network}, [Film('a', 5)])
     assert len(embeddings['one'][0]) == 5 and (seen[0].labels == -1).all()
-    assert evaluate.embed_all({'one': network}, [Film('a', 5, broken=True)])[0] == []
+    assert embedding.embed_all({'one': network}, [Film('a', 5, broken=True)])[0] == []
 
 
 def test_a_long_video_is_cut_into_equal_sequences(network, monkeypatch):
@@ -280,14 +332,14 @@ def test_a_long_video_is_cut_into_equal_sequences(network, monkeypatch):
                         torch.ones(1, entities.shape[1], 12))
     entities = torch.zeros(25, 2, 8)
     for limit in (25, 24, 10):
-        assert evaluate.fuse(network, entities, limit).shape == (25, 12)
+        assert embedding.embed_entities(network, entities, limit).shape == (25, 12)
     assert lengths == [25, 13, 12, 9, 8, 8]               # one; ceil(25/24) = 2; ceil(25/10) = 3
 
 
 def test_no_frame_passes_a_shared_backbone_twice(network, monkeypatch):
     passed = []
-    run = models.ViT.forward
-    monkeypatch.setattr(models.ViT, 'forward', lambda self, images: passed.append(len(images)) or run(self, images))
+    run = dino.ViT.forward
+    monkeypatch.setattr(dino.ViT, 'forward', lambda self, images: passed.append(len(images)) or run(self, images))
     frames = 70 + 9 + 8 + 10 + 12 + 9
     torch.manual_seed(1)
     second = models.build_model(SETTINGS, network.backbone)
@@ -317,12 +369,12 @@ def test_a_diverged_model_is_named(network):
     broken = models.build_model(SETTINGS, network.backbone)
     broken.mtf.out.bias.data.fill_(math.nan)
     with pytest.raises(models.ModelError, match='not finite'):
-        evaluate.embed_all({'': broken}, [Film('a', 5)])
+        embedding.embed_all({'': broken}, [Film('a', 5)])
 
 
 def test_embeddings_are_saved_whole_under_safe_names(network, tmp_path):
     videos = [*films()['train'], Film('b_c_ d', 4), Film('b/c_ d', 5), Film('../x', 3)]
-    evaluate.embed_all({'one': network}, videos, folders={'one': tmp_path / 'deep' / 'train'})
+    embedding.embed_all({'one': network}, videos, folders={'one': tmp_path / 'deep' / 'train'})
     saved = {path.name: np.load(path) for path in (tmp_path / 'deep' / 'train').iterdir()}
     assert len(saved) == 6 and saved['a.npy'].shape == (70, 12) and saved['a.npy'].dtype == np.float32
     assert sorted(len(array) for array in saved.values()) == [3, 4, 5, 8, 9, 70]
@@ -359,7 +411,7 @@ def seen_of(labels, action=None):
         film = Film(f'{action}{i}', len(y), y)
         film.action = action
         kept = np.flatnonzero(y >= 0) if (y >= 0).any() else np.arange(len(y))
-        found.append(evaluate.Seen(film, len(y), kept, y[kept]))
+        found.append(embedding.EmbeddedVideo(film, len(y), kept, y[kept]))
     return found
 
 
@@ -395,7 +447,7 @@ def test_without_labels_there_is_tau_only(network, capsys):
 def test_remarks_name_what_is_missing():
     labels = [np.array([0, 1, 2]), np.array([0, 2, 2]), np.full(3, -1)]
     seen = {'train': seen_of(labels[:1], 'jump'), 'val': seen_of(labels[1:], 'jump') + seen_of(labels[:1], 'run')}
-    lines = evaluate.remarks('folder', seen, {'x.mp4': 'x.mp4: broken'})
+    lines = table.remarks(evaluate.by_action('folder', seen), seen, {'x.mp4': 'x.mp4: broken'})
     assert lines == ['left out, cannot be read (1): x.mp4: broken', "no labels, for Kendall's tau only (1): jump1",
                      'jump: without class 1, left out of its progression (1): jump0',
                      'run: one val video, which has no other to be compared with', 'run: no train video']
@@ -409,20 +461,152 @@ def test_nothing_left_is_an_error(network):
 def test_kinetics_has_nothing_to_measure(network, capsys):
     many = [Film(str(i), 5) for i in range(20)]
     result = evaluate.assess({'': network}, {'train': many, 'val': many}, SETTINGS | {'dataset': 'k400'})
-    assert result['rows'] == {} and len(result['seen']['val']) == 8
-    evaluate.print_table(result, [''])
+    assert result['rows'] == {} and len(result['embedded']['val']) == 8
+    evaluate.print_result(result, [''])
     assert 'nothing to measure' in capsys.readouterr().out
 
 
 def test_several_checkpoints_print_mean_and_two_population_deviations(capsys):
     values = [.90, .92, .97]
     rows = {f'{i}': {'mean': {'classification': value, 'tau': math.nan}} for i, value in enumerate(values)}
-    spread = evaluate.spread(rows, list(rows))['mean']['classification']
+    spread = table.spread(rows, list(rows))['mean']['classification']
     assert spread == pytest.approx((.93, 2 * np.sqrt(np.mean((np.array(values) - .93) ** 2))))
-    result = dict(dataset='penn', videos={'train': 3, 'val': 4}, rows=rows, remarks=[], paper=data.DATASETS['penn'].paper)
-    evaluate.print_table(result, list(rows))
+    result = dict(dataset='penn', embedded={'train': [1, 2, 3], 'val': [4]}, rows=rows, remarks=[],
+                  paper=data.DATASETS['penn'].paper)
+    evaluate.print_result(result, list(rows))
     out = capsys.readouterr().out
-    assert '0.9300 ± 0.0589' in out and '0.9421 ± 0.0004' in out and ' -' in out
+    assert '3 train, 1 val videos' in out and '0.9300 ± 0.0589' in out and '0.9421 ± 0.0004' in out and ' -' in out
+
+
+def verdict(clock, untrained, *models):
+    """Of classification and AP@5: each model's two values."""
+    rows = {'clock': clock, 'untrained': untrained} | {str(i): model for i, model in enumerate(models)}
+    rows = {name: {'mean': dict(zip(('classification', 'ap5'), values))} for name, values in rows.items()}
+    columns = {metric: table.METRICS[metric] for metric in ('classification', 'ap5')}
+    return table.verdict(rows, [str(i) for i in range(len(models))], columns)
+
+
+def test_verdict():
+    several = 'Above both controls by more than the spread of the 2 checkpoints: '
+    # .81 - .02 is above .78, and .80 - .20 is not above .72
+    assert verdict((.70, .72), (.78, .60), (.80, .70), (.82, .90)) == several + 'classification; not AP@5.'
+    assert verdict((.70, .50), (.78, .60), (.80, .70), (.82, .90)) == several + 'classification; not AP@5.'
+    assert verdict((.70, .50), (.78, .59), (.80, .70), (.82, .90)) == several + 'classification, AP@5.'
+    single = 'Above both controls by more than 0.03 (a fixed margin: one run has no spread): '
+    assert verdict((.5, .5), (.5, .5), (.54, .54)) == single + 'classification, AP@5.'
+    assert verdict((.5, .5), (.5, .5), (.54, .52)) == single + 'classification; not AP@5.'
+    nothing = single + 'nothing; not classification, AP@5. '
+    assert verdict((.5, .5), (.4, .4), (.52, .45)) == (
+        nothing + 'This model has not learned more than the time in the video.')
+    assert verdict((.5, .5), (.6, .6), (.61, .45)) == (
+        nothing + 'Training has added nothing to what the network shows before it.')
+    nan = math.nan
+    assert verdict((.5, .5), (.5, nan), (.54, .54)) == single + 'classification.'
+    assert verdict((nan, nan), (.5, .5), (.9, .9)) == 'Nothing here can be compared with both controls.'
+
+
+def test_the_sentence_follows_the_table_with_both_controls_only(network, capsys):
+    evaluate.evaluate(network, films(), SETTINGS)
+    assert capsys.readouterr().out.count('bove both controls') == 1
+    evaluate.evaluate(network, films(), SETTINGS, controls=False)
+    assert 'controls' not in capsys.readouterr().out
+
+
+def test_few_labels_are_those_of_the_first_videos():
+    asked = []
+
+    def classify(train, train_labels, val, val_labels):
+        asked.append((train, train_labels, val, val_labels))
+        return len(train) / 10 if len(train) > 1 else math.nan
+    many = list('abcdefghij'), list('0123456789'), ['v'], ['w']
+    assert label_files.few_labels([many, (['x'], ['y'], [], [])], .25, classify) == .2     # int(2.5); NaN left out
+    assert asked == [(['a', 'b'], ['0', '1'], ['v'], ['w']), (['x'], ['y'], [], [])]
+    assert math.isnan(label_files.few_labels([many], .05, classify)) and len(asked[-1][0]) == 1    # at least one
+
+
+@pytest.mark.parametrize('text', ['', '0', '1.5', 'nan', '-1', 'half', '0.1;0.5'])
+def test_fractions_that_are_none(text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(['x.pt', '--fractions=' + text])
+    assert stop.value.code == 2 and 'must be numbers above 0' in capsys.readouterr().err
+
+
+def test_predictions_of_a_few_val_videos():
+    seen, embeddings, results = {'train': [], 'val': []}, {'train': [], 'val': []}, {}
+    for action, seed in (('jump', 0), ('run', 1), ('bare', 2)):
+        for split, count in (('train', 6), ('val', 3)):
+            x, y = made(seed, 4, count)
+            seen[split] += seen_of([-1 - 0 * one for one in y] if action == 'bare' else y, action)
+            embeddings[split] += x
+            results[action, split] = np.concatenate(x), np.concatenate(y)
+    result = dict(dataset='penn', embedded=seen, embeddings={'a': embeddings})
+    found = evaluate.predictions(result, 'a')
+    assert [one['video'].video.name for one in found] == ['jump0', 'run0', 'jump1']         # the actions in turn
+    for one in found:
+        n = len(one['video'].labels)
+        assert one['predicted'].shape == (n,) and list(one['progress']) == [0, 1, 2]
+        for k, (true, guess) in one['progress'].items():
+            last = max(np.flatnonzero(one['video'].labels == k))
+            np.testing.assert_allclose(true, (np.arange(n) - last) / n)
+            assert guess.shape == (n,)
+    z = embeddings['val'][0]
+    x, y = results['jump', 'train']
+    expected = np.c_[z, np.ones(len(z))] @ optimum(x, y)
+    assert found[0]['predicted'].tolist() == expected.argmax(1).tolist()
+    truth = np.concatenate([evaluate.progression_targets(one.labels, np.arange(4)) for one in seen['train'][:6]])
+    weights = np.linalg.lstsq(np.c_[x, np.ones(len(x))].astype(float), truth)[0]
+    np.testing.assert_allclose(found[0]['progress'][1][1], (np.c_[z, np.ones(len(z))] @ weights)[:, 1], atol=1e-9)
+
+
+# ------------------------------------------------------------------------------- optional output never costs a result
+
+def fail(*_, **__):
+    raise ValueError('two\nlines')
+
+
+def test_metrics_are_logged_before_a_picture_that_fails(network, tmp_path, monkeypatch, capsys):
+    logged = []
+    monkeypatch.setattr(figures, 'draw_entities', lambda *_: logged.append('drawn') or fail())
+    scores = evaluate.evaluate(network, films(), SETTINGS, picture=tmp_path / 'a.png',
+                               log=lambda **means: logged.append(means))
+    assert logged == [scores, 'drawn'] and scores['tau'] > 0
+    assert f'note: no {tmp_path / "a.png"}: two lines' in capsys.readouterr().out
+
+
+def test_pictures_tables_and_files_that_fail_are_notes(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(figures, 'draw_all', fail)
+    monkeypatch.setattr(evaluate, 'focus_table', fail)
+    monkeypatch.setattr(evaluate, 'write_json', fail)
+    monkeypatch.setattr(evaluate, 'predictions', fail)
+    monkeypatch.setattr(np, 'save', lambda *_: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    evaluate.main([str(checkpoint), '--json', str(tmp_path / 'a.json'), '--figures', str(tmp_path / 'pictures'),
+                   '--embeddings', str(tmp_path / 'arrays'), '--focus'])
+    out = capsys.readouterr().out
+    assert 'untrained model' in out
+    for what in ('focus table', f'{tmp_path / "a.json"}', 'pictures', 'predictions'):
+        assert f'note: no {what}: two lines' in out
+    assert 'note: 3 embeddings were not saved, the first: [Errno 28] No space left on device' in out
+
+
+def test_a_notebooks_backend_and_a_screen_without_letters(checkpoint, tmp_path):
+    """A notebook exports MPLBACKEND for its own matplotlib, which is not here; the screen knows ASCII alone."""
+    here = Path(__file__).parent
+    code = ('import runpy, sys; sys.path[:0] = sys.argv[1:3]; import data, test_evaluate; '
+            'data.load = lambda *a, **k: test_evaluate.films(); root = sys.argv[1]; sys.argv[1:3] = []; '
+            'runpy.run_path(root + "/evaluate.py", run_name="__main__")')
+    other = checkpoint.with_name('other.pt')
+    other.write_bytes(checkpoint.read_bytes())
+    ran = subprocess.run([sys.executable, '-c', code, here.parent, here, checkpoint, other, '--figures', tmp_path],
+                         capture_output=True, text=True, env=os.environ | {
+                             'MPLBACKEND': 'module://matplotlib_inline.backend_inline', 'PYTHONIOENCODING': 'ascii'})
+    assert ran.returncode == 0 and not ran.stderr.count('Traceback'), ran.stderr
+    assert '2 checkpoints: mean \\xb1 2 standard deviations' in ran.stdout
+
+
+def test_starting_is_light():
+    code = 'import sys, evaluate; print([name for name in ("sklearn", "scipy", "matplotlib") if name in sys.modules])'
+    ran = subprocess.run([sys.executable, '-c', code], cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert ran.stdout == '[]\n', ran.stderr
 
 
 # --------------------------------------------------------------------------------------------------------------- focus
@@ -430,7 +614,7 @@ def test_several_checkpoints_print_mean_and_two_population_deviations(capsys):
 def test_focus_by_hand():
     actor = torch.tensor([[1., 1., 0., 0.], [.5, 0., 0., 0.]])
     attention = torch.tensor([[[.5, .2, .3, 0.], [.25] * 4], [[0., 0., 0., 1.], [2., 0., 0., 0.]]])
-    f = evaluate.focus(attention, actor)
+    f = focus.focus(attention, actor)
     np.testing.assert_allclose(f['mass'], [[.7, .5], [0., .5]])                           # attention as shares: 2 -> 1
     assert f['area'].tolist() == [[.5, .5], [.125, .125]]
     assert f['peak'][:, 0].tolist() == [1, 0] and f['peak'][1, 1] == 1
@@ -440,19 +624,19 @@ def test_focus_by_hand():
 
 def test_masks_pass_through_the_frames_crop(network, monkeypatch):
     """16 more pixels a side: the centre crop starts at row and column 8, and patches are 6 x 6 pixels."""
-    images, entities, heads, actor = evaluate.look(network, Film('a', 4, size=40), [0, 2])
+    images, entities, heads, actor = figures.look_at(network, Film('a', 4, size=40), [0, 2])
     assert images.shape == (2, 3, 24, 24) and entities.shape == (2, 2, 16) and heads.shape == (2, 3, 16)
     assert actor.shape == (2, 16) and actor.sum() == 0    # the actor's 9 x 6 pixels begin and end left of it
     expected = np.zeros((4, 4))
     expected[:2, 0] = 1, .5
     for size in (24, 28):                                 # the ViT sees 4 x 4 patches of both, not the last 4 pixels
         monkeypatch.setattr(network.backbone, 'image_size', size)
-        *_, actor = evaluate.look(network, Film('a', 4, size=size), [0, 2])
+        *_, actor = figures.look_at(network, Film('a', 4, size=size), [0, 2])
         np.testing.assert_allclose(actor[0], expected.ravel(), atol=1e-6)
 
 
 def test_focus_table(network, capsys):
-    seen = {split: evaluate.embed_all({'': network}, films()[split])[0] for split in ('train', 'val')}
+    seen = {split: embedding.embed_all({'': network}, films()[split])[0] for split in ('train', 'val')}
     rows = evaluate.focus_table({'mine': network, 'untrained': evaluate.untrained(SETTINGS, network)}, seen, frames=3)
     assert [row['model'] for row in rows] == ['mine', 'mine', 'backbone', 'untrained', 'untrained']
     assert all(row['area'] == pytest.approx(.09375) and row['ratio'] == row['mass'] / row['area'] for row in rows)
@@ -479,7 +663,7 @@ def checkpoint(network, tmp_path, monkeypatch):
 
 def test_the_command(checkpoint, tmp_path, capsys):
     evaluate.main([str(checkpoint), '--json', str(tmp_path / 'new' / 'a.json'), '--figures', str(tmp_path / 'pictures'),
-                   '--embeddings', str(tmp_path / 'arrays'), '--focus'])
+                   '--embeddings', str(tmp_path / 'arrays'), '--focus', '--fractions', '0.4,1'])
     out = capsys.readouterr().out
     assert 'clock' in out and 'untrained' in out and 'mass' in out
     assert 'left out, cannot be read (1): e: does not decode' in out
@@ -488,6 +672,11 @@ def test_the_command(checkpoint, tmp_path, capsys):
     assert len(list((tmp_path / 'arrays' / 'val').glob('*.npy'))) == 3
     numbers = json.loads((tmp_path / 'new' / 'a.json').read_text())
     assert numbers['rows'][str(checkpoint)]['mean']['tau'] == numbers['spread']['mean']['tau'][0]
+    few = numbers['fractions']
+    for name, row in numbers['rows'].items():             # the whole is what the other table says; 0.4: one video of 3
+        assert list(few[name]['mean']) == ['0.4', '1']
+        assert few[name]['mean']['1'] == row['mean']['classification']
+    assert set(few) == {str(checkpoint), 'clock', 'untrained'} and out.count('bove both controls') == 2
     assert len(numbers['focus']) == 5 and numbers['skipped'] and numbers['settings']['entities'] == 2
     assert not checkpoint.with_name('entities.png').exists()
 
@@ -535,6 +724,36 @@ def test_checkpoints_of_different_data_are_refused(checkpoint, tmp_path, capsys)
     with pytest.raises(SystemExit):
         evaluate.main([str(checkpoint), str(other)])
     assert 'other.pt: dataset is penn, of the first checkpoint folder' in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_brings_its_own_backbone_and_limit(checkpoint, tmp_path, monkeypatch, capsys):
+    """As those of the authors' release: no data set, no workers, the backbone among the weights."""
+    own = models.build_model(SETTINGS)
+    own.backbone.norm.bias.data += 1
+    settings = SETTINGS | dict(dataset=None, limit=7)
+    del settings['workers']
+    released = dict(settings=settings, model=own.state_dict(), backbone=None, epoch=1)
+    load, path = models.load_checkpoint, tmp_path / 'released.pt'
+    monkeypatch.setattr(models, 'load_checkpoint', lambda each: released if each == path else load(each))
+    with pytest.raises(SystemExit):
+        evaluate.main([str(path)])
+    assert 'released.pt: says no data set; give its name by --dataset' in capsys.readouterr().err
+    for paths in ([checkpoint, path], [path, checkpoint]):
+        networks, settings = evaluate.load_models(paths, torch.device('cpu'), dataset='folder')
+        assert torch.equal(networks[str(path)].backbone.norm.bias, own.backbone.norm.bias)
+        assert not torch.equal(networks[str(checkpoint)].backbone.norm.bias, own.backbone.norm.bias)
+    limits = []
+    run = embedding.embed_entities
+    monkeypatch.setattr(embedding, 'embed_entities', lambda *each: limits.append(each[2]) or run(*each))
+    evaluate.assess(networks, films(), settings, controls=False)
+    evaluate.assess(networks, films(), SETTINGS, controls=False)
+    assert set(limits[:12]) == {7} and set(limits[12:]) == {1000}     # six videos that decode, two models
+
+
+def test_a_device_that_is_not_here(checkpoint, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main([str(checkpoint), '--device', 'abacus'])
+    assert stop.value.code == 2 and '--device abacus: PyTorch does not find one' in capsys.readouterr().err
 
 
 def test_help_fits_a_screen(capsys):

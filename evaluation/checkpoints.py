@@ -1,0 +1,49 @@
+"""The models of one or several checkpoints, ready to be evaluated side by side."""
+import os
+
+import model as models
+from running.processes import half_precision
+
+
+def load_models(paths, device, **given):
+    """-> {path: model}, and the settings of the first.
+
+    given: settings that replace those of training, where they are not None. Models with the same
+    frozen backbone share one object, so that every frame passes it once. Errors: ModelError.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    networks = {}
+    backbones = {}  # those that nobody fine-tuned, by what they are
+    first = None
+    for path in paths:
+        checkpoint = models.load_checkpoint(path)
+        settings = {'workers': min(4, os.cpu_count())} | checkpoint['settings'] | given
+        first = first or settings
+        if settings.get('dataset') is None:
+            raise models.ModelError(f'{path}: says no data set; give its name by --dataset')
+        # a checkpoint without a backbone's fingerprint brings a backbone of its own
+        frozen = checkpoint['backbone'] is not None and not settings['train_backbone']
+        key = str([settings[name] for name in ('backbone', 'weights', 'layers')])
+        try:
+            refuse_mixed(path, settings, first)
+            network = models.build_model(settings, backbones.get(key) if frozen else None)
+        except KeyError as missing:
+            raise models.ModelError(f'{path}: no checkpoint of train.py as it is now: '
+                                    f'no {missing}; train again')
+        models.load_trained(network, checkpoint, path)
+        networks[str(path)] = network.to(device)
+        if frozen:
+            backbones[key] = network.backbone
+    half = half_precision(device)
+    if half:
+        for backbone in backbones.values():
+            backbone.to(half)
+    return networks, first
+
+
+def refuse_mixed(path, settings, first):
+    """Only models that see the same frames stand in one table."""
+    for name in ('dataset', 'data', 'data_seed', 'image_size'):
+        if settings[name] != first[name]:
+            raise models.ModelError(f'{path}: {name} is {settings[name]}, of the first checkpoint '
+                                    f'{first[name]}; evaluate them one by one')

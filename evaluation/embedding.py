@@ -1,0 +1,228 @@
+"""Embed every frame of whole videos: once through the frozen backbone, for any number of models.
+
+    frames uint8 (F, 3, H, W), in parts  --backbone, LSTP-->  entities (F, N, d)
+    entities of a whole video (n, N, d)  --MTF----------->  embeddings (n, D), unit length
+"""
+import math
+import re
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tqdm import tqdm
+
+import data
+import model as models
+
+
+class EmbeddedVideo(NamedTuple):
+    """A video whose embeddings are known."""
+    video: data.Video
+    frames: int         # how many it has
+    kept: np.ndarray    # int (n,), the frames with embeddings: the labelled ones, all if none is
+    labels: np.ndarray  # int (n,), their labels; -1 if the video has none
+
+
+class Frames(IterableDataset):
+    """Decodes whole videos in parts, each video in one worker.
+
+    Yields (position, frames of the video, labels, uint8 (F, 3, H, W)), or where a video cannot be
+    read (position, None, why, None).
+    """
+    part = 64
+
+    def __init__(self, videos, positions):
+        self.videos = videos
+        self.positions = positions
+
+    def __iter__(self):
+        worker = get_worker_info()
+        own = self.positions[worker.id::worker.num_workers] if worker else self.positions
+        for position in own:
+            video = self.videos[position]
+            try:
+                n = video.frames
+                labels = video.labels
+                for part in video.parts(self.part):
+                    yield position, n, labels, part
+            except data.DataError as error:
+                yield position, None, str(error), None
+
+
+def entities_of(networks, frames):
+    """uint8 (F, 3, H, W) -> entities (F, N, d) of each network; a shared backbone runs once."""
+    images = data.center(frames, networks[0].backbone.image_size)
+    features = {}
+    entities = []
+    for network in networks:
+        key = id(network.backbone)
+        if key not in features:
+            patches, cls = network.features(images)
+            # On a GPU the backbone computes in bfloat16; all after it is float32.
+            features[key] = patches.float(), None if cls is None else cls.float()
+        entities.append(network.pool(*features[key])[0])
+    return entities
+
+
+def embed_entities(network, entities, limit):
+    """Entities (n, N, d) of a whole video -> unit-length embeddings float32 (n, D).
+
+    One sequence up to `limit` frames; a longer video is ceil(n / limit) equal ones, each with its
+    own time code.
+    """
+    parts = entities.tensor_split(math.ceil(len(entities) / limit))
+    z = torch.cat([network.mtf(part[None])[0] for part in parts])  # (n, D)
+    if not z.isfinite().all():
+        raise models.ModelError('the embeddings are not finite: this model has diverged; '
+                                'train again with a lower --lr')
+    return F.normalize(z.float(), dim=-1).cpu().numpy()
+
+
+@torch.no_grad()
+def embed(networks, videos, positions, *, limit=1000, device='cpu', workers=0):
+    """Yields (position, labels or None, [(n, D) of each network]), or where a video cannot be read
+    (position, why, None). Of a video only the entities are held, never its patches."""
+    loader = DataLoader(
+        Frames(videos, positions), batch_size=None, collate_fn=tuple, num_workers=workers,
+        worker_init_fn=data.leave_signals, pin_memory=torch.device(device).type == 'cuda',
+        generator=torch.Generator().manual_seed(0))  # not the global one, which training needs
+    begun = {}  # parts of several workers' videos come mixed: {position: [[(F, N, d)] a network]}
+    for position, n, labels, frames in loader:
+        if n is None:
+            begun.pop(position, None)
+            yield position, labels, None
+            continue
+        entities = begun.setdefault(position, [[] for _ in networks])
+        new = entities_of(networks, frames.to(device, non_blocking=True))
+        for parts, part in zip(entities, new):
+            parts.append(part)
+        if sum(len(part) for part in entities[0]) == n:
+            del begun[position]
+            whole = [torch.cat(parts) for parts in entities]
+            yield position, labels, [embed_entities(network, one, limit)
+                                     for network, one in zip(networks, whole)]
+
+
+# --------------------------------------------------------------------------------------------------
+# Many videos, of which each process embeds its share
+
+def gather(own):
+    """Every process's dict merged into one, in rank 0; {} in the others."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return own
+    # A group of its own: arrays go by the CPU, and the first to finish may wait for hours.
+    group = dist.new_group(backend='gloo', timeout=timedelta(hours=12))
+    shares = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(own, shares, group=group)
+    dist.destroy_process_group(group)
+    merged = {}
+    for share in shares or []:
+        merged |= share
+    return merged
+
+
+@contextmanager
+def evaluating(networks):
+    """In eval mode and full float32 precision, however the models are trained; then as before."""
+    modes = [network.training for network in networks]
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('highest')
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        for network, mode in zip(networks, modes):
+            network.train(mode)
+
+
+def embed_all(networks, videos, *, folders=None, what='', **options):
+    """Embed videos, each process its share -> all in rank 0, empty in the others:
+
+    [EmbeddedVideo], {model: [(n_i, D)]}, {video: why it cannot be read}
+
+    networks: {name: model}; folders: {name: where one float32 (n, D) .npy a video is saved};
+    options: of `embed`. All is held in memory: FineGym99's 1.22 million labelled frames, of 256
+    float32 numbers each, are 1.25 GB a model.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    positions = list(range(rank, len(videos), world))
+    results = embed(list(networks.values()), videos, positions, **options)
+    results = tqdm(results, what, len(positions), unit='video', disable=None, leave=False)
+    files = file_names(videos) if folders else []
+    found, skipped, unsaved = {}, {}, []
+    shares = {name: {} for name in networks}
+    for position, labels, arrays in results:
+        if arrays is None:
+            skipped[position] = labels
+            continue
+        if folders:
+            unsaved += save(folders, files[position], dict(zip(networks, arrays)))
+        if labels is None:
+            kept = np.arange(len(arrays[0]))
+            labels = np.full(len(kept), -1)
+        else:
+            kept = np.flatnonzero(labels >= 0)
+            labels = labels[kept]
+        found[position] = len(arrays[0]), kept, labels
+        for name, array in zip(networks, arrays):
+            shares[name][position] = array[kept]
+    if unsaved:
+        print(f'note: {len(unsaved)} embeddings were not saved, the first: {unsaved[0]}')
+
+    found, skipped = gather(found), gather(skipped)
+    embedded = []
+    embeddings = {}
+    for position in sorted(found):  # the order of the videos, not of decoding
+        embedded.append(EmbeddedVideo(videos[position], *found[position]))
+    for name, share in shares.items():
+        arrays = gather(share)      # one model at a time: gathering takes memory of its own
+        embeddings[name] = [arrays[position] for position in sorted(arrays)]
+    return embedded, embeddings, {videos[i].name: skipped[i] for i in sorted(skipped)}
+
+
+def embed_splits(networks, videos, folders, **options):
+    """Embed {split: [Video]} -> {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}} and {video:
+    why it cannot be read}.
+
+    folders: {model: where its embeddings are saved}; options: of `embed`.
+    """
+    embedded, skipped = {}, {}
+    embeddings = {name: {} for name in networks}
+    with evaluating(networks.values()):
+        for split in ('train', 'val'):
+            inner = {name: Path(folder, split) for name, folder in folders.items()}
+            embedded[split], arrays, broken = embed_all(
+                networks, videos[split], folders=inner, what=split, **options)
+            skipped |= broken
+            for name in networks:
+                embeddings[name][split] = arrays[name]
+    return embedded, embeddings, skipped
+
+
+def file_names(videos):
+    """A safe file name for each video, no two alike, within what file systems hold."""
+    names = {}
+    for video in videos:
+        name = re.sub(r'[^\w.-]+', '_', video.name).strip('.')[:60] or 'video'
+        names[f'{name}~{len(names)}' if name in names else name] = video
+    return list(names)
+
+
+def save(folders, name, arrays):
+    """Save a video's embeddings by each model -> what went wrong; it must not end the evaluation."""
+    errors = []
+    for model, folder in folders.items():
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            np.save(Path(folder, f'{name}.npy'), arrays[model])
+        except OSError as error:
+            errors.append(str(error))
+    return errors
