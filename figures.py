@@ -1,4 +1,4 @@
-"""All that is looked at: attention, alignment, retrieval, phases, training (paper, Figures 1 and 3).
+"""All that is looked at: attention, alignment, retrieval, phases, training (Figures 1 and 3).
 
 What is drawn is handed over: a model, arrays, and evaluate.py's records `EmbeddedVideo`,
     video   data.Video                       frames   n, how many it has
@@ -23,7 +23,8 @@ from pictures.canvas import (BLUE, COLOURS, RED, WIDTH, colour_bar, denormalise,
                              on_screen, plain, save, show, spaced, tinted)
 from pictures.film import Panel, play
 
-METRICS = {'classification': 'classification', 'progression': 'progression', 'tau': 'tau', 'ap5': 'AP@5'}
+METRICS = {'classification': 'classification', 'progression': 'progression', 'tau': 'tau',
+           'ap5': 'AP@5'}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -47,9 +48,10 @@ def look_at(network, video, indices):
     cls = None if cls is None else cls.float()
     _, entities = network.pool(patches.float(), cls)
     heads = None
-    if hasattr(backbone, 'last_attention'):
+    if hasattr(backbone, 'attention_map'):
         dtype = next(backbone.parameters()).dtype
-        heads = backbone.last_attention(images.to(dtype))[:, :, 0, 1:].float()
+        heads = backbone.attention_map(images.to(dtype)).float()
+        heads = heads[:, :, 0, backbone.prefix:]
     actor = video.actor(indices)
     if actor is not None:
         actor = share_of_patches(actor.to(device), backbone, patches.shape[1])
@@ -100,7 +102,7 @@ def frames_at(network, one, positions):
 # Attention (Figures 1 and 3)
 
 def best_head(looks):
-    """The CLS head that lies best on the actor, as the paper chooses it; None if no actor is known."""
+    """The CLS head that lies best on the actor, the paper's choice; None if no actor is known."""
     known = [on_actor(look.heads, look.actor) for look in looks
              if look.heads is not None and look.actor is not None]
     return int(torch.stack(known).mean(0).argmax()) if known else None
@@ -120,7 +122,7 @@ def attention_rows(look, head):
 
 
 def actor_shares(looks, head):
-    """{row of attention_rows: its share on the actor} and 'area', the actor's share of the frame."""
+    """{attention row: its share on the actor}, and 'area', the actor's share of the frame."""
     shares = {}
     for look in looks:
         if look.actor is None:
@@ -162,7 +164,7 @@ def draw_entities(network, embedded, path, *, wanted=2, frames=6):
 
 
 def film_entities(network, embedded, path, *, wanted=3, longest=200):
-    """The same, moving: a line for each of some videos, all of its frames and all attention on them."""
+    """The same, moving: a line for each of some videos, all of its frames under attention."""
     lines = []
     for i in in_turn(embedded, wanted):
         one = embedded[i]
@@ -199,7 +201,7 @@ def query_and_others(embedded, wanted=3):
 
 
 def draw_alignment(network, embedded, embeddings, path, *, frames=10):
-    """A video's frames over their nearest neighbours in two others, and the similarities behind them."""
+    """A video's frames over their nearest neighbours in two others, and all similarities."""
     from scipy.stats import kendalltau
     chosen = query_and_others(embedded)
     if not chosen:
@@ -221,11 +223,12 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=10):
         rows.append(frames_at(network, embedded[i], nearest[at]))
         names.append(f'nearest in {letter}')
         marked += [(len(rows) - 1, c) for c in np.flatnonzero(backward(nearest[at]))]
-        sentences.append(f'{letter}: {wrong.sum()} of {len(nearest)} matches step back, tau {tau:.2f}.')
-        image = axes.imshow(similarity, cmap='cividis', aspect='auto', origin='lower', vmin=-1, vmax=1)
+        count = f'{wrong.sum()} of {len(nearest)}'
+        sentences.append(f'{letter}: {count} matches step back, tau {tau:.2f}.')
+        image = axes.imshow(similarity, cmap='cividis', vmin=-1, vmax=1, aspect='auto', origin='lower')
         frame = np.arange(len(nearest))
         for where, colour in ((~wrong, 'white'), (wrong, RED)):
-            axes.plot(nearest[where], frame[where], 'o', color=colour, markeredgecolor='black', ms=4)
+            axes.plot(nearest[where], frame[where], 'o', color=colour, mec='black', ms=4)
         axes.set(title=f'{letter}: {embedded[i].video.name}', xlabel=f'frame of {letter}')
         axes.set_ylabel('frame of the query')
     bottom.colorbar(image, ax=bottom.axes, label='cosine similarity')
@@ -243,12 +246,11 @@ def draw_alignment_film(embedded, embeddings, path):
         return 'no alignment.mp4: no action has two val videos'
     query, *others = chosen
     places = [np.arange(len(embeddings[query]))]
-    similarities = {}
+    similarities = []
     for i in others:
         nearest = match(embeddings[query], embeddings[i], 'nearest')
         places.append(nearest)
-        similar = (embeddings[query] * embeddings[i][nearest]).sum(1)
-        similarities[embedded[i].video.name] = similar
+        similarities.append((embeddings[query] * embeddings[i][nearest]).sum(1))
     frames = [embedded[i].kept[place] for i, place in zip(chosen, places)]
     videos = [embedded[i].video for i in chosen]
     title = 'left: a video; then, at each moment, the nearest frames of others'
@@ -268,7 +270,7 @@ def neighbours(own, position, group, embeddings, k):
 
 
 def draw_retrieval(network, embedded, embeddings, path, *, queries=5, k=5):
-    """Frames and their nearest ones in the other videos of the action, right and wrong phases marked."""
+    """Frames and their nearest ones in other videos of the action, another phase marked."""
     labelled = [group for group in by_action(embedded) if len(group) > 1
                 and any((embedded[i].labels >= 0).any() for i in group)]
     if not labelled:
@@ -297,7 +299,8 @@ def draw_retrieval(network, embedded, embeddings, path, *, queries=5, k=5):
             axes.spines[:].set(color=colour, linewidth=3)
         grid[line, 0].set_ylabel(embedded[own].video.action)
     wrong = sum(confused.values())
-    caption = f'Left: a frame; then its {k} nearest in other videos. {wrong} of {queries * k} show another phase'
+    caption = f'Left: a frame; then its {k} nearest in other videos. '
+    caption += f'{wrong} of {queries * k} show another phase'
     kinds = ', '.join(f'{kind} ({count})' for kind, count in confused.items())
     save(fig, path, f'{caption}: {kinds}.' if wrong else caption + '.')
 
@@ -308,7 +311,8 @@ def draw_retrieval(network, embedded, embeddings, path, *, queries=5, k=5):
 def draw_phases(predictions, path):
     """Predicted and true phases over time, and the regressions of phase progression.
 
-    predictions: [dict(video=EmbeddedVideo, predicted=(n,), progress={k: (true (n,), predicted (n,))})]
+    predictions: [dict(video=EmbeddedVideo, predicted=(n,), progress={k: (true, predicted)})],
+    true and predicted (n,) for every phase k but the last.
     """
     if not predictions:
         return 'no phases.png: no action has train and val videos with labels of 2 to 20 classes'
@@ -388,7 +392,7 @@ def draw_training(log, path):
 # ------------------------------------------------------------------------------------------------
 
 def draw_all(network, result, name, folder, log):
-    """All pictures and films of one model into a folder -> notes, one line for each that is missing.
+    """All pictures and films of one model into a folder -> notes: one line for each missing one.
 
     result: of evaluate.assess; name: the model's in it; log: its log.jsonl.
     """

@@ -1,9 +1,9 @@
-"""Two videos aligned: for every frame of the first, the frame of the second that shows the same moment.
+"""Two videos aligned: for every frame of one, the frame of the other that shows the same moment.
 
-    dtw        dynamic time warping: the best match that never runs backwards, from end to end (default)
+    dtw        dynamic time warping: the best match from end to end that never runs backwards
     nearest    the most similar frame, whatever its place
 
-Both are free to differ from the clock, which says that frame i of n stands where i/n of the other does.
+Both may differ from the clock, which says that what is i/n into one is i/n into the other.
 """
 import csv
 import math
@@ -13,7 +13,7 @@ import numpy as np
 
 from pictures.film import Curve, Panel, play
 
-CELLS = 5_000 ** 2     # of frames with frames: longer videos are matched at every second, third, ... frame
+CELLS = 5_000 ** 2     # pairs of frames; longer videos are matched at every second or third frame
 PART = 64              # frames decoded at once
 RATE = 25.             # frames a second, where a video does not say
 SLOW = 10.             # frames a second of a film of frames that have no time
@@ -22,8 +22,8 @@ SLOW = 10.             # frames a second of a film of frames that have no time
 def dtw(cost):
     """Dynamic time warping. cost (n, m) -> the path int64 (steps, 2) from (0, 0) to (n-1, m-1).
 
-    total(i, j) = cost(i, j) + min(total(i-1, j-1), total(i-1, j), total(i, j-1)), by anti-diagonals:
-    the cells of one depend only on the two before it.
+    total(i, j) = cost(i, j) + min(total(i-1, j-1), total(i-1, j), total(i, j-1))
+    goes by anti-diagonals, i + j: the cells of one depend only on the two before it.
     """
     n, m = cost.shape
     total = np.full((n + 1, m + 1), np.inf)
@@ -57,7 +57,7 @@ TITLES = {'dtw': 'matched by dynamic time warping', 'nearest': 'matched to the n
 
 
 def by_clock(n, m):
-    """Pure time stretching: the middle of frame i of n, as a share of the whole, in m frames -> (n,)."""
+    """Pure time stretching: where the middle of each of n frames is among m -> (n,)."""
     return ((np.arange(n) + 0.5) * m / n).astype(int)
 
 
@@ -83,19 +83,19 @@ def known_times(videos, times):
 
 
 def read_at(video, indices):
-    """Yield the frames at `indices`, in that order, as uint8 (H, W, 3), a part decoded at a time."""
+    """Yield the frames at `indices`, in that order, uint8 (H, W, 3); decoded in parts."""
     for start in range(0, len(indices), PART):
         for frame in video.read(indices[start:start + PART]):
             yield frame.permute(1, 2, 0).numpy()
 
 
-def compare(name, matched, similarity, seconds, stretched, by_clock):
+def compare(name, matched, similarity, seconds, stretched, stretched_similarity):
     """One sentence on how a match differs from pure time stretching. Arrays (n,)."""
     frames = np.abs(matched - stretched)
     away = np.abs(seconds[matched] - seconds[stretched])
-    sentence = (f'{name}: the match is {away.mean():.2f} s ({frames.mean():.1f} frames) from pure time '
-                f'stretching on average, at most {away.max():.2f} s; '
-                f'similarity {similarity.mean():.3f}, by time stretching {by_clock.mean():.3f}')
+    sentence = (f'{name}: on average the match is {away.mean():.2f} s ({frames.mean():.1f} frames) '
+                f'from pure time stretching, at most {away.max():.2f} s; similarity '
+                f'{similarity.mean():.3f}, by time stretching {stretched_similarity.mean():.3f}')
     if frames.mean() < 1:
         sentence += '; it says hardly more than the clock'
     return sentence
@@ -105,8 +105,8 @@ def align(videos, embeddings, out, *, times=None, method='dtw'):
     """The first video at its own speed, each other one following, frame by frame as matched.
 
     videos: [Video]; embeddings: [(n, D)] of all of their frames; times: [(n,) seconds or None].
-    Writes `out` (an mp4) and beside it a table, `out` with the ending .csv: each frame of the first, the
-    matched frame, both times in seconds, similarity. -> notes, one sentence a video.
+    Writes the film `out`, an mp4, and beside it a table, its name with .csv: each frame of the
+    first, the matched frame, both times in seconds, similarity. -> notes, one sentence a video.
     Errors: DataError, OSError.
     """
     out = Path(out)
@@ -114,7 +114,7 @@ def align(videos, embeddings, out, *, times=None, method='dtw'):
     n = first.frames
     times, notes = known_times(videos, times or [None] * len(videos))
     matches = [np.arange(n)]
-    similarities = {}
+    similarities = []
     for video, own, z in zip(others, times[1:], embeddings[1:]):
         matched = match(embeddings[0], z, method)
         stretched = by_clock(n, len(z))
@@ -122,7 +122,7 @@ def align(videos, embeddings, out, *, times=None, method='dtw'):
         by_stretching = (embeddings[0] * z[stretched]).sum(1)
         notes.append(compare(video.name, matched, similar, own, stretched, by_stretching))
         matches.append(matched)
-        similarities[video.name] = similar
+        similarities.append(similar)
     write_table(out.with_suffix('.csv'), others, times, matches, similarities)
     shown = [own[matched] for own, matched in zip(times, matches)]
     film_alignment(out, videos, matches, shown, similarities, title=TITLES[method])
@@ -133,18 +133,17 @@ def write_table(path, others, times, matches, similarities):
     with open(path, 'w', newline='', encoding='utf-8') as file:
         table = csv.writer(file)
         table.writerow(['video', 'frame_a', 'frame_b', 'seconds_a', 'seconds_b', 'similarity'])
-        for video, own, matched in zip(others, times[1:], matches[1:]):
+        for video, own, matched, similar in zip(others, times[1:], matches[1:], similarities):
             for i, j in enumerate(matched):
-                similar = f'{similarities[video.name][i]:.4f}'
-                row = [video.name, i, j, f'{times[0][i]:.3f}', f'{own[j]:.3f}', similar]
-                table.writerow(row)
+                seconds = [f'{times[0][i]:.3f}', f'{own[j]:.3f}']
+                table.writerow([video.name, i, j, *seconds, f'{similar[i]:.4f}'])
 
 
-def film_alignment(path, videos, indices, times, similarities, *,
-                   unit='seconds', title=''):
+def film_alignment(path, videos, indices, times, similarities, *, unit='seconds', title=''):
     """The film: videos in a grid; under them the similarity, and where each follower stands.
 
-    indices: [(n,)] which frame of each video is shown; times: [(n,)] its time; similarities: {name: (n,)}.
+    indices: [(n,)] which frame of each video is shown; times: [(n,)] its time;
+    similarities: [(n,)] of each other with the first.
     """
     panels = []
     for video, wanted in zip(videos, indices):
@@ -152,9 +151,9 @@ def film_alignment(path, videos, indices, times, similarities, *,
         panels.append(Panel(video.name, read_at(video, wanted), (height, width)))
     first = times[0]
     xlabel = f'{unit} of {videos[0].name}'
-    places = {video.name: own for video, own in zip(videos[1:], times[1:])}
-    curves = [Curve(first, similarities, xlabel, 'similarity'),
-              Curve(first, places, xlabel, f'{unit} of\nthe other')]
+    names = [video.name for video in videos[1:]]
+    curves = [Curve(first, names, similarities, xlabel, 'similarity'),
+              Curve(first, names, times[1:], xlabel, f'{unit} of\nthe other')]
     seconds = first[-1] - first[0]
     rate = SLOW
     if unit == 'seconds' and seconds > 0:

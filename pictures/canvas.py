@@ -1,7 +1,7 @@
 """What all pictures share: an empty figure, rows of frames, attention as colour.
 
-Attention has one scale in all of them: attention x P, so that 1 is attention spread evenly over the P
-patches, whatever the model. There a frame stays grey; more is orange, less is blue.
+Attention has one scale in all of them: attention x P, so that 1 is attention spread evenly over
+the P patches, whatever the model. There a frame stays grey; more is orange, less is blue.
 """
 import math
 import os
@@ -20,12 +20,13 @@ RED = '#D55E00'
 COLOURS = [ORANGE, '#56B4E9', '#009E73', '#F0E442', BLUE, '#CC79A7', '#999999']
 WIDTH = 9             # inches; at DPI about twice the pixels at which a README shows a picture
 DPI = 160
-STRONGEST = 8         # attention of this many times the uniform one, or a fraction of it, has full colour
+STRONGEST = 8         # times uniform attention: full colour; so has 1 / STRONGEST of it
 
 
 def figure(width, height, **options):
     """An empty matplotlib figure, in inches. It is only ever saved, so it needs no screen."""
-    backend = os.environ.pop('MPLBACKEND', None)  # a notebook's may not exist here, and the import fails
+    # a notebook's backend is inherited by what it starts; where it is not installed, the import fails
+    backend = os.environ.pop('MPLBACKEND', None)
     try:
         from matplotlib.figure import Figure
     finally:
@@ -107,7 +108,7 @@ def colour_bar(fig, axes):
 
 
 def show(axes, rows, row_names=(), column_names=(), marked=()):
-    """Rows of frames uint8 (F, H, W, 3) as one picture, those at `marked` (row, column) framed in red."""
+    """Rows of frames uint8 (F, H, W, 3) as one picture; those at `marked`, (row, column), in red."""
     _, height, width, _ = rows[0].shape
     gap = max(2, width // 20)
     down = height + 2 * gap
@@ -134,7 +135,7 @@ def runs(labels):
 
 
 def draw_bar(axes, height, labels, classes):
-    """Phases as a coloured bar, each stretch with its number where there is room; unlabelled: white."""
+    """Phases as a coloured bar, numbered where there is room; unlabelled stays white."""
     for start, stop, label in runs(labels):
         if label < 0:
             continue

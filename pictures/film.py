@@ -1,6 +1,6 @@
 """Films: pictures side by side that move together, over curves along which a cursor runs.
 
-    write_film(path, frames, rate)    frames: uint8 (H, W, 3), all of one size -> an mp4 that every browser plays
+    write_film(path, frames, rate)    uint8 (H, W, 3), all of one size -> an mp4
     play(path, panels, rate, ...)     panels: several videos -> one film
     animate(film, path)               a film -> a small animated image, for a page
 """
@@ -106,16 +106,17 @@ def animate(film, path, *, width=480, rate=10, seconds=8):
 # Several videos on one stage
 
 class Panel(NamedTuple):
-    """A video on the stage: what to write over it, its frames uint8 (H, W, 3) in order, their size."""
+    """A video on the stage: what is written over it, frames uint8 (H, W, 3) in order, their size."""
     name: str
     frames: Iterable
     size: tuple
 
 
 class Curve(NamedTuple):
-    """Lines {name: (n,)} over x (n,), one value a frame of the film; the cursor stands at x[frame]."""
+    """Named lines (n,) over x (n,), a value for each frame of the film; the cursor is at x."""
     x: np.ndarray
-    lines: dict
+    names: list
+    lines: list
     xlabel: str
     ylabel: str
 
@@ -129,7 +130,7 @@ class Box(NamedTuple):
 
 
 def arrange(sizes, columns, height):
-    """Boxes for panels of these sizes (h, w), in lines of so many columns -> [Box], width, height."""
+    """Boxes for panels of sizes (h, w), so many a line -> [Box], width, height of the whole."""
     boxes = []
     top = GAP
     for start in range(0, len(sizes), columns):
@@ -145,7 +146,7 @@ def arrange(sizes, columns, height):
 
 
 def backdrop(panels, boxes, width, height, curves, title):
-    """All that stands still -> uint8 (H, W, 3), and for each curve the cursor's top, bottom, columns."""
+    """All that stands still -> uint8 (H, W, 3), and where each curve's cursor runs."""
     total = height + TITLE + len(curves) * CURVE
     fig = figure(width / DPI, total / DPI, dpi=DPI)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -158,7 +159,7 @@ def backdrop(panels, boxes, width, height, curves, title):
         bottom = total - (TITLE + height + number * CURVE) - CURVE + 42
         room = [70 / width, bottom / total, 1 - (80 + GAP) / width, (CURVE - 48) / total]
         axes = fig.add_axes(room)
-        for name, y in curve.lines.items():
+        for name, y in zip(curve.names, curve.lines):
             axes.plot(curve.x, y, label=name)
         if len(curve.lines) > 1:
             axes.legend(fontsize=7)
@@ -188,7 +189,7 @@ def cursor(axes, x, total):
 
 
 def play(path, panels, rate, *, curves=(), columns=3, height=240, title=''):
-    """Panels that move together, `rate` frames a second -> a film. Its end is that of the first panel."""
+    """Panels that move together, `rate` frames a second -> a film, as long as the shortest."""
     boxes, width, below = arrange([panel.size for panel in panels], columns, height)
     if curves:
         width = max(width, LEAST_WIDTH)

@@ -1,8 +1,8 @@
-"""Labels carried over: the phases of unlabelled videos, from a few labelled ones of the same action.
+"""Labels carried over: the phases of unlabelled videos, from a few labelled ones of their action.
 
 The softmax regression of the classification metric is fitted on an action's labelled frames. Each
-video then gets a table, NAME.csv, and a picture, NAME.png: frames, phases, probability. How sure to be
-of them: the labelled videos are held out in turn, and the share of right frames is said.
+video then gets a table, NAME.csv, and a picture, NAME.png: frames, phases, probability. To say how
+sure they are, the labelled videos are held out in turn, and their right frames counted.
 """
 import csv
 import math
@@ -15,7 +15,7 @@ from datasets.video import DataError
 from pictures.align import known_times
 from pictures.canvas import BLUE, WIDTH, draw_bar, figure, plain, save, show, spaced
 
-FOLDS = 10            # parts of the labelled videos held out in turn; every video alone if there are fewer
+FOLDS = 10            # parts held out in turn; single videos, if there are no more than that
 FRAMES = 10           # of the filmstrip
 
 
@@ -42,7 +42,7 @@ def labelled_frames(embeddings, labels):
 
 
 def held_out_accuracy(embeddings, labels, fit):
-    """Share of right frames in videos that the classifier has not seen, mean over the videos; or nan."""
+    """Share of right frames in videos that the classifier has not seen, mean over them; or nan."""
     n = len(embeddings)
     right = []
     for fold in range(min(n, FOLDS)):
@@ -60,7 +60,7 @@ def held_out_accuracy(embeddings, labels, fit):
 
 
 def phase_progress(labels):
-    """How much of its phase has gone by at each frame (n,): 0 at the first, 1 at the last; nan unlabelled."""
+    """How much of its phase has gone by at each frame, 0..1 (n,); nan where unlabelled."""
     progress = np.full(len(labels), np.nan)
     ends = np.flatnonzero(np.diff(labels)) + 1
     for stretch in np.split(np.arange(len(labels)), ends):
@@ -100,7 +100,8 @@ def teachers(embedded, embeddings, fit):
     for action, (xs, ys) in groups.items():
         phases = np.unique(labelled_frames(xs, ys)[1])
         if len(phases) < 2:
-            raise DataError(f'{action or "labels"}: one phase only, {phases[0]}; label another one too')
+            name = action or 'labels'
+            raise DataError(f'{name}: one phase only, {phases[0]}; label another one too')
         found[action] = learn(xs, ys, fit)
     if not found:
         raise DataError('no labelled video to carry phases over from')
@@ -120,9 +121,9 @@ def teacher_of(video, found):
 def predict(embedded, embeddings, videos, others, paths, *, fit, times=None):
     """Phases of unlabelled videos from labelled ones -> notes, one line an action or video.
 
-    embedded: [EmbeddedVideo], labelled; embeddings: [(m, D)]. videos: [data.Video], unlabelled; others:
-    [(n, D)] of all of their frames; times: [(n,) seconds or None]. paths: what to write for each, less
-    the endings .csv and .png. fit(x, y) -> a classifier, as evaluate.fit_classifier.
+    embedded: [EmbeddedVideo], labelled; embeddings: [(m, D)]. videos: [data.Video], unlabelled;
+    others: [(n, D)] of all of their frames; times: [(n,) seconds or None]. paths: of what is written
+    for each, less .csv and .png. fit(x, y) -> a classifier, as evaluate.fit_classifier does.
     Errors: DataError, OSError.
     """
     found = teachers(embedded, embeddings, fit)
