@@ -51,7 +51,6 @@ def look_at(network, video, indices):
     if hasattr(backbone, 'attention_map'):
         dtype = next(backbone.parameters()).dtype
         heads = backbone.attention_map(images.to(dtype)).float()
-        heads = heads[:, :, 0, backbone.prefix:]
     actor = video.actor(indices)
     if actor is not None:
         actor = share_of_patches(actor.to(device), backbone, patches.shape[1])
@@ -225,7 +224,7 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=10):
         marked += [(len(rows) - 1, c) for c in np.flatnonzero(backward(nearest[at]))]
         count = f'{wrong.sum()} of {len(nearest)}'
         sentences.append(f'{letter}: {count} matches step back, tau {tau:.2f}.')
-        image = axes.imshow(similarity, cmap='cividis', vmin=-1, vmax=1, aspect='auto', origin='lower')
+        image = axes.imshow(similarity, 'cividis', vmin=-1, vmax=1, aspect='auto', origin='lower')
         frame = np.arange(len(nearest))
         for where, colour in ((~wrong, 'white'), (wrong, RED)):
             axes.plot(nearest[where], frame[where], 'o', color=colour, mec='black', ms=4)

@@ -25,7 +25,7 @@ STRONGEST = 8         # times uniform attention: full colour; so has 1 / STRONGE
 
 def figure(width, height, **options):
     """An empty matplotlib figure, in inches. It is only ever saved, so it needs no screen."""
-    # a notebook's backend is inherited by what it starts; where it is not installed, the import fails
+    # a notebook hands its backend down; where that is not installed, the import fails
     backend = os.environ.pop('MPLBACKEND', None)
     try:
         from matplotlib.figure import Figure
@@ -108,7 +108,7 @@ def colour_bar(fig, axes):
 
 
 def show(axes, rows, row_names=(), column_names=(), marked=()):
-    """Rows of frames uint8 (F, H, W, 3) as one picture; those at `marked`, (row, column), in red."""
+    """Rows of frames uint8 (F, H, W, 3) as a sheet, those at `marked`, (row, column), in red."""
     _, height, width, _ = rows[0].shape
     gap = max(2, width // 20)
     down = height + 2 * gap

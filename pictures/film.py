@@ -106,7 +106,7 @@ def animate(film, path, *, width=480, rate=10, seconds=8):
 # Several videos on one stage
 
 class Panel(NamedTuple):
-    """A video on the stage: what is written over it, frames uint8 (H, W, 3) in order, their size."""
+    """A video on the stage: what is written over it, its frames uint8 (H, W, 3), their size."""
     name: str
     frames: Iterable
     size: tuple

@@ -181,7 +181,7 @@ def draw_scl(time, valid, length, before, after, path):
 # The command
 
 def one_batch(settings, size):
-    """Two views of the first training video, as training draws them -> (1, 2, T, 3, S, S), batch."""
+    """The first training video's views, as training draws them -> (1, 2, T, 3, S, S), batch."""
     videos = data.load(settings['dataset'], settings['data'], image_size=size,
                        seed=settings['data_seed'])
     clips = data.Clips(videos['train'], frames=settings['frames'], seed=settings['seed'])

@@ -122,8 +122,8 @@ def predict(embedded, embeddings, videos, others, paths, *, fit, times=None):
     """Phases of unlabelled videos from labelled ones -> notes, one line an action or video.
 
     embedded: [EmbeddedVideo], labelled; embeddings: [(m, D)]. videos: [data.Video], unlabelled;
-    others: [(n, D)] of all of their frames; times: [(n,) seconds or None]. paths: of what is written
-    for each, less .csv and .png. fit(x, y) -> a classifier, as evaluate.fit_classifier does.
+    others: [(n, D)] of all of their frames; times: [(n,) seconds or None]; paths: of the files for
+    each, less .csv and .png; fit(x, y) -> a classifier, as evaluate.fit_classifier does.
     Errors: DataError, OSError.
     """
     found = teachers(embedded, embeddings, fit)
