@@ -86,8 +86,9 @@ def by_action(embedded):
 
 def in_turn(embedded, wanted):
     """Positions of so many videos, the actions in turn."""
-    turns = zip_longest(*by_action(embedded))
-    found = [position for turn in turns for position in turn if position is not None]
+    found = []
+    for turn in zip_longest(*by_action(embedded)):
+        found += [position for position in turn if position is not None]
     return found[:wanted]
 
 
@@ -164,20 +165,19 @@ def draw_entities(network, embedded, path, *, wanted=2, frames=6):
 
 def film_entities(network, embedded, path, *, wanted=3, longest=200):
     """The same, moving: a line for each of some videos, all of its frames under attention."""
-    lines = []
+    panels = []
     for i in in_turn(embedded, wanted):
         one = embedded[i]
         look = look_at(network, one.video, np.arange(min(one.frames, longest)))
         size = look.images.shape[2:]
-        line = [Panel(one.video.name, on_screen(look.images), size)]
-        for name, attention in attention_rows(look, None).items():
-            line.append(Panel(name, tinted(look.images, attention), size))
-        lines.append(line)
-    panels = [panel for line in lines for panel in line]
+        attention = attention_rows(look, None)
+        panels.append(Panel(one.video.name, on_screen(look.images), size))
+        for name, values in attention.items():
+            panels.append(Panel(name, tinted(look.images, values), size))
     n = max(len(panel.frames) for panel in panels)
     panels = [panel._replace(frames=stand_still(panel.frames, n)) for panel in panels]
     title = 'Attention. Grey: spread evenly. Orange: more than that. Blue: less.'
-    play(path, panels, rate=10, columns=len(lines[0]), height=130, title=title)
+    play(path, panels, rate=10, columns=1 + len(attention), height=130, title=title)
 
 
 def stand_still(frames, n):
@@ -195,8 +195,8 @@ def backward(nearest):
 
 def query_and_others(embedded, wanted=3):
     """Positions of a query and up to two other videos of its action; [] if no action has two."""
-    groups = [group for group in by_action(embedded) if len(group) > 1]
-    return max(groups, key=lambda group: min(len(group), wanted), default=[])[:wanted]
+    groups = [group[:wanted] for group in by_action(embedded) if len(group) > 1]
+    return max(groups, key=len, default=[])
 
 
 def draw_alignment(network, embedded, embeddings, path, *, frames=10):
@@ -226,8 +226,8 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=10):
         sentences.append(f'{letter}: {count} matches step back, tau {tau:.2f}.')
         image = axes.imshow(similarity, 'cividis', vmin=-1, vmax=1, aspect='auto', origin='lower')
         frame = np.arange(len(nearest))
-        for where, colour in ((~wrong, 'white'), (wrong, RED)):
-            axes.plot(nearest[where], frame[where], 'o', color=colour, mec='black', ms=4)
+        axes.plot(nearest, frame, 'o', color='white', mec='black', ms=4)
+        axes.plot(nearest[wrong], frame[wrong], 'o', color=RED, mec='black', ms=4)
         axes.set(title=f'{letter}: {embedded[i].video.name}', xlabel=f'frame of {letter}')
         axes.set_ylabel('frame of the query')
     bottom.colorbar(image, ax=bottom.axes, label='cosine similarity')
@@ -270,8 +270,9 @@ def neighbours(own, position, group, embeddings, k):
 
 def draw_retrieval(network, embedded, embeddings, path, *, queries=5, k=5):
     """Frames and their nearest ones in other videos of the action, another phase marked."""
-    labelled = [group for group in by_action(embedded) if len(group) > 1
-                and any((embedded[i].labels >= 0).any() for i in group)]
+    known = [(one.labels >= 0).any() for one in embedded]
+    groups = [[i for i in group if known[i]] for group in by_action(embedded)]
+    labelled = [group for group in groups if len(group) > 1]
     if not labelled:
         return 'no retrieval.png: no action has two labelled val videos'
     fig = figure(WIDTH, 1.62 * queries + 0.4, layout='constrained')

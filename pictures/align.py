@@ -53,7 +53,6 @@ def by_nearest(similarity):
 
 
 METHODS = {'dtw': by_dtw, 'nearest': by_nearest}
-TITLES = {'dtw': 'matched by dynamic time warping', 'nearest': 'matched to the nearest frame'}
 
 
 def by_clock(n, m):
@@ -125,7 +124,8 @@ def align(videos, embeddings, out, *, times=None, method='dtw'):
         similarities.append(similar)
     write_table(out.with_suffix('.csv'), others, times, matches, similarities)
     shown = [own[matched] for own, matched in zip(times, matches)]
-    film_alignment(out, videos, matches, shown, similarities, title=TITLES[method])
+    title = f'the same moment in each, matched by {method}'
+    film_alignment(out, videos, matches, shown, similarities, title=title)
     return notes
 
 

@@ -5,6 +5,7 @@ the P patches, whatever the model. There a frame stays grey; more is orange, les
 """
 import math
 import os
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ RED = '#D55E00'
 COLOURS = [ORANGE, '#56B4E9', '#009E73', '#F0E442', BLUE, '#CC79A7', '#999999']
 WIDTH = 9             # inches; at DPI about twice the pixels at which a README shows a picture
 DPI = 160
+LETTERS = 14          # of a caption, to an inch
 STRONGEST = 8         # times uniform attention: full colour; so has 1 / STRONGEST of it
 
 
@@ -37,13 +39,9 @@ def figure(width, height, **options):
 
 def save(fig, path, caption=''):
     """With the caption under the picture, broken into lines of its width."""
-    fig.supxlabel(wrapped(caption, fig.get_figwidth()), fontsize=9)
+    letters = int(LETTERS * fig.get_figwidth())
+    fig.supxlabel(fill(caption, letters), fontsize=9)
     fig.savefig(path, dpi=DPI)
-
-
-def wrapped(text, inches):
-    from textwrap import fill
-    return fill(text, int(14 * inches))
 
 
 def plain(axes):

@@ -2,7 +2,8 @@
 
     write_film(path, frames, rate)    uint8 (H, W, 3), all of one size -> an mp4
     play(path, panels, rate, ...)     panels: several videos -> one film
-    animate(film, path)               a film -> a small animated image, for a page
+    animate(film, path)               a film -> a small animated image, for a page: in a shell,
+        python -c "from pictures.film import animate; animate('film.mp4', 'film.webp', width=640)"
 """
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.video import DataError
-from pictures.canvas import figure
+from pictures.canvas import figure, plain
 
 ENCODERS = ('libx264', 'libopenh264', 'h264_videotoolbox', 'mpeg4')
 GAP = 12              # pixels between panels
@@ -132,45 +133,66 @@ class Box(NamedTuple):
 def arrange(sizes, columns, height):
     """Boxes for panels of sizes (h, w), so many a line -> [Box], width, height of the whole."""
     boxes = []
-    top = GAP
+    top = TITLE
     for start in range(0, len(sizes), columns):
         left = GAP
+        top += TITLE
         for h, w in sizes[start:start + columns]:
             scale = min(height / h, 16 / 9 * height / w)  # nothing is wider than 16:9
-            box = Box(left, top + TITLE, max(2, round(scale * w)), max(2, round(scale * h)))
+            box = Box(left, top, max(2, round(scale * w)), max(2, round(scale * h)))
             boxes.append(box)
             left += box.width + GAP
-        top += TITLE + height + GAP
+        top += height + GAP
     width = max(box.left + box.width for box in boxes) + GAP
     return boxes, width, top
 
 
+def draw_curve(fig, curve, top):
+    """A curve on the stage, from so many pixels below its upper edge -> its axes."""
+    width, height = fig.get_size_inches() * DPI
+    bottom = height - top - CURVE + 40  # below it: numbers and a word
+    axes = fig.add_axes([70 / width, bottom / height, 1 - 90 / width, (CURVE - 48) / height])
+    for name, y in zip(curve.names, curve.lines):
+        axes.plot(curve.x, y, label=name)
+    if len(curve.lines) > 1:
+        axes.legend(fontsize=7)
+    axes.set_xlabel(curve.xlabel, fontsize=8)
+    axes.set_ylabel(curve.ylabel, fontsize=8)
+    axes.tick_params(labelsize=8)
+    plain(axes)
+    return axes
+
+
+class Cursor(NamedTuple):
+    """Where a cursor runs, in pixels: its column for each frame of the film (n,)."""
+    top: int
+    bottom: int
+    columns: np.ndarray
+
+
+def cursor_of(axes, x, height):
+    """The cursor of a curve that has been drawn."""
+    extent = axes.get_window_extent()  # counted from below
+    points = np.stack([x, np.zeros(len(x))], 1)
+    columns = axes.transData.transform(points)[:, 0].astype(int)
+    return Cursor(int(height - extent.y1), int(height - extent.y0), columns)
+
+
 def backdrop(panels, boxes, width, height, curves, title):
-    """All that stands still -> uint8 (H, W, 3), and where each curve's cursor runs."""
-    total = height + TITLE + len(curves) * CURVE
+    """All that stands still -> uint8 (H, W, 3), and a Cursor for each curve."""
+    total = height + len(curves) * CURVE
     fig = figure(width / DPI, total / DPI, dpi=DPI)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     fig.text(GAP / width, 1 - TITLE / 2 / total, title, va='center', fontsize=9)
     for panel, box in zip(panels, boxes):
-        y = 1 - (TITLE + box.top - 5) / total
-        fig.text(box.left / width, y, shortened(panel.name, box.width), va='bottom', fontsize=9)
+        name = shortened(panel.name, box.width)
+        fig.text(box.left / width, 1 - (box.top - 5) / total, name, va='bottom', fontsize=9)
     all_axes = []
     for number, curve in enumerate(curves):
-        bottom = total - (TITLE + height + number * CURVE) - CURVE + 42
-        room = [70 / width, bottom / total, 1 - (80 + GAP) / width, (CURVE - 48) / total]
-        axes = fig.add_axes(room)
-        for name, y in zip(curve.names, curve.lines):
-            axes.plot(curve.x, y, label=name)
-        if len(curve.lines) > 1:
-            axes.legend(fontsize=7)
-        axes.set_xlabel(curve.xlabel, fontsize=8)
-        axes.set_ylabel(curve.ylabel, fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.spines[['top', 'right']].set_visible(False)
-        all_axes.append(axes)
+        all_axes.append(draw_curve(fig, curve, height + number * CURVE))
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
-    cursors = [cursor(axes, curve.x, total) for axes, curve in zip(all_axes, curves)]
+    cursors = [cursor_of(axes, curve.x, total) for axes, curve in zip(all_axes, curves)]
     return np.array(canvas.buffer_rgba())[..., :3], cursors
 
 
@@ -178,14 +200,6 @@ def shortened(name, width):
     """The end of a name, as much as fits over a picture of so many pixels."""
     room = max(3, width // 8)
     return name if len(name) <= room else '\u2026' + name[1 - room:]
-
-
-def cursor(axes, x, total):
-    """Where the cursor runs: top, bottom, and its column for each frame of the film, in pixels."""
-    extent = axes.get_window_extent()
-    points = np.stack([x, np.zeros(len(x))], 1)
-    columns = axes.transData.transform(points)[:, 0].astype(int)
-    return int(total - extent.y1), int(total - extent.y0), columns
 
 
 def play(path, panels, rate, *, curves=(), columns=3, height=240, title=''):
@@ -196,14 +210,15 @@ def play(path, panels, rate, *, curves=(), columns=3, height=240, title=''):
     still, cursors = backdrop(panels, boxes, width, below, curves, title)
 
     def frames():
-        for number, images in enumerate(zip(*(panel.frames for panel in panels))):
+        moving = [panel.frames for panel in panels]
+        for number, images in enumerate(zip(*moving)):
             frame = still.copy()
             for image, box in zip(images, boxes):
                 image = Image.fromarray(image).resize((box.width, box.height), Image.LANCZOS)
-                top = box.top + TITLE
-                frame[top:top + box.height, box.left:box.left + box.width] = image
-            for top, bottom, where in cursors:
-                frame[top:bottom, where[number]:where[number] + 2] = CURSOR
+                frame[box.top:box.top + box.height, box.left:box.left + box.width] = image
+            for cursor in cursors:
+                column = cursor.columns[number]
+                frame[cursor.top:cursor.bottom, column:column + 2] = CURSOR
             yield frame
 
     write_film(path, frames(), rate)

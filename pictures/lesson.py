@@ -26,6 +26,37 @@ ROWS = (2.35, 1.85, 1.0)  # inches: where the first, the second and the last fra
 # ------------------------------------------------------------------------------------------------
 # The architecture
 
+class Stage(NamedTuple):
+    """A box of the drawing."""
+    title: str
+    lines: list
+    parameters: int
+    trained: bool
+
+
+def stages(rows, settings):
+    """The boxes, from rows of model.architecture -> [Stage]."""
+    parameters = {row[0]: row[3] for row in rows}
+    trained = {row[0]: row[4] for row in rows}
+    fusion = [name for name in parameters if name.startswith(('mtf.blocks', 'mtf.out'))]
+    layers = ', '.join(map(str, settings['layers'] or ['last']))
+    pooling = ['tokens of', 'each frame']
+    if settings['pool'] == 'lstp':
+        pooling = ['a learned query', 'for each entity']
+    readout = {'cls': 'readout: entity 0', 'avg': 'readout: their mean'}
+    blocks = [f'{len(fusion) - 1} blocks in which', 'all frames meet']
+    blocks.append(readout[settings['readout']])
+    ids = ['one-hot id'] if models.POOLERS[settings['pool']].append_ids else []
+    fusion_parameters = sum(parameters[name] for name in fusion)
+    return [
+        Stage('Backbone', [settings['backbone'], f'layers {layers}'],
+              parameters['backbone'], trained['backbone']),
+        Stage(settings['pool'].upper(), pooling, parameters['pool'], trained['pool']),
+        Stage('MTF: FC', [*ids, '3 layers', '+ time code'], parameters['mtf.fc'], True),
+        Stage('MTF: fusion', blocks, fusion_parameters, True),
+    ]
+
+
 def millions(count):
     """3 significant digits: 85.8 M, 5.12 M, 33 k."""
     if count < 1e6:
@@ -37,42 +68,18 @@ def product(shape):
     return ' \u00d7 '.join(map(str, shape))
 
 
-class Stage(NamedTuple):
-    """A box of the drawing."""
-    title: str
-    lines: list
-    parameters: int
-    trained: bool
-
-
-def stages(rows, settings):
-    """Boxes from rows of model.architecture -> [Stage]."""
-    count = {row[0]: row[3] for row in rows}
-    blocks = [name for name in count if name.startswith('mtf.blocks')]
-    layers = ', '.join(map(str, settings['layers'] or ['last']))
-    fusion = sum(count[name] for name in blocks) + count['mtf.out']
-    readout = {'cls': 'readout: entity 0', 'avg': 'readout: their mean'}[settings['readout']]
-    trained = bool(settings['train_backbone'])
-    pool = settings['pool'].upper()
-    pooling = ['a learned query', 'for each entity'] if pool == 'LSTP' else ['tokens of a frame']
-    blocks_see = [f'{len(blocks)} blocks in which', 'all frames meet', readout]
-    backbone = [settings['backbone'], f'layers {layers}']
-    return [Stage('Backbone', backbone, count['backbone'], trained),
-            Stage(pool, pooling, count['pool'], count['pool'] > 0),
-            Stage('MTF: FC', ['one-hot id', '3 layers', '+ time code'], count['mtf.fc'], True),
-            Stage('MTF: fusion', blocks_see, fusion, True)]
-
-
 def draw_stage(axes, x, width, stage):
+    """A box from x on, with its title, what happens in it, how many parameters it has."""
     from matplotlib.patches import FancyBboxPatch
     colour = TRAINED if stage.trained else FROZEN
     kind = 'trained' if stage.trained else 'frozen'
     box = FancyBboxPatch((x, 0.7), width, 1.9, 'round,pad=0.04', facecolor=colour, linewidth=0)
     axes.add_patch(box)
-    size = f'{millions(stage.parameters)} {kind}' if stage.parameters else 'nothing to train'
-    for y, text, weight, points in ((2.3, stage.title, 'bold', 10), (0.95, size, 'normal', 8),
-                                    (1.65, '\n'.join(stage.lines), 'normal', 8)):
-        axes.text(x + width / 2, y, text, ha='center', va='center', weight=weight, fontsize=points)
+    middle = x + width / 2
+    centred = dict(ha='center', va='center')
+    axes.text(middle, 2.3, stage.title, weight='bold', fontsize=10, **centred)
+    axes.text(middle, 1.65, '\n'.join(stage.lines), fontsize=8, **centred)
+    axes.text(middle, 0.95, f'{millions(stage.parameters)} {kind}', fontsize=8, **centred)
 
 
 def draw_tokens(axes, x, y, kind, entities):
@@ -81,9 +88,8 @@ def draw_tokens(axes, x, y, kind, entities):
     if kind == 'frame':
         axes.plot(x, y, 's', ms=22, color='#BBBBBB', markeredgecolor='black')
     elif kind == 'patches':
-        step = np.linspace(-0.14, 0.14, 5)
-        dots = np.array([(x + dx, y + dy) for dx in step for dy in step])
-        axes.plot(dots[:, 0], dots[:, 1], 's', ms=3.2, color='#888888')
+        across, down = np.meshgrid(np.linspace(-0.14, 0.14, 5), np.linspace(-0.14, 0.14, 5))
+        axes.plot(x + across.ravel(), y + down.ravel(), 's', ms=3.2, color='#888888')
     elif kind == 'entities':
         places = x + 0.15 * (np.arange(entities) - (entities - 1) / 2)
         axes.scatter(places, np.full(entities, y), 40, colours, edgecolors='black', linewidths=0.6)
@@ -105,18 +111,20 @@ def draw_architecture(rows, settings, path):
     axes = fig.add_axes([0, 0, 1, 1])
     axes.set(xlim=(0, WIDTH), ylim=(0, 2.8))
     axes.axis('off')
+    left = 0.4
     gap = 0.8
-    width = (WIDTH - 0.4 - len(points) * gap) / 4
+    width = (WIDTH - left - 5 * gap) / 4
     for number, (kind, name, numbers) in enumerate(points):
-        x = 0.4 + gap / 2 + number * (width + gap)
+        x = left + gap / 2 + number * (width + gap)
         for y in ROWS:
             draw_tokens(axes, x, y, kind, entities)
         axes.text(x, 1.42, '\u22ee', ha='center', va='center')
         axes.text(x, 0.35, f'{name}\n{product(numbers)}', ha='center', va='center', fontsize=8)
-    for y, label in zip(ROWS, ('t = 1', 't = 2', f't = {frames}')):
-        axes.text(0.08, y, label, fontsize=7, va='center')
+    for y, t in zip(ROWS, (1, 2, frames)):
+        axes.text(0.08, y, f't = {t}', fontsize=7, va='center')
     for number, stage in enumerate(stages(rows, settings)):
-        draw_stage(axes, 0.4 + gap + 0.06 + number * (width + gap), width - 0.12, stage)
+        x = left + gap + number * (width + gap)
+        draw_stage(axes, x + 0.06, width - 0.12, stage)
     fig.savefig(path, dpi=DPI)
 
 
@@ -143,6 +151,12 @@ def divergence(target, prediction, valid):
     return rows.sum(1)[valid[0]].mean().item()
 
 
+def draw_times(axes, frames, height, name, colour):
+    """The frames of a view as strokes along the video."""
+    axes.plot(frames, np.full(len(frames), height), '|', ms=22, color=colour)
+    axes.text(0, height + 0.3, name, color=colour)
+
+
 def draw_scl(time, valid, length, before, after, path):
     """One video's two views: their times, the target, and the prediction before and after training.
 
@@ -150,23 +164,22 @@ def draw_scl(time, valid, length, before, after, path):
     """
     target, untrained = target_and_prediction(time, valid, before)
     _, trained = target_and_prediction(time, valid, after)
-    loss = [divergence(target, p, valid) for p in (untrained, trained)]
+    loss_before = divergence(target, untrained, valid)
+    loss_after = divergence(target, trained, valid)
     fig = figure(WIDTH, 3.4, layout='constrained')
     views, *maps = fig.subplots(1, 4, width_ratios=[1.2, 1, 1, 1])
-    for height, (name, colour) in enumerate((('view b', BLUE), ('view a', ORANGE))):
-        view = 1 - height
-        shown = time[view][valid[view]]
-        views.plot(shown, np.full(len(shown), height), '|', ms=22, color=colour)
-        views.text(0, height + 0.3, name, color=colour)
+    draw_times(views, time[0][valid[0]], 1, 'view a', ORANGE)
+    draw_times(views, time[1][valid[1]], 0, 'view b', BLUE)
     views.set(xlim=(-1, length), ylim=(-0.6, 1.7), yticks=[], xlabel='frame of the video')
     views.set_title('1. the two views', fontsize=10)
     plain(views)
-    titles = ['2. target G', f'3. p before: loss {loss[0]:.2f}', f'4. p after: loss {loss[1]:.2f}']
-    padding = ~(valid[0][:, None] & valid[1])
+    drawn = {'2. target G': target,
+             f'3. p before: loss {loss_before:.2f}': untrained,
+             f'4. p after: loss {loss_after:.2f}': trained}
+    padding = ~(valid[0][:, None] & valid[1])                                # (T, T)
     top = target[~padding].max().item()
-    for axes, title, shown in zip(maps, titles, (target, untrained, trained)):
-        shown = shown.masked_fill(padding, torch.nan)
-        image = axes.imshow(shown, cmap='cividis', vmin=0, vmax=top)
+    for axes, (title, values) in zip(maps, drawn.items()):
+        image = axes.imshow(values.masked_fill(padding, torch.nan), 'cividis', vmin=0, vmax=top)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel('frame of view b')
         axes.xaxis.label.set_color(BLUE)
