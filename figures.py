@@ -57,6 +57,15 @@ def look_at(network, video, indices):
     return Look(images, entities, heads, actor)
 
 
+def look_at_all(network, video, n, part=16):
+    """The first n frames of a video, a part at a time: all attention of a head is large -> Look."""
+    looks = [look_at(network, video, np.arange(n)[start:start + part]) for start in range(0, n, part)]
+    fields = []
+    for parts in zip(*looks):
+        fields.append(None if parts[0] is None else torch.cat(parts))
+    return Look(*fields)
+
+
 def share_of_patches(actor, backbone, patches):
     """The actor's mask, bool (F, H, W), through the same crop as the frames -> (F, P) in 0..1."""
     mask = actor.to(torch.uint8)[:, None].expand(-1, 3, -1, -1) * 255
@@ -165,12 +174,13 @@ def draw_entities(network, embedded, path, *, wanted=2, frames=6):
 
 def film_entities(network, embedded, path, *, wanted=3, longest=200):
     """The same, moving: a line for each of some videos, all of its frames under attention."""
+    chosen = [embedded[i] for i in in_turn(embedded, wanted)]
+    looks = [look_at_all(network, one.video, min(one.frames, longest)) for one in chosen]
+    head = best_head(looks)
     panels = []
-    for i in in_turn(embedded, wanted):
-        one = embedded[i]
-        look = look_at(network, one.video, np.arange(min(one.frames, longest)))
+    for one, look in zip(chosen, looks):
         size = look.images.shape[2:]
-        attention = attention_rows(look, None)
+        attention = attention_rows(look, head)
         panels.append(Panel(one.video.name, on_screen(look.images), size))
         for name, values in attention.items():
             panels.append(Panel(name, tinted(look.images, values), size))

@@ -79,12 +79,15 @@ def film_frames(path):
 def frame_times(path, frames):
     """When each of a video file's frames is shown, in seconds from the first -> float64 (frames,).
 
-    None where the file does not say, as for a folder of images.
+    None where it is not known, as for a folder of images.
     """
     if not Path(path).is_file():
         return None
-    with av.open(str(path)) as file:
-        times = [frame.time for frame in file.decode(video=0)]
+    try:
+        with av.open(str(path)) as file:
+            times = [frame.time for frame in file.decode(video=0)]
+    except (av.FFmpegError, IndexError):  # cut short, or without a picture
+        return None
     if len(times) != frames or None in times:
         return None
     return np.array(times) - times[0]

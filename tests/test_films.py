@@ -202,3 +202,10 @@ def test_animated(tmp_path, ending):
     with Image.open(tmp_path / f'film.{ending}') as image:
         assert image.size == (40, 20)
         assert image.n_frames == 10
+
+
+def test_the_times_of_a_broken_file_are_not_known(tmp_path):
+    whole = tmp_path / 'film.mp4'
+    film.write_film(whole, plain_frames(10, (64, 64), 20), 10)
+    (tmp_path / 'text.mp4').write_text('no film')
+    assert film.frame_times(tmp_path / 'text.mp4', 10) is None
