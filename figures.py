@@ -1,234 +1,429 @@
-"""All that is looked at: attention, alignment, retrieval, phases, training (paper, section 5.4)."""
+"""All that is looked at: attention, alignment, retrieval, phases, training (Figures 1 and 3).
+
+What is drawn is handed over: a model, arrays, and evaluate.py's records `EmbeddedVideo`,
+    video   data.Video                       frames   n, how many it has
+    kept    (m,) those that were embedded    labels   (m,) their phases, -1 = unlabelled
+with embeddings (m, D) of unit length. Captions say what a picture shows, failures too.
+pictures/ has what they share, what moves, and what one does with one's own videos.
+"""
 import json
 import math
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 
 import data
+from pictures.align import film_alignment, match
+from pictures.canvas import (BLUE, COLOURS, RED, WIDTH, colour_bar, denormalise, draw_bar, figure,
+                             on_screen, plain, save, show, spaced, tinted)
+from pictures.film import Panel, play
 
-METRICS = {'classification': 'class.', 'progression': 'progress', 'tau': 'tau', 'ap5': 'AP@5'}
+METRICS = {'classification': 'classification', 'progression': 'progression', 'tau': 'tau',
+           'ap5': 'AP@5'}
 
-COLOURS = ['#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#CC79A7']  # Okabe and Ito: for all eyes
 
+# ------------------------------------------------------------------------------------------------
+# What the model sees
 
-def pictures(images):
-    """Undo the normalisation: (F, 3, S, S) in 0..1."""
-    mean, std = (torch.tensor(each, device=images.device)[:, None, None] for each in (data.MEAN, data.STD))
-    return (images * std + mean).clamp(0, 1)
+class Look(NamedTuple):
+    """Some frames of a video as the model sees them; None for what there is not."""
+    images: torch.Tensor           # (F, 3, S, S) normalised
+    entities: torch.Tensor | None  # (F, N, P) attention of each entity over the patches
+    heads: torch.Tensor | None     # (F, heads, P) of the backbone's CLS token, last block
+    actor: torch.Tensor | None     # (F, P) the share of each patch that the actor covers
 
 
 @torch.no_grad()
 def look_at(network, video, indices):
-    """Frames of a video as the model sees them -> images (F, 3, S, S), the attention of the entities (F, N, P) and of
-    the CLS token's heads (F, heads, P), the actor's share of each patch (F, P); None for what there is not."""
-    device, backbone = next(network.mtf.parameters()).device, network.backbone
-    images, actor = data.center(video.read(indices).to(device), backbone.image_size), video.actor(indices)
-    features = network.features(images)
-    if actor is not None:                                 # through the same crop as the frames
-        actor = actor.to(device, torch.uint8)[:, None].expand(-1, 3, -1, -1) * 255
-        actor = pictures(data.center(actor, backbone.image_size))[:, :1]
-        side = math.isqrt(features.patches.shape[1])
-        seen = side * backbone.patch_size                 # a ViT leaves out the pixels that fill no patch
-        actor = F.interpolate(actor[..., :seen, :seen], side, mode='area').flatten(1)
-    entities, heads = network.pool(*(None if each is None else each.float() for each in features))[1], None
+    """Frames of a video at `indices` through backbone and pooler -> Look."""
+    backbone = network.backbone
+    device = next(network.mtf.parameters()).device
+    images = data.center(video.read(indices).to(device), backbone.image_size)
+    patches, cls = network.features(images)
+    cls = None if cls is None else cls.float()
+    _, entities = network.pool(patches.float(), cls)
+    heads = None
     if hasattr(backbone, 'attention_map'):
-        heads = backbone.attention_map(images.to(next(backbone.parameters()).dtype)).float()
-    return images, entities, heads, actor
+        dtype = next(backbone.parameters()).dtype
+        heads = backbone.attention_map(images.to(dtype)).float()
+    actor = video.actor(indices)
+    if actor is not None:
+        actor = share_of_patches(actor.to(device), backbone, patches.shape[1])
+    return Look(images, entities, heads, actor)
 
 
-def spaced(n, wanted):
-    """Up to `wanted` evenly spaced ones of n indices."""
-    return np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(int))
+def look_at_all(network, video, n, part=16):
+    """The first n frames of a video, a part at a time: all attention of a head is large -> Look."""
+    looks = [look_at(network, video, np.arange(n)[start:start + part]) for start in range(0, n, part)]
+    fields = []
+    for parts in zip(*looks):
+        fields.append(None if parts[0] is None else torch.cat(parts))
+    return Look(*fields)
 
 
-def figure(width, height):
-    """An empty matplotlib figure, in inches, that needs no screen."""
-    from matplotlib import rcParams
-    from matplotlib.figure import Figure
-    rcParams.update({'font.size': 13, 'axes.spines.top': False, 'axes.spines.right': False})
-    return Figure((width, height), layout='constrained', dpi=100)
+def share_of_patches(actor, backbone, patches):
+    """The actor's mask, bool (F, H, W), through the same crop as the frames -> (F, P) in 0..1."""
+    mask = actor.to(torch.uint8)[:, None].expand(-1, 3, -1, -1) * 255
+    mask = denormalise(data.center(mask, backbone.image_size))[:, :1]        # (F, 1, S, S)
+    side = math.isqrt(patches)
+    used = side * backbone.patch_size  # pixels that fill no patch are left out
+    mask = F.interpolate(mask[..., :used, :used], side, mode='area')         # (F, 1, side, side)
+    return mask.flatten(1)
 
 
-def show(axes, rows, row_names=(), column_names=()):
-    """Rows of images (F, S, S, 3) in 0..1 as one picture with white gaps, missing ones white."""
-    columns, size, gap = max(map(len, rows)), rows[0].shape[1], 3
-    grid = np.ones((len(rows), columns, size + 2 * gap, size + 2 * gap, 3))
-    for line, row in zip(grid, rows):
-        line[:len(row), gap:-gap, gap:-gap] = row
-    axes.imshow(rearrange(grid, 'r c h w rgb -> (r h) (c w) rgb'), interpolation='lanczos')
-    axes.set_yticks((np.arange(len(row_names)) + .5) * (size + 2 * gap), row_names)
-    axes.set_xticks((np.arange(len(column_names)) + .5) * (size + 2 * gap), column_names)
-    axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    axes.spines[:].set_visible(False)
+def on_actor(attention, actor):
+    """Share of the attention (F, N, P) on the actor (F, P), mean over the frames -> (N,)."""
+    shares = (attention * actor[:, None]).sum(-1) / attention.sum(-1).clamp_min(1e-12)
+    return shares.mean(0)
 
 
-def on_screen(images):
-    return rearrange(pictures(images).cpu(), 'f rgb h w -> f h w rgb').numpy()
+# ------------------------------------------------------------------------------------------------
+# Which videos and frames to show
+
+def by_action(embedded):
+    """[positions of the videos of one action]."""
+    groups = {}
+    for position, one in enumerate(embedded):
+        groups.setdefault(one.video.action, []).append(position)
+    return list(groups.values())
 
 
-def coloured(images, attention, colour):
-    """Blend attention (F, P) over images (F, 3, S, S): grey where it is not, `colour` where it is -> (F, S, S, 3)."""
-    from matplotlib.colors import to_rgb
-    a = rearrange(attention.cpu(), 'f (r c) -> f 1 r c', r=math.isqrt(attention.shape[1]))
-    a = F.interpolate(a, images.shape[-1], mode='bicubic').clamp_min(0)
-    a = (a / a.flatten(1).quantile(.995, 1)[:, None, None, None].clamp_min(1e-12)).clamp(max=1)      # (F, 1, S, S)
-    grey = pictures(images).cpu().mean(1, keepdim=True)
-    tint = (.5 + .5 * grey) * torch.tensor(to_rgb(colour))[:, None, None]
-    return rearrange(a * tint + (1 - a) * (.1 + .5 * grey), 'f rgb h w -> f h w rgb').numpy()
+def in_turn(embedded, wanted):
+    """Positions of so many videos, the actions in turn."""
+    found = []
+    for turn in zip_longest(*by_action(embedded)):
+        found += [position for position in turn if position is not None]
+    return found[:wanted]
 
 
-def groups(seen, there=len):
-    """Positions of the videos of each action; of those whose labels are `there`."""
-    actions = dict.fromkeys(one.video.action for one in seen)
-    return [[i for i, one in enumerate(seen) if one.video.action == action and there(one.labels)]
-            for action in actions]
+def frames_at(network, one, positions):
+    """Frames of an EmbeddedVideo as the model sees them, for the screen -> uint8 (F, S, S, 3)."""
+    frames = one.video.read(one.kept[positions])
+    return on_screen(data.center(frames, network.backbone.image_size))
 
 
-def mixed(seen):
-    """Positions of the videos, the actions in turn."""
-    return [position for turn in zip_longest(*groups(seen)) for position in turn if position is not None]
+# ------------------------------------------------------------------------------------------------
+# Attention (Figures 1 and 3)
+
+def best_head(looks):
+    """The CLS head that lies best on the actor, the paper's choice; None if no actor is known."""
+    known = [on_actor(look.heads, look.actor) for look in looks
+             if look.heads is not None and look.actor is not None]
+    return int(torch.stack(known).mean(0).argmax()) if known else None
 
 
-def draw_entities(network, seen, path, *, wanted=2, frames=6):
-    """Frames of some videos over the attention of each entity and of the CLS token (paper, Figures 1 and 3): of its
-    heads the one that fits the actor best in these frames, as in the paper; their mean where no actor is known."""
-    chosen = [seen[i] for i in mixed(seen)[:wanted]]
+def attention_rows(look, head):
+    """{name: attention (F, P)} of each entity and the CLS token: its `head`, or the mean of all."""
+    rows = {}
+    if look.entities is not None:
+        for k in range(look.entities.shape[1]):
+            rows[f'entity {k + 1}'] = look.entities[:, k]
+    if look.heads is not None and head is None:
+        rows['CLS, mean'] = look.heads.mean(1)
+    if look.heads is not None and head is not None:
+        rows[f'CLS head {head + 1}'] = look.heads[:, head]
+    return rows
+
+
+def actor_shares(looks, head):
+    """{attention row: its share on the actor}, and 'area', the actor's share of the frame."""
+    shares = {}
+    for look in looks:
+        if look.actor is None:
+            continue
+        for name, attention in attention_rows(look, head).items():
+            share = on_actor(attention[:, None], look.actor)
+            shares.setdefault(name, []).append(share.item())
+        shares.setdefault('area', []).append(look.actor.mean().item())
+    return {name: float(np.mean(values)) for name, values in shares.items()}
+
+
+def draw_entities(network, embedded, path, *, wanted=2, frames=6):
+    """Frames of some videos over the attention of each entity and of the backbone's CLS token."""
+    chosen = [embedded[i] for i in in_turn(embedded, wanted)]
     looks = [look_at(network, one.video, spaced(one.frames, frames)) for one in chosen]
-    known = [((heads * actor[:, None]).sum(-1) / heads.sum(-1)).mean(0) for *_, heads, actor in looks if None not in (heads, actor)]
-    best = int(torch.stack(known).mean(0).argmax()) if known else None
+    head = best_head(looks)
+    shares = actor_shares(looks, head)
     columns = min(2, len(chosen))
-    lines, height = math.ceil(len(chosen) / columns), 2 + (0 if looks[0][1] is None else looks[0][1].shape[1])
-    fig = figure(1.4 + 1.05 * frames * columns, lines * (.5 + 1.05 * height))
-    for number, (axes, one) in enumerate(zip(fig.subplots(lines, columns, squeeze=False).flat, chosen)):
-        images, entities, heads, _ = looks[number]
-        rows, names = [on_screen(images)], ['frames']
-        for k in range(0 if entities is None else entities.shape[1]):
-            rows.append(coloured(images, entities[:, k], COLOURS[k % 6]))
-            names.append(f'entity {k + 1}')
-        if heads is not None:
-            rows.append(coloured(images, heads.mean(1) if best is None else heads[:, best], COLOURS[6]))
-            names.append('CLS, mean' if best is None else f'CLS head {best + 1}')
+    lines = math.ceil(len(chosen) / columns)
+    height = 1 + len(attention_rows(looks[0], head))
+    side = (WIDTH - 2) / columns / frames
+    fig = figure(WIDTH, lines * (height * side + 0.35) + 0.4, layout='constrained')
+    grid = fig.subplots(lines, columns, squeeze=False)
+    for axes in grid.flat[len(chosen):]:
+        axes.set_visible(False)
+    for number, (axes, one, look) in enumerate(zip(grid.flat, chosen, looks)):
+        rows = [on_screen(look.images)]
+        names = ['frames']
+        for name, attention in attention_rows(look, head).items():
+            rows.append(tinted(look.images, attention))
+            names.append(f'{name}\n{shares[name]:.0%} on actor' if name in shares else name)
         show(axes, rows, names if number % columns == 0 else ())
-        axes.set_title(one.video.name)
-    fig.savefig(path)
+        axes.set_title(one.video.name, fontsize=10)
+    colour_bar(fig, grid)
+    caption = 'Grey: attention spread evenly. Orange: more than that. Blue: less.'
+    if shares:
+        caption += f' The actor covers {shares["area"]:.0%} of the frame, on the average of these.'
+    save(fig, path, caption)
 
 
-def draw_alignment(network, seen, embeddings, path, *, frames=10):
-    """A video's frames over their nearest neighbours in two others, and the similarities that decide them."""
-    query, *others = max(groups(seen), key=lambda group: len(group[:3]), default=[])[:3] or [None]
-    if not others:
-        return 'no alignment.png: no action has two val videos'
+def film_entities(network, embedded, path, *, wanted=3, longest=200):
+    """The same, moving: a line for each of some videos, all of its frames under attention."""
+    chosen = [embedded[i] for i in in_turn(embedded, wanted)]
+    looks = [look_at_all(network, one.video, min(one.frames, longest)) for one in chosen]
+    head = best_head(looks)
+    panels = []
+    for one, look in zip(chosen, looks):
+        size = look.images.shape[2:]
+        attention = attention_rows(look, head)
+        panels.append(Panel(one.video.name, on_screen(look.images), size))
+        for name, values in attention.items():
+            panels.append(Panel(name, tinted(look.images, values), size))
+    n = max(len(panel.frames) for panel in panels)
+    panels = [panel._replace(frames=stand_still(panel.frames, n)) for panel in panels]
+    title = 'Attention. Grey: spread evenly. Orange: more than that. Blue: less.'
+    play(path, panels, rate=10, columns=1 + len(attention), height=130, title=title)
+
+
+def stand_still(frames, n):
+    """The last frame again until there are n."""
+    return [frames[min(i, len(frames) - 1)] for i in range(n)]
+
+
+# ------------------------------------------------------------------------------------------------
+# Alignment and retrieval: what the distances between embeddings are good for
+
+def backward(nearest):
+    """Which matches stand before the one of the frame before: bool (n,)."""
+    return np.diff(nearest, prepend=nearest[0]) < 0
+
+
+def query_and_others(embedded, wanted=3):
+    """Positions of a query and up to two other videos of its action; [] if no action has two."""
+    groups = [group[:wanted] for group in by_action(embedded) if len(group) > 1]
+    return max(groups, key=len, default=[])
+
+
+def draw_alignment(network, embedded, embeddings, path, *, frames=10):
+    """A video's frames over their nearest neighbours in two others, and all similarities."""
     from scipy.stats import kendalltau
+    chosen = query_and_others(embedded)
+    if not chosen:
+        return 'no alignment.png: no action has two val videos'
+    query, *others = chosen
     at = spaced(len(embeddings[query]), frames)
-    rows, names = [on_screen(look_at(network, seen[query].video, seen[query].kept[at])[0])], ['query']
-    fig = figure(1.6 + frames, 1.1 * len(others) + 5.7)
-    top, bottom = fig.subfigures(2, 1, height_ratios=[1.1 * len(others) + 1.7, 4])
+    rows = [frames_at(network, embedded[query], at)]
+    names = ['query']
+    marked = []
+    sentences = []
+    height = (len(others) + 1) * (WIDTH - 1) / frames + 0.9
+    fig = figure(WIDTH, height + 3.6, layout='constrained')
+    top, bottom = fig.subfigures(2, 1, height_ratios=[height, 3.3])
     for letter, axes, i in zip('AB', bottom.subplots(1, len(others), squeeze=False)[0], others):
-        similarity = embeddings[query] @ embeddings[i].T                                  # (n, m)
+        similarity = embeddings[query] @ embeddings[i].T                     # (n, m)
         nearest = similarity.argmax(1)
-        rows.append(on_screen(look_at(network, seen[i].video, seen[i].kept[nearest[at]])[0]))
+        wrong = backward(nearest)
+        tau = kendalltau(np.arange(len(nearest)), nearest).statistic
+        rows.append(frames_at(network, embedded[i], nearest[at]))
         names.append(f'nearest in {letter}')
-        image = axes.imshow(similarity, cmap='cividis', aspect='auto', origin='lower')
-        bottom.colorbar(image, ax=axes, label='cosine similarity')
-        axes.plot(nearest, np.arange(len(nearest)), 'o', color='white', markeredgecolor='black', markersize=4)
-        axes.set(title=f'{letter}: {seen[i].video.name}, tau {kendalltau(np.arange(len(nearest)), nearest).statistic:.3f}',
-                 xlabel=f'frame of {letter}', ylabel='frame of the query')
+        marked += [(len(rows) - 1, c) for c in np.flatnonzero(backward(nearest[at]))]
+        count = f'{wrong.sum()} of {len(nearest)}'
+        sentences.append(f'{letter}: {count} matches step back, tau {tau:.2f}.')
+        image = axes.imshow(similarity, 'cividis', vmin=-1, vmax=1, aspect='auto', origin='lower')
+        frame = np.arange(len(nearest))
+        axes.plot(nearest, frame, 'o', color='white', mec='black', ms=4)
+        axes.plot(nearest[wrong], frame[wrong], 'o', color=RED, mec='black', ms=4)
+        axes.set(title=f'{letter}: {embedded[i].video.name}', xlabel=f'frame of {letter}')
+        axes.set_ylabel('frame of the query')
+    bottom.colorbar(image, ax=bottom.axes, label='cosine similarity')
     axes = top.subplots()
-    show(axes, rows, names, seen[query].kept[at])
-    axes.set_title(f'query: frames of {seen[query].video.name}')
-    fig.savefig(path)
+    show(axes, rows, names, embedded[query].kept[at], marked)
+    axes.set_title(f'query: {embedded[query].video.name}')
+    caption = ' '.join(sentences) + ' Red: a match that runs backwards.'
+    save(fig, path, caption)
 
 
-def draw_retrieval(network, seen, embeddings, path, *, queries=5, k=5):
-    """Frames and their nearest ones in the other videos of the action, right and wrong labels marked."""
-    actions = [group for group in groups(seen, lambda labels: (labels >= 0).any()) if len(group) > 1]
-    if not actions:
+def draw_alignment_film(embedded, embeddings, path):
+    """A video and its nearest neighbours in others of its action, moving side by side."""
+    chosen = query_and_others(embedded)
+    if not chosen:
+        return 'no alignment.mp4: no action has two val videos'
+    query, *others = chosen
+    places = [np.arange(len(embeddings[query]))]
+    similarities = []
+    for i in others:
+        nearest = match(embeddings[query], embeddings[i], 'nearest')
+        places.append(nearest)
+        similarities.append((embeddings[query] * embeddings[i][nearest]).sum(1))
+    frames = [embedded[i].kept[place] for i, place in zip(chosen, places)]
+    videos = [embedded[i].video for i in chosen]
+    title = 'left: a video; then, at each moment, the nearest frames of others'
+    film_alignment(path, videos, frames, frames, similarities, unit='frame', title=title)
+
+
+def neighbours(own, position, group, embeddings, k):
+    """The k nearest frames in the other videos of a group -> [(video, frame)], nearest first."""
+    query = embeddings[own][position]
+    found = []
+    for i in group:
+        if i != own:
+            similarity = embeddings[i] @ query
+            found += [(similarity[j], i, j) for j in np.argsort(-similarity)[:k]]
+    found.sort(reverse=True)
+    return [(i, j) for _, i, j in found[:k]]
+
+
+def draw_retrieval(network, embedded, embeddings, path, *, queries=5, k=5):
+    """Frames and their nearest ones in other videos of the action, another phase marked."""
+    known = [(one.labels >= 0).any() for one in embedded]
+    groups = [[i for i in group if known[i]] for group in by_action(embedded)]
+    labelled = [group for group in groups if len(group) > 1]
+    if not labelled:
         return 'no retrieval.png: no action has two labelled val videos'
-    fig = figure(1.25 * (k + 1) + .6, 1.55 * queries + .8)
-    fig.suptitle(f'a frame and the {k} nearest frames of other videos')
-    grid = fig.subplots(queries, k + 1)
+    fig = figure(WIDTH, 1.62 * queries + 0.4, layout='constrained')
+    grid = fig.subplots(queries, k + 1, squeeze=False)
+    confused = {}
     for line in range(queries):
-        group = actions[line % len(actions)]
-        own = group[line // len(actions) % len(group)]
-        query = own, int(len(embeddings[own]) * (line + 1) / (queries + 1))
-        where = [(i, j) for i in group if i != own for j in range(len(embeddings[i]))]
-        order = np.argsort(-np.concatenate([embeddings[i] for i in group if i != own]) @ embeddings[own][query[1]])
-        for axes, (i, j) in zip(grid[line], [query, *(where[n] for n in order[:k])]):
-            axes.imshow(on_screen(look_at(network, seen[i].video, seen[i].kept[[j]])[0])[0], interpolation='lanczos')
-            right = seen[i].labels[j] == seen[own].labels[query[1]]
-            mark, colour = ('', 'black') if i == own else (' \u2713', COLOURS[4]) if right else (' \u2717', COLOURS[5])
+        group = labelled[line % len(labelled)]
+        own = group[line // len(labelled) % len(group)]
+        position = len(embeddings[own]) * (line + 1) // (queries + 1)
+        phase = embedded[own].labels[position]
+        shown = [(own, position), *neighbours(own, position, group, embeddings, k)]
+        for axes, (i, j) in zip(grid[line], shown):
+            other = embedded[i].labels[j]
+            mark, colour = ' \u2713', BLUE
+            if i == own:
+                mark, colour = '', 'black'
+            elif other != phase:
+                mark, colour = ' \u2717', RED
+                kind = f'{embedded[own].video.action} {phase} taken for {other}'
+                confused[kind] = confused.get(kind, 0) + 1
+            axes.imshow(frames_at(network, embedded[i], [j])[0], interpolation='lanczos')
             axes.set(xticks=[], yticks=[])
-            axes.set_title(f'phase {seen[i].labels[j]}{mark}', color=colour)
-            axes.spines[:].set(visible=True, color=colour, linewidth=4)
-        grid[line, 0].set_ylabel(seen[own].video.action or seen[own].video.name, fontsize=11)
-    fig.savefig(path)
+            axes.set_title(f'phase {other}{mark}', color=colour, fontsize=10)
+            axes.spines[:].set(color=colour, linewidth=3)
+        grid[line, 0].set_ylabel(embedded[own].video.action)
+    wrong = sum(confused.values())
+    caption = f'Left: a frame; then its {k} nearest in other videos. '
+    caption += f'{wrong} of {queries * k} show another phase'
+    kinds = ', '.join(f'{kind} ({count})' for kind, count in confused.items())
+    save(fig, path, f'{caption}: {kinds}.' if wrong else caption + '.')
 
+
+# ------------------------------------------------------------------------------------------------
+# Phases over time, and training
 
 def draw_phases(predictions, path):
-    """Predicted and true phases over time for a few val videos, and the regressions of the phase progression.
+    """Predicted and true phases over time, and the regressions of phase progression.
 
-    predictions: [dict(video=EmbeddedVideo, predicted=(n,), progress={k: (true (n,), predicted (n,))})]
+    predictions: [dict(video=EmbeddedVideo, predicted=(n,), progress={k: (true, predicted)})],
+    true and predicted (n,) for every phase k but the last.
     """
     if not predictions:
         return 'no phases.png: no action has train and val videos with labels of 2 to 20 classes'
-    fig = figure(4.6 * len(predictions) + .4, 5.2)
-    axes = fig.subplots(2, len(predictions), sharex='col', squeeze=False, height_ratios=[1, 2.4])
-    for bars, curves, each in zip(*axes, predictions):
-        one, predicted, first = each['video'], each['predicted'], bars is axes[0, 0]
-        for height, row in enumerate((predicted, one.labels)):
-            cuts = [0, *np.flatnonzero(np.diff(row)) + 1, len(row)]
-            for start, stop in zip(cuts, cuts[1:]):
-                bars.barh(height, stop - start, left=start, height=.8, color=COLOURS[row[start] % len(COLOURS)])
-                if height and stop - start > len(row) / 20:
-                    bars.text((start + stop) / 2, height, row[start], ha='center', va='center')
-        bars.set(title=f'{one.video.name}: {(predicted == one.labels).mean():.0%} right', xlim=(0, len(predicted)))
-        bars.set_yticks([0, 1], ['predicted', 'true phase'] if first else ['', ''])
-        for k, (true, guess) in each['progress'].items():
-            colour = COLOURS[k % len(COLOURS)]
-            curves.plot(true, '--', color=colour, linewidth=2)
-            curves.plot(guess, color=colour, linewidth=2, label=f'end of phase {k}')
-        curves.axhline(0, color='grey', linewidth=.8)
-        curves.set(xlabel='frame', ylabel='(time since the end) / length' if first else '')
-        curves.legend(fontsize=10, title='dashed: true', title_fontsize=10)
-    fig.savefig(path)
+    fig = figure(WIDTH, 4.2, layout='constrained')
+    grid = fig.subplots(2, len(predictions), sharex='col', squeeze=False, height_ratios=[1, 2.2])
+    captions = []
+    for bars, curves, one in zip(*grid, predictions):
+        true = one['video'].labels
+        predicted = one['predicted']
+        classes = np.union1d(true[true >= 0], predicted)
+        wrong = (true >= 0) & (predicted != true)
+        right = 1 - wrong.sum() / max(1, (true >= 0).sum())
+        draw_bar(bars, 0, predicted, classes)
+        draw_bar(bars, 1, true, classes)
+        bars.bar(np.flatnonzero(wrong) + 0.5, 0.2, width=1, bottom=-0.75, color=RED)
+        bars.set(title=f'{one["video"].video.name}: {right:.0%} right', xlim=(0, len(true)))
+        bars.set_yticks([-0.65, 0, 1], ['wrong', 'predicted', 'true'] if bars is grid[0, 0] else [])
+        for colour, (k, (target, guess)) in zip(COLOURS * 9, one['progress'].items()):
+            curves.plot(target, '--', color=colour)
+            curves.plot(guess, color=colour, label=f'end of {k}')
+        curves.axhline(0, color='grey', linewidth=0.8)
+        curves.set_xlabel('frame')
+        curves.legend(fontsize=8)
+        captions.append(f'{one["video"].video.name}: {worst(true, predicted)}.')
+    grid[1, 0].set_ylabel('(time since the end) / length')
+    save(fig, path, ' '.join(captions) + ' Dashed: true.')
+
+
+def worst(true, predicted):
+    """The most frequent confusion, in words."""
+    pairs = np.stack([true, predicted], 1)[(true >= 0) & (predicted != true)]
+    if not len(pairs):
+        return 'every frame is right'
+    kinds, counts = np.unique(pairs, axis=0, return_counts=True)
+    phase, taken = kinds[counts.argmax()]
+    return f'phase {phase} is taken for {taken} in {counts.max()} frames'
+
+
+def smooth(values, width):
+    return np.convolve(values, np.ones(width) / width, 'valid')
 
 
 def draw_training(log, path):
-    """Loss, learning rate and metrics over time, from the log.jsonl that train.py writes."""
+    """Loss and learning rate over steps, metrics over epochs if there are several evaluations."""
     try:
         lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
     except (OSError, ValueError) as error:
         return f'no training.png: no log beside the checkpoint ({error})'
     steps = [line for line in lines if 'loss' in line]
+    evaluations = [line for line in lines if 'tau' in line]
     if not steps:
         return f'no training.png: {log} has no training step'
-    fig = figure(14, 4)
-    loss, rate, metrics = fig.subplots(1, 3)
-    step, values, width = [line['step'] for line in steps], [line['loss'] for line in steps], 1 + len(steps) // 50
-    loss.plot(step, values, color='#BBBBBB', linewidth=.8, label='a step')
-    loss.plot(step[width - 1:], np.convolve(values, np.ones(width) / width, 'valid'), color=COLOURS[4], linewidth=2,
-              label=f'mean of {width}')
-    rate.plot(step, [line['lr'] for line in steps], color=COLOURS[4], linewidth=2)
-    for colour, (metric, title) in zip((COLOURS[i] for i in (4, 5, 2, 6)), METRICS.items()):
-        points = [(line['step'], line[metric]) for line in lines if line.get(metric) is not None]
-        metrics.plot(*zip(*points or [(math.nan, math.nan)]), 'o-', color=colour, label=title, linewidth=2)
-    for axes, title in ((loss, 'loss'), (rate, 'learning rate'), (metrics, 'metrics on val')):
-        axes.set(title=title, xlabel='step')
-    loss.legend()
-    metrics.legend()
-    fig.savefig(path)
+    panels = 3 if len(evaluations) > 1 else 2
+    fig = figure(WIDTH, 2.8, layout='constrained')
+    loss, rate, *metrics = fig.subplots(1, panels)
+    step = [line['step'] for line in steps]
+    values = [line['loss'] for line in steps]
+    width = 1 + len(steps) // 50
+    loss.plot(step, values, color='#BBBBBB', linewidth=0.8, label='a step')
+    loss.plot(step[width - 1:], smooth(values, width), color=BLUE, label=f'mean of {width}')
+    loss.set(title='loss', xlabel='step')
+    loss.legend(fontsize=8)
+    rate.plot(step, [line['lr'] for line in steps], color=BLUE)
+    rate.set(title='learning rate', xlabel='step')
+    for axes in metrics:
+        for colour, (metric, title) in zip((BLUE, RED, '#009E73', '#CC79A7'), METRICS.items()):
+            known = [line for line in evaluations if line.get(metric) is not None]
+            epochs = [line['epoch'] for line in known]
+            axes.plot(epochs, [line[metric] for line in known], 'o-', color=colour, label=title)
+        axes.set(title='metrics on val', xlabel='epoch')
+        axes.legend(fontsize=8)
+    for axes in fig.axes:
+        plain(axes)
+    save(fig, path)
 
+
+# ------------------------------------------------------------------------------------------------
 
 def draw_all(network, result, name, folder, log):
-    """All pictures of one model into a folder; -> one line for each that its data do not allow."""
-    seen, embeddings, folder = result['embedded'], result['embeddings'][name], Path(folder)
-    draw_entities(network, seen['val'], folder / 'entities.png', wanted=4)
-    made = [draw_alignment(network, seen['val'], embeddings['val'], folder / 'alignment.png'),
-            draw_retrieval(network, seen['val'], embeddings['val'], folder / 'retrieval.png'),
-            draw_phases(result.get('predictions'), folder / 'phases.png'), draw_training(log, folder / 'training.png')]
-    return [note for note in made if note]
+    """All pictures and films of one model into a folder -> notes: one line for each missing one.
+
+    result: of evaluate.assess; name: the model's in it; log: its log.jsonl.
+    """
+    folder = Path(folder)
+    val = result['embedded']['val']
+    embeddings = result['embeddings'][name]['val']
+    drawings = {
+        'entities.png': partial(draw_entities, network, val, wanted=4),
+        'alignment.png': partial(draw_alignment, network, val, embeddings),
+        'retrieval.png': partial(draw_retrieval, network, val, embeddings),
+        'phases.png': partial(draw_phases, result.get('predictions')),
+        'training.png': partial(draw_training, log),
+        'entities.mp4': partial(film_entities, network, val),
+        'alignment.mp4': partial(draw_alignment_film, val, embeddings),
+    }
+    notes = []
+    for file, draw in drawings.items():
+        try:
+            note = draw(path=folder / file)
+        except Exception as error:  # a picture must never cost the numbers it illustrates
+            note = f'no {file}: {type(error).__name__}: {error}'
+        if note:
+            notes.append(' '.join(note.split()))
+    return notes

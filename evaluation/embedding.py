@@ -7,6 +7,7 @@ import math
 import re
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,15 +113,21 @@ def embed(networks, videos, positions, *, limit=1000, device='cpu', workers=0):
 # --------------------------------------------------------------------------------------------------
 # Many videos, of which each process embeds its share
 
+@cache
+def cpu_group():
+    """For arrays, which go by the CPU, and the first to finish may wait for hours.
+
+    Made once and never taken down: PyTorch 2.6 can lock up where a group ends right after its use.
+    """
+    return dist.new_group(backend='gloo', timeout=timedelta(hours=12))
+
+
 def gather(own):
     """Every process's dict merged into one, in rank 0; {} in the others."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return own
-    # A group of its own: arrays go by the CPU, and the first to finish may wait for hours.
-    group = dist.new_group(backend='gloo', timeout=timedelta(hours=12))
     shares = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(own, shares, group=group)
-    dist.destroy_process_group(group)
+    dist.gather_object(own, shares, group=cpu_group())
     merged = {}
     for share in shares or []:
         merged |= share

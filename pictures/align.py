@@ -1,0 +1,161 @@
+"""Two videos aligned: for every frame of one, the frame of the other that shows the same moment.
+
+    dtw        dynamic time warping: the best match from end to end that never runs backwards
+    nearest    the most similar frame, whatever its place
+
+Both may differ from the clock, which says that what is i/n into one is i/n into the other.
+"""
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+
+from pictures.film import Curve, Panel, play
+
+CELLS = 5_000 ** 2     # pairs of frames; longer videos are matched at every second or third frame
+PART = 64              # frames decoded at once
+RATE = 25.             # frames a second, where a video does not say
+SLOW = 10.             # frames a second of a film of frames that have no time
+
+
+def dtw(cost):
+    """Dynamic time warping. cost (n, m) -> the path int64 (steps, 2) from (0, 0) to (n-1, m-1).
+
+    total(i, j) = cost(i, j) + min(total(i-1, j-1), total(i-1, j), total(i, j-1))
+    goes by anti-diagonals, i + j: the cells of one depend only on the two before it.
+    """
+    n, m = cost.shape
+    total = np.full((n + 1, m + 1), np.inf)
+    total[0, 0] = 0
+    for both in range(2, n + m + 1):
+        i = np.arange(max(1, both - m), min(n, both - 1) + 1)
+        j = both - i
+        before = np.minimum(total[i - 1, j], total[i, j - 1])
+        total[i, j] = cost[i - 1, j - 1] + np.minimum(before, total[i - 1, j - 1])
+    path = [(n, m)]
+    while path[-1] != (1, 1):
+        i, j = path[-1]
+        path.append(min((i - 1, j - 1), (i - 1, j), (i, j - 1), key=total.__getitem__))
+    return np.array(path[::-1]) - 1
+
+
+def by_dtw(similarity):
+    """similarity (n, m) -> for each of the n the middle one of those on its path, (n,)."""
+    i, j = dtw(1 - similarity).T
+    first = np.searchsorted(i, np.arange(len(similarity)))
+    last = np.searchsorted(i, np.arange(len(similarity)), 'right') - 1
+    return (j[first] + j[last]) // 2
+
+
+def by_nearest(similarity):
+    return similarity.argmax(1)
+
+
+METHODS = {'dtw': by_dtw, 'nearest': by_nearest}
+
+
+def by_clock(n, m):
+    """Pure time stretching: where the middle of each of n frames is among m -> (n,)."""
+    return ((np.arange(n) + 0.5) * m / n).astype(int)
+
+
+def match(a, b, method='dtw'):
+    """Embeddings (n, D) and (m, D), unit length -> for each of the n a frame of the m, (n,)."""
+    every = math.ceil(math.sqrt(len(a) * len(b) / CELLS))
+    if every == 1:
+        return METHODS[method](a @ b.T)
+    found = METHODS[method](a[::every] @ b[::every].T) * every
+    return np.interp(np.arange(len(a)), np.arange(len(a))[::every], found).astype(int)
+
+
+def known_times(videos, times):
+    """Seconds of every video's frames; where they are not known, at RATE -> [(n,)], [note]."""
+    notes = []
+    complete = []
+    for video, own in zip(videos, times):
+        if own is None:
+            own = np.arange(video.frames) / RATE
+            notes.append(f'{video.name}: no times in it, taken as {RATE:g} frames a second')
+        complete.append(own)
+    return complete, notes
+
+
+def read_at(video, indices):
+    """Yield the frames at `indices`, in that order, uint8 (H, W, 3); decoded in parts."""
+    for start in range(0, len(indices), PART):
+        for frame in video.read(indices[start:start + PART]):
+            yield frame.permute(1, 2, 0).numpy()
+
+
+def compare(name, matched, similarity, seconds, stretched, stretched_similarity):
+    """One sentence on how a match differs from pure time stretching. Arrays (n,)."""
+    frames = np.abs(matched - stretched)
+    away = np.abs(seconds[matched] - seconds[stretched])
+    sentence = (f'{name}: on average the match is {away.mean():.2f} s ({frames.mean():.1f} frames) '
+                f'from pure time stretching, at most {away.max():.2f} s; similarity '
+                f'{similarity.mean():.3f}, by time stretching {stretched_similarity.mean():.3f}')
+    if frames.mean() < 1:
+        sentence += '; it says hardly more than the clock'
+    return sentence
+
+
+def align(videos, embeddings, out, *, times=None, method='dtw'):
+    """The first video at its own speed, each other one following, frame by frame as matched.
+
+    videos: [Video]; embeddings: [(n, D)] of all of their frames; times: [(n,) seconds or None].
+    Writes the film `out`, an mp4, and beside it a table, its name with .csv: each frame of the
+    first, the matched frame, both times in seconds, similarity. -> notes, one sentence a video.
+    Errors: DataError, OSError.
+    """
+    out = Path(out)
+    first, *others = videos
+    n = first.frames
+    times, notes = known_times(videos, times or [None] * len(videos))
+    matches = [np.arange(n)]
+    similarities = []
+    for video, own, z in zip(others, times[1:], embeddings[1:]):
+        matched = match(embeddings[0], z, method)
+        stretched = by_clock(n, len(z))
+        similar = (embeddings[0] * z[matched]).sum(1)
+        by_stretching = (embeddings[0] * z[stretched]).sum(1)
+        notes.append(compare(video.name, matched, similar, own, stretched, by_stretching))
+        matches.append(matched)
+        similarities.append(similar)
+    write_table(out.with_suffix('.csv'), others, times, matches, similarities)
+    shown = [own[matched] for own, matched in zip(times, matches)]
+    title = f'the same moment in each, matched by {method}'
+    film_alignment(out, videos, matches, shown, similarities, title=title)
+    return notes
+
+
+def write_table(path, others, times, matches, similarities):
+    with open(path, 'w', newline='', encoding='utf-8') as file:
+        table = csv.writer(file)
+        table.writerow(['video', 'frame_a', 'frame_b', 'seconds_a', 'seconds_b', 'similarity'])
+        for video, own, matched, similar in zip(others, times[1:], matches[1:], similarities):
+            for i, j in enumerate(matched):
+                seconds = [f'{times[0][i]:.3f}', f'{own[j]:.3f}']
+                table.writerow([video.name, i, j, *seconds, f'{similar[i]:.4f}'])
+
+
+def film_alignment(path, videos, indices, times, similarities, *, unit='seconds', title=''):
+    """The film: videos in a grid; under them the similarity, and where each follower stands.
+
+    indices: [(n,)] which frame of each video is shown; times: [(n,)] its time;
+    similarities: [(n,)] of each other with the first.
+    """
+    panels = []
+    for video, wanted in zip(videos, indices):
+        height, width = video.read(wanted[:1]).shape[2:]
+        panels.append(Panel(video.name, read_at(video, wanted), (height, width)))
+    first = times[0]
+    xlabel = f'{unit} of {videos[0].name}'
+    names = [video.name for video in videos[1:]]
+    curves = [Curve(first, names, similarities, xlabel, 'similarity'),
+              Curve(first, names, times[1:], xlabel, f'{unit} of\nthe other')]
+    seconds = first[-1] - first[0]
+    rate = SLOW
+    if unit == 'seconds' and seconds > 0:
+        rate = (len(first) - 1) / seconds
+    play(path, panels, rate, curves=curves, title=title)

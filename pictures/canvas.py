@@ -1,0 +1,143 @@
+"""What all pictures share: an empty figure, rows of frames, attention as colour.
+
+Attention has one scale in all of them: attention x P, so that 1 is attention spread evenly over
+the P patches, whatever the model. There a frame stays grey; more is orange, less is blue.
+"""
+import math
+import os
+from textwrap import fill
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+import data
+
+# Okabe and Ito's colours, which all eyes tell apart
+ORANGE = '#E69F00'
+BLUE = '#0072B2'
+RED = '#D55E00'
+COLOURS = [ORANGE, '#56B4E9', '#009E73', '#F0E442', BLUE, '#CC79A7', '#999999']
+WIDTH = 9             # inches; at DPI about twice the pixels at which a README shows a picture
+DPI = 160
+LETTERS = 14          # of a caption, to an inch
+STRONGEST = 8         # times uniform attention: full colour; so has 1 / STRONGEST of it
+
+
+def figure(width, height, **options):
+    """An empty matplotlib figure, in inches. It is only ever saved, so it needs no screen."""
+    # a notebook hands its backend down; where that is not installed, the import fails
+    backend = os.environ.pop('MPLBACKEND', None)
+    try:
+        from matplotlib.figure import Figure
+    finally:
+        if backend is not None:
+            os.environ['MPLBACKEND'] = backend
+    return Figure((width, height), **options)
+
+
+def save(fig, path, caption=''):
+    """With the caption under the picture, broken into lines of its width."""
+    letters = int(LETTERS * fig.get_figwidth())
+    fig.supxlabel(fill(caption, letters), fontsize=9)
+    fig.savefig(path, dpi=DPI)
+
+
+def plain(axes):
+    """Axes with two of the four lines around them, as text likes them."""
+    axes.spines[['top', 'right']].set_visible(False)
+
+
+def spaced(n, wanted):
+    """Up to `wanted` evenly spaced ones of n indices."""
+    return np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(int))
+
+
+def denormalise(images):
+    """Normalised (F, 3, S, S) -> RGB in 0..1."""
+    mean = torch.tensor(data.MEAN, device=images.device)[:, None, None]
+    std = torch.tensor(data.STD, device=images.device)[:, None, None]
+    return (images * std + mean).clamp(0, 1)
+
+
+def on_screen(images):
+    """Normalised (F, 3, S, S) -> uint8 (F, S, S, 3)."""
+    return to_bytes(denormalise(images))
+
+
+def to_bytes(images):
+    """RGB in 0..1 (F, 3, S, S) -> uint8 (F, S, S, 3)."""
+    images = rearrange(images.cpu(), 'f rgb h w -> f h w rgb')
+    return (images * 255).round().byte().numpy()
+
+
+def rgb(colour):
+    """'#RRGGBB' -> uint8 (3,)."""
+    return np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)
+
+
+def tinted(images, attention):
+    """Attention (F, P), as colour over frames (F, 3, S, S) -> uint8 (F, S, S, 3)."""
+    _, patches = attention.shape
+    times_uniform = (attention.cpu() * patches).clamp(1 / STRONGEST, STRONGEST)
+    strength = times_uniform.log() / math.log(STRONGEST)                     # (F, P) in -1..1
+    strength = rearrange(strength, 'f (r c) -> f 1 r c', r=math.isqrt(patches))
+    strength = F.interpolate(strength, images.shape[-1], mode='bilinear')    # (F, 1, S, S)
+    grey = 0.2 + 0.6 * denormalise(images).cpu().mean(1, keepdim=True)
+    more = torch.tensor(rgb(ORANGE) / 255)[:, None, None].float()            # (3, 1, 1)
+    less = torch.tensor(rgb(BLUE) / 255)[:, None, None].float()
+    colour = torch.where(strength > 0, more, less) * (0.4 + 0.8 * grey)      # (F, 3, S, S)
+    weight = 0.9 * strength.abs()
+    return to_bytes((1 - weight) * grey + weight * colour)
+
+
+def colour_bar(fig, axes):
+    """The scale of `tinted`, beside the axes."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+    colours = LinearSegmentedColormap.from_list('', [BLUE, '#808080', ORANGE])
+    scale = ScalarMappable(LogNorm(1 / STRONGEST, STRONGEST), colours)
+    bar = fig.colorbar(scale, ax=axes, fraction=0.02, pad=0.01, aspect=30)
+    bar.set_label('attention, 1 = spread evenly')
+    bar.set_ticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8])
+    bar.set_ticklabels(['1/8', '1/4', '1/2', '1', '2', '4', '8'])
+    bar.minorticks_off()
+
+
+def show(axes, rows, row_names=(), column_names=(), marked=()):
+    """Rows of frames uint8 (F, H, W, 3) as a sheet, those at `marked`, (row, column), in red."""
+    _, height, width, _ = rows[0].shape
+    gap = max(2, width // 20)
+    down = height + 2 * gap
+    right = width + 2 * gap
+    columns = max(len(row) for row in rows)
+    sheet = np.full((len(rows) * down, columns * right, 3), 255, np.uint8)
+    for r, row in enumerate(rows):
+        for c, frame in enumerate(row):
+            cell = sheet[r * down:(r + 1) * down, c * right:(c + 1) * right]
+            if (r, c) in marked:
+                cell[:] = rgb(RED)
+            cell[gap:-gap, gap:-gap] = frame
+    axes.imshow(sheet, interpolation='lanczos')
+    axes.set_yticks((np.arange(len(row_names)) + 0.5) * down, row_names)
+    axes.set_xticks((np.arange(len(column_names)) + 0.5) * right, column_names)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+
+
+def runs(labels):
+    """Stretches of equal labels -> [(start, stop, label)]."""
+    cuts = [0, *np.flatnonzero(np.diff(labels)) + 1, len(labels)]
+    return [(start, stop, labels[start]) for start, stop in zip(cuts, cuts[1:])]
+
+
+def draw_bar(axes, height, labels, classes):
+    """Phases as a coloured bar, numbered where there is room; unlabelled stays white."""
+    for start, stop, label in runs(labels):
+        if label < 0:
+            continue
+        colour = COLOURS[np.searchsorted(classes, label) % len(COLOURS)]
+        axes.barh(height, stop - start, left=start, height=0.8, color=colour)
+        if stop - start > len(labels) / 20:
+            axes.text((start + stop) / 2, height, label, ha='center', va='center', fontsize=9)

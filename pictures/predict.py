@@ -1,0 +1,177 @@
+"""Labels carried over: the phases of unlabelled videos, from a few labelled ones of their action.
+
+The softmax regression of the classification metric is fitted on an action's labelled frames. Each
+video then gets a table, NAME.csv, and a picture, NAME.png: frames, phases, probability. To say how
+sure they are, the labelled videos are held out in turn, and their right frames counted.
+"""
+import csv
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datasets.video import DataError
+from pictures.align import known_times
+from pictures.canvas import BLUE, WIDTH, draw_bar, figure, plain, save, show, spaced
+
+FOLDS = 10            # parts held out in turn; single videos, if there are no more than that
+FRAMES = 10           # of the filmstrip
+
+
+class Teacher(NamedTuple):
+    """What the labelled videos of one action teach."""
+    classifier: Any      # frames (M, D) -> phase, with its probability
+    progress: dict       # {phase: regression of phase_progress}
+    videos: int          # how many they are
+    accuracy: float      # share of right frames in held-out ones, nan if it cannot be told
+
+
+class Prediction(NamedTuple):
+    """Of each frame of a video, arrays (n,)."""
+    phase: np.ndarray
+    probability: np.ndarray
+    progress: np.ndarray  # how much of the phase has gone by, 0..1
+
+
+def labelled_frames(embeddings, labels):
+    """The frames that have a phase, of all videos together -> (M, D), (M,)."""
+    x = np.concatenate([one[known >= 0] for one, known in zip(embeddings, labels)])
+    y = np.concatenate([known[known >= 0] for known in labels])
+    return x, y
+
+
+def held_out_accuracy(embeddings, labels, fit):
+    """Share of right frames in videos that the classifier has not seen, mean over them; or nan."""
+    n = len(embeddings)
+    right = []
+    for fold in range(min(n, FOLDS)):
+        rest = [i for i in range(n) if i % FOLDS != fold]
+        if not rest:
+            return math.nan
+        x, y = labelled_frames([embeddings[i] for i in rest], [labels[i] for i in rest])
+        if len(np.unique(y)) < 2:
+            continue
+        classifier = fit(x, y)
+        for i in range(fold, n, FOLDS):
+            x, y = labelled_frames([embeddings[i]], [labels[i]])
+            right.append((classifier.predict(x) == y).mean())
+    return float(np.mean(right)) if right else math.nan
+
+
+def phase_progress(labels):
+    """How much of its phase has gone by at each frame, 0..1 (n,); nan where unlabelled."""
+    progress = np.full(len(labels), np.nan)
+    ends = np.flatnonzero(np.diff(labels)) + 1
+    for stretch in np.split(np.arange(len(labels)), ends):
+        if labels[stretch[0]] >= 0:
+            progress[stretch] = (stretch - stretch[0]) / max(1, len(stretch) - 1)
+    return progress
+
+
+def learn(embeddings, labels, fit):
+    """Teacher of one action, from the embeddings (n_i, D) and labels (n_i,) of its videos."""
+    from sklearn.linear_model import Ridge
+    x, y = labelled_frames(embeddings, labels)
+    target = np.concatenate([phase_progress(one)[one >= 0] for one in labels])
+    progress = {k: Ridge().fit(x[y == k], target[y == k]) for k in np.unique(y)}
+    return Teacher(fit(x, y), progress, len(embeddings), held_out_accuracy(embeddings, labels, fit))
+
+
+def apply(teacher, embeddings):
+    """Teacher, (n, D) -> Prediction."""
+    probability = teacher.classifier.predict_proba(embeddings)               # (n, K)
+    phase = teacher.classifier.classes_[probability.argmax(1)]               # (n,)
+    progress = np.empty(len(phase))
+    for k in np.unique(phase):
+        progress[phase == k] = teacher.progress[k].predict(embeddings[phase == k])
+    return Prediction(phase, probability.max(1), progress.clip(0, 1))
+
+
+def teachers(embedded, embeddings, fit):
+    """{action: Teacher} from EmbeddedVideos with labels. Errors: DataError."""
+    groups = {}
+    for one, x in zip(embedded, embeddings):
+        if (one.labels >= 0).any():
+            xs, ys = groups.setdefault(one.video.action, ([], []))
+            xs.append(x)
+            ys.append(one.labels)
+    found = {}
+    for action, (xs, ys) in groups.items():
+        phases = np.unique(labelled_frames(xs, ys)[1])
+        if len(phases) < 2:
+            name = action or 'labels'
+            raise DataError(f'{name}: one phase only, {phases[0]}; label another one too')
+        found[action] = learn(xs, ys, fit)
+    if not found:
+        raise DataError('no labelled video to carry phases over from')
+    return found
+
+
+def teacher_of(video, found):
+    """The teacher of its action; the only one there is where the video's action is not known."""
+    if video.action in found:
+        return found[video.action]
+    if len(found) == 1:
+        return next(iter(found.values()))
+    actions = ', '.join(str(action) for action in found)
+    raise DataError(f'{video.name}: of which action? put it into a folder of that name: {actions}')
+
+
+def predict(embedded, embeddings, videos, others, paths, *, fit, times=None):
+    """Phases of unlabelled videos from labelled ones -> notes, one line an action or video.
+
+    embedded: [EmbeddedVideo], labelled; embeddings: [(m, D)]. videos: [data.Video], unlabelled;
+    others: [(n, D)] of all of their frames; times: [(n,) seconds or None]; paths: of the files for
+    each, less .csv and .png; fit(x, y) -> a classifier, as evaluate.fit_classifier does.
+    Errors: DataError, OSError.
+    """
+    found = teachers(embedded, embeddings, fit)
+    chosen = [teacher_of(video, found) for video in videos]
+    times, notes = known_times(videos, times or [None] * len(videos))
+    for action, teacher in found.items():
+        notes.append(f'{action or "phases"}: {how_sure(teacher)}')
+    for video, z, seconds, path, teacher in zip(videos, others, times, paths, chosen):
+        prediction = apply(teacher, z)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(f'{path}.csv', prediction, seconds)
+        draw_prediction(video, prediction, teacher, f'{path}.png')
+    return notes
+
+
+def how_sure(teacher):
+    """In words."""
+    count = f'from {teacher.videos} labelled video' + ('s' if teacher.videos > 1 else '')
+    if math.isnan(teacher.accuracy):
+        return f'{count}: too few to tell how sure the phases are'
+    return f'{count}: held out in turn, {teacher.accuracy:.0%} of their frames come out right'
+
+
+def write_table(path, prediction, seconds):
+    with open(path, 'w', newline='', encoding='utf-8') as file:
+        table = csv.writer(file)
+        table.writerow(['frame', 'seconds', 'phase', 'probability', 'progress'])
+        for frame, (second, phase, probability, progress) in enumerate(zip(seconds, *prediction)):
+            row = [frame, f'{second:.3f}', phase, f'{probability:.3f}', f'{progress:.3f}']
+            table.writerow(row)
+
+
+def draw_prediction(video, prediction, teacher, path):
+    """A filmstrip, the predicted phases as a bar under it, their probability under that."""
+    n = len(prediction.phase)
+    strip = video.read(spaced(n, FRAMES)).permute(0, 2, 3, 1).numpy()
+    _, height, width, _ = strip.shape
+    tall = min(2.5, (WIDTH - 1) / len(strip) * height / width)
+    fig = figure(WIDTH, tall + 2.4, layout='constrained')
+    frames, bar, curve = fig.subplots(3, 1, height_ratios=[tall, 0.4, 0.8])
+    show(frames, [strip])
+    frames.set_title(video.name)
+    draw_bar(bar, 0, prediction.phase, teacher.classifier.classes_)
+    bar.set(xlim=(0, n), xticks=[], yticks=[0])
+    bar.set_yticklabels(['phase'])
+    bar.spines[:].set_visible(False)
+    curve.step(np.arange(n), prediction.probability, where='post', color=BLUE)
+    curve.set(xlim=(0, n), ylim=(0, 1.05), xlabel='frame', ylabel='probability')
+    plain(curve)
+    save(fig, path, f'Phases carried over {how_sure(teacher)}.')

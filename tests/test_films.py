@@ -1,0 +1,211 @@
+"""Films, and two videos aligned: against oracles and what FFmpeg reads back."""
+import itertools
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+from made import STEP, arc, grey, on_circle, table_of
+from pictures import align, film
+
+
+# ------------------------------------------------------------------------------------------------
+# Two videos aligned
+
+def cheapest(cost, i, j):
+    """The cost of the cheapest path from (0, 0) to (i, j), by trying all of them."""
+    if i < 0 or j < 0:
+        return np.inf
+    if i == j == 0:
+        return cost[0, 0]
+    before = [cheapest(cost, i - 1, j), cheapest(cost, i, j - 1), cheapest(cost, i - 1, j - 1)]
+    return cost[i, j] + min(before)
+
+
+def plain_dtw(cost):
+    """The recursion, one cell after the other."""
+    n, m = cost.shape
+    total = np.full((n + 1, m + 1), np.inf)
+    total[0, 0] = 0
+    for i, j in itertools.product(range(n), range(m)):
+        total[i + 1, j + 1] = cost[i, j] + min(total[i, j], total[i, j + 1], total[i + 1, j])
+    return total[-1, -1]
+
+
+def path_cost(cost):
+    """Of the path that dtw finds, which is a path from corner to corner."""
+    path = align.dtw(cost)
+    n, m = cost.shape
+    assert path[0].tolist() == [0, 0]
+    assert path[-1].tolist() == [n - 1, m - 1]
+    steps = set(map(tuple, np.diff(path, axis=0).tolist()))
+    assert steps <= {(0, 1), (1, 0), (1, 1)}
+    return cost[path[:, 0], path[:, 1]].sum()
+
+
+@pytest.mark.parametrize('n, m', [(1, 1), (1, 5), (5, 1), (4, 6), (6, 5)])
+def test_dtw_is_the_cheapest_of_all_paths(n, m):
+    cost = np.random.default_rng(n * 10 + m).random((n, m))
+    assert path_cost(cost) == pytest.approx(cheapest(cost, n - 1, m - 1), abs=1e-12)
+
+
+@pytest.mark.parametrize('n, m', [(90, 70), (3, 200)])
+def test_dtw_of_long_videos_against_the_plain_recursion(n, m):
+    cost = np.random.default_rng(0).random((n, m))
+    assert path_cost(cost) == pytest.approx(plain_dtw(cost), abs=1e-9)
+
+
+@pytest.mark.parametrize('method', align.METHODS)
+def test_a_known_change_of_speed_is_found(method):
+    """B runs along A's arc, slow at first: where A is at i, B is at sqrt(i)."""
+    slow_at_first = on_circle(np.linspace(0, 1, 90) ** 2)
+    expected = 89 * np.sqrt(np.linspace(0, 1, 60))
+    found = align.match(arc(60), slow_at_first, method)
+    assert np.abs(found - expected).max() <= 4
+    assert np.abs(align.by_clock(60, 90) - expected).max() > 15
+
+
+def test_dtw_never_runs_backwards():
+    rng = np.random.default_rng(1)
+    found = align.match(rng.normal(size=(40, 4)), rng.normal(size=(70, 4)))
+    assert (np.diff(found) >= 0).all()
+
+
+def test_long_videos_are_matched_at_every_second_frame(monkeypatch):
+    whole = align.match(arc(100), arc(300))
+    sizes = []
+
+    def watched(similarity):
+        sizes.append(similarity.shape)
+        return align.by_dtw(similarity)
+
+    monkeypatch.setitem(align.METHODS, 'dtw', watched)
+    monkeypatch.setattr(align, 'CELLS', 100 * 300 // 4)
+    found = align.match(arc(100), arc(300))
+    assert sizes == [(50, 150)]
+    assert found.shape == (100,)
+    assert np.abs(found - whole).max() <= 6
+
+
+def test_the_film_shows_the_frames_of_the_table(tmp_path):
+    videos = [grey('a', 30), grey('b', 40, size=(80, 48))]
+    embeddings = [arc(30), on_circle(np.linspace(0, 1, 40) ** 2)]
+    times = [np.arange(30) / 10, np.arange(40) / 20]
+    notes = align.align(videos, embeddings, tmp_path / 'out.mp4', times=times)
+    assert len(notes) == 1
+    assert 'pure time stretching' in notes[0]
+
+    rows = table_of(tmp_path / 'out.csv')
+    assert [int(row['frame_a']) for row in rows] == list(range(30))
+    assert len({row['frame_b'] for row in rows}) > 10
+    shown = list(film.film_frames(tmp_path / 'out.mp4'))
+    assert len(shown) == 30
+    boxes, _, _ = film.arrange([(48, 64), (80, 48)], columns=3, height=240)
+    for row, frame in zip(rows, shown):
+        a = int(row['frame_a'])
+        b = int(row['frame_b'])
+        for box, number in zip(boxes, (a, b)):
+            y = box.top + box.height // 2
+            x = box.left + box.width // 2
+            assert abs(frame[y, x].mean() - STEP * number) < STEP / 2
+        assert float(row['seconds_a']) == pytest.approx(a / 10)
+        assert float(row['seconds_b']) == pytest.approx(b / 20)
+        similarity = embeddings[0][a] @ embeddings[1][b]
+        assert float(row['similarity']) == pytest.approx(similarity, abs=1e-4)
+    with av.open(str(tmp_path / 'out.mp4')) as file:
+        assert file.streams.video[0].average_rate == 10  # that of the first video
+
+
+@pytest.mark.parametrize('frames, sizes', [
+    ((1, 1), [(48, 64), (48, 64)]),
+    ((1, 9), [(48, 64), (31, 17)]),
+    ((9, 1), [(320, 90), (2, 400)]),
+    ((5, 7, 6, 4), [(48, 64), (90, 51), (33, 33), (16, 2)]),
+])
+def test_odd_videos_are_aligned(tmp_path, frames, sizes):
+    videos = [grey('one name', n, size) for n, size in zip(frames, sizes)]
+    notes = align.align(videos, [arc(n) for n in frames], tmp_path / 'out.mp4')
+    assert len(list(film.film_frames(tmp_path / 'out.mp4'))) == frames[0]
+    assert len(table_of(tmp_path / 'out.csv')) == frames[0] * (len(frames) - 1)
+    assert sum('no times in it' in note for note in notes) == len(frames)
+
+
+def test_the_sentence_says_when_the_clock_would_do():
+    frame = np.arange(20)
+    ones = np.ones(20)
+    same = align.compare('b', frame, ones, frame / 10, frame, ones)
+    assert 'hardly more than the clock' in same
+    reverse = align.compare('b', frame, ones, frame / 10, frame[::-1], ones)
+    assert 'hardly' not in reverse
+    assert '10.0 frames' in reverse
+    assert 'at most 1.90 s' in reverse
+
+
+# ------------------------------------------------------------------------------------------------
+# Films
+
+def plain_frames(n, size, step):
+    return [np.full((*size, 3), step * i, np.uint8) for i in range(n)]
+
+
+@pytest.mark.parametrize('size', [(64, 48), (33, 51)])
+def test_a_film_reads_back(tmp_path, size):
+    path = tmp_path / 'film.mp4'
+    film.write_film(path, plain_frames(10, size, 20), 12.5)
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        assert stream.codec_context.pix_fmt == 'yuv420p'
+        assert stream.average_rate == 12.5
+        assert stream.height == size[0] + size[0] % 2
+        assert stream.width == size[1] + size[1] % 2
+    levels = [frame.mean() for frame in film.film_frames(path)]
+    np.testing.assert_allclose(levels, 20 * np.arange(10), atol=3)
+
+
+def test_the_times_of_frames(tmp_path):
+    path = tmp_path / 'film.mp4'
+    film.write_film(path, plain_frames(10, (16, 16), 20), 12.5)
+    np.testing.assert_allclose(film.frame_times(path, 10), np.arange(10) / 12.5, atol=1e-3)
+    assert film.frame_times(path, 11) is None
+    assert film.frame_times(tmp_path, 10) is None
+
+
+def test_a_film_that_fails_leaves_nothing(tmp_path):
+    def broken():
+        yield np.zeros((16, 16, 3), np.uint8)
+        raise data.DataError('b.mp4: does not decode')
+
+    with pytest.raises(data.DataError, match='b.mp4'):
+        film.write_film(tmp_path / 'film.mp4', broken(), 10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_h264_a_film_is_mpeg4(tmp_path, monkeypatch):
+    monkeypatch.setattr(film, 'ENCODERS', ('no_such_encoder', 'mpeg4'))
+    film.write_film(tmp_path / 'film.mp4', plain_frames(3, (16, 16), 9), 10)
+    with av.open(str(tmp_path / 'film.mp4')) as file:
+        assert file.streams.video[0].codec_context.name == 'mpeg4'
+
+
+def test_without_any_encoder_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(film, 'ENCODERS', ('no_such_encoder',))
+    with pytest.raises(data.DataError, match='no encoder'):
+        film.write_film(tmp_path / 'film.mp4', plain_frames(3, (16, 16), 9), 10)
+
+
+@pytest.mark.parametrize('ending', ['gif', 'webp'])
+def test_animated(tmp_path, ending):
+    film.write_film(tmp_path / 'film.mp4', plain_frames(20, (40, 80), 10), 20)
+    film.animate(tmp_path / 'film.mp4', tmp_path / f'film.{ending}', width=40, rate=10)
+    with Image.open(tmp_path / f'film.{ending}') as image:
+        assert image.size == (40, 20)
+        assert image.n_frames == 10
+
+
+def test_the_times_of_a_broken_file_are_not_known(tmp_path):
+    whole = tmp_path / 'film.mp4'
+    film.write_film(whole, plain_frames(10, (64, 64), 20), 10)
+    (tmp_path / 'text.mp4').write_text('no film')
+    assert film.frame_times(tmp_path / 'text.mp4', 10) is None

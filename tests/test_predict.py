@@ -1,0 +1,84 @@
+"""Labels carried over from labelled videos to others."""
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+
+import data
+from made import embedded, grey, table_of
+from pictures import canvas, predict
+
+def fit(x, y):
+    return LogisticRegression().fit(x, y)
+
+
+def labelled_set(count, action='squat'):
+    """Videos of 12 frames of phases 0 and 1, which their embeddings tell apart."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 6)
+    videos = []
+    embeddings = []
+    for i in range(count):
+        videos.append(embedded(grey(f'{action}/{i}', 12, action=action), labels))
+        embeddings.append(np.eye(2)[labels] + rng.normal(0, 0.05, (12, 2)))
+    return videos, embeddings
+
+
+def test_phases_are_carried_over(tmp_path):
+    phases = [0] * 5 + [1] * 7
+    path = tmp_path / 'deep' / 'new'
+    notes = predict.predict(*labelled_set(3), [grey('new', 12)], [np.eye(2)[phases]], [path],
+                            fit=fit, times=[np.arange(12) / 24])
+    assert notes == ['squat: from 3 labelled videos: held out in turn, '
+                     '100% of their frames come out right']
+    rows = table_of(f'{path}.csv')
+    assert [int(row['phase']) for row in rows] == phases
+    seconds = [float(row['seconds']) for row in rows]
+    np.testing.assert_allclose(seconds, np.arange(12) / 24, atol=1e-3)
+    for row in rows:
+        assert 0.5 < float(row['probability']) <= 1
+        assert 0 <= float(row['progress']) <= 1
+    assert Image.open(f'{path}.png').width == canvas.WIDTH * canvas.DPI
+
+
+@pytest.mark.parametrize('count', [2, 7, 25])
+def test_held_out_accuracy_has_not_seen_what_it_predicts(count):
+    """Each video has a direction of its own and phases at random: a classifier that has seen the
+    video is right everywhere, any other one by chance."""
+    rng = np.random.default_rng(count)
+    labels = []
+    embeddings = []
+    for i in range(count):
+        labels.append(rng.integers(0, 2, 40))
+        embeddings.append(np.outer(2 * labels[i] - 1, np.eye(count)[i]))
+    x, y = predict.labelled_frames(embeddings, labels)
+    assert (fit(x, y).predict(x) == y).mean() == 1
+    assert 0.3 < predict.held_out_accuracy(embeddings, labels, fit) < 0.7
+
+
+def test_one_labelled_video_cannot_tell_how_sure_it_is():
+    teacher = predict.teachers(*labelled_set(1), fit)['squat']
+    assert np.isnan(teacher.accuracy)
+    assert 'too few to tell' in predict.how_sure(teacher)
+
+
+def test_phase_progress():
+    progress = predict.phase_progress(np.array([-1, 0, 0, 0, 2, 0, 0]))
+    np.testing.assert_array_equal(progress, [np.nan, 0, 0.5, 1, 0, 0, 1])
+
+
+@pytest.mark.parametrize('label, says', [(-1, 'no labelled video'), (0, 'squat: one phase only, 0')])
+def test_labels_that_teach_nothing_are_refused(label, says):
+    videos, embeddings = labelled_set(2)
+    videos = [one._replace(labels=np.full(12, label)) for one in videos]
+    with pytest.raises(data.DataError, match=says):
+        predict.teachers(videos, embeddings, fit)
+
+
+def test_of_several_actions_a_video_must_name_its_own(tmp_path):
+    squats, embeddings = labelled_set(2)
+    pulls, more = labelled_set(2, 'pullup')
+    with pytest.raises(data.DataError, match='new: of which action.*squat, pullup'):
+        predict.predict(squats + pulls, embeddings + more, [grey('new', 3)],
+                        [np.eye(2)[[0, 0, 1]]], [tmp_path / 'new'], fit=fit)
+    assert list(tmp_path.iterdir()) == []
