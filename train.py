@@ -355,8 +355,11 @@ class Run:
                 # a worker's death is then noticed while waiting for a batch, never within a step
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             yield from iterator
-        except RuntimeError as error:
-            if 'DataLoader worker' not in str(error) and 'shared memory' not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # a dead worker shows as a broken connection where it died while handing a batch over
+            text = str(error)
+            died = 'DataLoader worker' in text or 'shared memory' in text
+            if isinstance(error, RuntimeError) and not died:
                 raise
             self.save()
             raise RunError(f'a process that decodes videos died, most likely for want of memory; '
