@@ -289,6 +289,12 @@ class Run:
     def build(self, resumed):
         """The model with the weights to start from, on the device, and its optimiser."""
         s = self.settings
+        if resumed:
+            s.weights = s.weights or resumed['settings']['weights']
+        elif s.init:
+            start = models.load_checkpoint(s.init)
+            if start['backbone'] is None:                 # a checkpoint that brings its backbone
+                s.weights = s.weights or s.init
         torch.manual_seed(s.seed)
         if self.rank > 0:
             all_gather(None)                              # rank 0 first: it fetches the weights
@@ -301,7 +307,6 @@ class Run:
         if resumed:
             models.load_trained(self.model, resumed, self.path)
         elif s.init:
-            start = models.load_checkpoint(s.init)
             same = start['settings']['loss'] == s.loss    # else it was another objective's head
             models.load_trained(self.model, start, s.init, head=same)
         self.model.to(self.device)

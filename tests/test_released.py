@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 
 import model
+import train
 from backbones.released import is_released, parse_yaml, translate
 from backbones.weights import ModelError, load_strictly, load_weights
 from full_size import save_released
 from loss import projection_head
+from miniatures import write_images
 from test_backbones import assert_close
 
 PARTS = {'conv1': '0', 'bn1': '1', 'layer1': '4', 'layer2': '5', 'layer3': '6', 'layer4': '7'}
@@ -440,6 +442,27 @@ def test_their_backbone_by_weights(name, pool, backbones, tmp_path):
     sentence = load_weights(again, tmp_path / 'it.pth')
     assert 'embed.*' in sentence
     assert model.fingerprint(again) == model.fingerprint(backbones[name])
+
+
+def test_training_starts_from_one(backbones, monkeypatch, tmp_path):
+    """With its backbone, which the run's checkpoint must find again: the same command resumes."""
+    for number in range(4):
+        video = tmp_path / 'videos' / ('train' if number < 3 else 'val') / str(number)
+        write_images(video, 4, '.png', size=(64, 64))
+    theirs = drawn(their_shapes('lstp', 96, 96, entities=3, fc=16, D=12))
+    theirs |= their_backbone(backbones['tiny'], 'lstp')
+    save_released(tmp_path / 'it.pth', theirs, config(4, SMART_FEATS='3', SMART_FINAL='one'))
+    command = (f'train.py --dataset folder --data {tmp_path}/videos --init {tmp_path}/it.pth '
+               f'--out {tmp_path}/run --backbone tiny --layers 4 --fc-width 16 --embedding 12 '
+               f'--image-size 64 --frames 4 --batch 3 --workers 0 --lr 0 --epochs ')
+    for epochs in '1', '1':
+        monkeypatch.setattr('sys.argv', (command + epochs).split())
+        train.main()
+        network, settings = model.load_model(tmp_path / 'run' / 'checkpoint.pt')
+        assert settings['weights'] == str(tmp_path / 'it.pth')
+        assert model.fingerprint(network.backbone) == model.fingerprint(backbones['tiny'])
+        own = theirs['embed.pooling.cross_att.Q_s'][0]
+        assert torch.equal(network.pool.own, own)         # the learning rate was 0
 
 
 def test_the_head_comes_along():
