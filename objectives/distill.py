@@ -83,12 +83,12 @@ def distill_head(width, classes=None, logits=1024, hidden=512, bottleneck=128):
 
 
 class Teacher(nn.Module):
-    """A slow copy of the model, on the same frozen backbone, and the centre (K,) of its logits."""
+    """A slow copy of the model, on the same backbone, and the centre (K,) of its logits."""
 
     def __init__(self, model):
         super().__init__()
         shared = {id(model.backbone): model.backbone}
-        self.model = copy.deepcopy(model, shared).requires_grad_(False).eval()
+        self.model = copy.deepcopy(model, shared).eval()
         self.register_buffer('centre', torch.zeros(len(model.head[-1].weight)))
 
     @torch.no_grad()
@@ -96,6 +96,11 @@ class Teacher(nn.Module):
         """clips (B, T, 3, H, W), valid (B, T) -> logits (B, T, K)."""
         self.logits = self.model(clips, valid, project=True, normalize=False)
         self.valid = valid
+        # DINO and SVT start with a centre of 0. Then what all frames say outweighs what tells them
+        # apart, and in our trials all embeddings met in one point within 25 steps.
+        unset = (self.centre == 0).all()
+        first = mean_logits(self.logits, valid)
+        self.centre.copy_(torch.where(unset, first, self.centre))
         return self.logits
 
     def follow(self, student, progress):
@@ -104,24 +109,26 @@ class Teacher(nn.Module):
         update_teacher(self.model, student, momentum(progress))
 
     def trained_state(self):
-        """What a checkpoint keeps: the copy without the frozen backbone, and the centre."""
+        """What a checkpoint keeps: the copy without the shared backbone, and the centre."""
         return {key: value for key, value in self.state_dict().items()
                 if not key.startswith('model.backbone.')}
 
 
 @torch.no_grad()
-def new_centre(centre, teacher, valid, momentum=0.9):
-    """The centre (K,) after a step: it follows the mean of the teacher's logits (..., K).
-
-    Over the valid frames of the whole batch, those of all processes; before centring. Starts at 0.
-    """
-    logits = teacher.to(centre.dtype).masked_fill(~valid[..., None], 0)
+def mean_logits(logits, valid):
+    """The mean (K,) of logits (..., K) over the valid frames of all processes' batches."""
+    logits = logits.masked_fill(~valid[..., None], 0)
     total = logits.flatten(0, -2).sum(0)                              # (K,)
-    count = valid.sum().to(centre.dtype)
+    count = valid.sum().to(logits.dtype)
     if dist.is_initialized():
         dist.all_reduce(total)
         dist.all_reduce(count)
-    return momentum * centre + (1 - momentum) * total / count.clamp(min=1)
+    return total / count.clamp(min=1)
+
+
+def new_centre(centre, teacher, valid, momentum=0.9):
+    """The centre (K,) after a step: it follows the mean of the teacher's logits (..., K)."""
+    return momentum * centre + (1 - momentum) * mean_logits(teacher, valid)
 
 
 def momentum(progress):
@@ -133,10 +140,11 @@ def momentum(progress):
 def update_teacher(teacher, student, momentum):
     """Each parameter of the teacher becomes momentum * itself + (1 - momentum) * the student's.
 
-    Buffers, such as BatchNorm's running statistics, are taken as they are: the teacher is in eval
+    What the two share, the backbone, stays as it is. Buffers, such as BatchNorm's running statistics, are taken as they are: the teacher is in eval
     mode and gathers none of its own.
     """
     for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
-        slow.lerp_(fast, 1 - momentum)
+        if slow is not fast:
+            slow.lerp_(fast, 1 - momentum)
     for slow, fast in zip(teacher.buffers(), student.buffers(), strict=True):
         slow.copy_(fast)
