@@ -1,5 +1,5 @@
-"""Frame distillation, after DINO and SVT (not in the paper's Table 4): a frame says what a slow copy
-of the model, the teacher, says of the other view's nearest frame. There are no negatives.
+"""Frame distillation, after DINO and SVT (not in the paper's Table 4): a frame says what a slow
+copy of the model, the teacher, says of the other view's nearest frame. There are no negatives.
 
 SVT distils every view of a video to one vector, and so removes time. This does it frame by frame
 and keeps time: our own definition, with no published number. What stays of SVT: teacher, centre,
@@ -29,8 +29,8 @@ def distill(z, time, length, valid, *, teacher, centre, window=3, student_temper
         p_i = softmax(z_i / student_temperature)
         L_i = -sum_k q_jk log p_ik        where |s_i - s_j| <= window, in frames; else no target
     mean over a video's frames that have a target, both views (0 if none), then over videos.
-    Without the centre all frames may come to say the same: watch the entropy of the mean of q, log K
-    at best. DINO's authors met instability with a teacher's temperature above 0.07.
+    Without the centre all frames may come to say the same: watch the entropy of q's mean, log K at
+    best. DINO's authors met instability with a teacher's temperature above 0.07.
 
     Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021 (the paper's
     [7]); Ranasinghe et al., Self-supervised Video Transformer, CVPR 2022.
@@ -64,7 +64,7 @@ class Prototypes(nn.Module):
 
 
 def distill_head(width, classes=None, logits=1024, hidden=512, bottleneck=128):
-    """DINO's head: (..., D) -> (..., logits). DINO and SVT, on large sets: 65,536, 2,048 and 256."""
+    """DINO's head: (..., D) -> (..., logits). DINO and SVT, on large sets: 65,536, 2,048, 256."""
     return nn.Sequential(
         nn.Linear(width, hidden), nn.GELU(),
         nn.Linear(hidden, hidden), nn.GELU(),
