@@ -1,12 +1,11 @@
-"""Frame distillation, after DINO and SVT (which is not in the paper's Table 4): a frame says what a
-slow copy of the model says of the other view's nearest frame. There are no negatives.
+"""Frame distillation, after DINO and SVT (not in the paper's Table 4): a frame says what a slow
+copy of the model, the teacher, says of the other view's nearest frame. There are no negatives.
 
-SVT distils whole clips, every view of a video to the same vector, and so removes time. This does
-it frame by frame and keeps time. It is our own definition, with no published number. What stays of
-SVT: teacher, centre, sharpening, no view compared with itself. Left out: its many small crops.
-
-A step of training: the teacher sees the same two views, without gradient; `distill` compares what
-the two say; after the optimiser's step the teacher follows (`Teacher.follow`).
+SVT distils every view of a video to one vector, and so removes time. This does it frame by frame
+and keeps time: our own definition, with no published number. What stays of SVT: teacher, centre,
+sharpening, no view compared with itself. Left out: its many small crops.
+A step of training: the teacher sees the same two views; `distill` compares what it and the student
+say; after the optimiser's step the teacher follows (`Teacher.follow`).
 """
 import copy
 import math
@@ -19,8 +18,6 @@ from torch import nn
 
 from objectives.objective import masked_mean, objective
 
-FAR = 2 ** 31  # frames: no window reaches so far
-
 
 @objective
 def distill(z, time, length, valid, *, teacher, centre, window=3, student_temperature=0.1,
@@ -32,9 +29,8 @@ def distill(z, time, length, valid, *, teacher, centre, window=3, student_temper
         p_i = softmax(z_i / student_temperature)
         L_i = -sum_k q_jk log p_ik        where |s_i - s_j| <= window, in frames; else no target
     mean over a video's frames that have a target, both views (0 if none), then over videos.
-
-    Without the centre all frames may come to say the same; with a teacher's temperature above 0.07
-    DINO's authors met instability. Watch the entropy of the mean of q: log K is best.
+    Without the centre all frames may come to say the same: watch the entropy of q's mean, log K at
+    best. DINO's authors met instability with a teacher's temperature above 0.07.
 
     Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021 (the paper's
     [7]); Ranasinghe et al., Self-supervised Video Transformer, CVPR 2022.
@@ -42,7 +38,7 @@ def distill(z, time, length, valid, *, teacher, centre, window=3, student_temper
     # Dimension 1 holds the two views: flip(1) puts each view's partner in its place.
     other = time.flip(1)
     gap = (time[..., :, None] - other[..., None, :]).abs()            # (B, 2, T, T)
-    gap = gap.masked_fill(~valid.flip(1)[:, :, None], FAR)
+    gap = gap.masked_fill(~valid.flip(1)[:, :, None], 2 ** 31)        # beyond any window
     nearest = gap.argmin(-1)                                          # (B, 2, T)
     has_target = valid & (gap.amin(-1) <= window)
 
@@ -68,27 +64,21 @@ class Prototypes(nn.Module):
 
 
 def distill_head(width, classes=None, logits=1024, hidden=512, bottleneck=128):
-    """DINO's head: the embedding (..., D) -> (..., logits).
-
-    DINO and SVT, on large sets, have 65,536 logits, hidden 2,048 and bottleneck 256; for sets of a
-    few thousand clips nobody has published any, and these are ours.
-    """
+    """DINO's head: (..., D) -> (..., logits). DINO and SVT, on large sets: 65,536, 2,048, 256."""
     return nn.Sequential(
-        nn.Linear(width, hidden),
-        nn.GELU(),
-        nn.Linear(hidden, hidden),
-        nn.GELU(),
+        nn.Linear(width, hidden), nn.GELU(),
+        nn.Linear(hidden, hidden), nn.GELU(),
         nn.Linear(hidden, bottleneck),
         Prototypes(bottleneck, logits))
 
 
 class Teacher(nn.Module):
-    """A slow copy of the model, on the same frozen backbone, and the centre (K,) of its logits."""
+    """A slow copy of the model, on the same backbone, and the centre (K,) of its logits."""
 
     def __init__(self, model):
         super().__init__()
         shared = {id(model.backbone): model.backbone}
-        self.model = copy.deepcopy(model, shared).requires_grad_(False).eval()
+        self.model = copy.deepcopy(model, shared).eval()
         self.register_buffer('centre', torch.zeros(len(model.head[-1].weight)))
 
     @torch.no_grad()
@@ -96,6 +86,11 @@ class Teacher(nn.Module):
         """clips (B, T, 3, H, W), valid (B, T) -> logits (B, T, K)."""
         self.logits = self.model(clips, valid, project=True, normalize=False)
         self.valid = valid
+        # DINO and SVT start with a centre of 0. Then what all frames say outweighs what tells them
+        # apart, and in our trials all embeddings met in one point within 25 steps.
+        unset = (self.centre == 0).all()
+        mean = new_centre(self.centre, self.logits, valid, momentum=0)
+        self.centre.copy_(torch.where(unset, mean, self.centre))
         return self.logits
 
     def follow(self, student, progress):
@@ -104,20 +99,20 @@ class Teacher(nn.Module):
         update_teacher(self.model, student, momentum(progress))
 
     def trained_state(self):
-        """What a checkpoint keeps: the copy without the frozen backbone, and the centre."""
-        return {key: value for key, value in self.state_dict().items()
-                if not key.startswith('model.backbone.')}
+        """What a checkpoint keeps: the copy without the shared backbone, and the centre."""
+        state = self.state_dict()
+        return {key: state[key] for key in state if not key.startswith('model.backbone.')}
 
 
 @torch.no_grad()
 def new_centre(centre, teacher, valid, momentum=0.9):
     """The centre (K,) after a step: it follows the mean of the teacher's logits (..., K).
 
-    Over the valid frames of the whole batch, those of all processes; before centring. Starts at 0.
+    That is the mean over the valid frames of all processes.
     """
-    logits = teacher.to(centre.dtype).masked_fill(~valid[..., None], 0)
+    logits = teacher.masked_fill(~valid[..., None], 0)
     total = logits.flatten(0, -2).sum(0)                              # (K,)
-    count = valid.sum().to(centre.dtype)
+    count = valid.sum().to(logits.dtype)
     if dist.is_initialized():
         dist.all_reduce(total)
         dist.all_reduce(count)
@@ -133,10 +128,11 @@ def momentum(progress):
 def update_teacher(teacher, student, momentum):
     """Each parameter of the teacher becomes momentum * itself + (1 - momentum) * the student's.
 
-    Buffers, such as BatchNorm's running statistics, are taken as they are: the teacher is in eval
-    mode and gathers none of its own.
+    What the two share, the backbone, stays. Buffers, as BatchNorm's statistics, are the student's:
+    the teacher is in eval mode and gathers none of its own.
     """
     for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
-        slow.lerp_(fast, 1 - momentum)
+        if slow is not fast:
+            slow.lerp_(fast, 1 - momentum)
     for slow, fast in zip(teacher.buffers(), student.buffers(), strict=True):
         slow.copy_(fast)

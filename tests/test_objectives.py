@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from loss import OBJECTIVES
-from objectives.distill import distill_head, momentum, new_centre, update_teacher
+from objectives.distill import Teacher, distill_head, momentum, new_centre, update_teacher
 from objectives.sal import draw_triplets
 from objectives.vsp import draw_bridges
 from objectives.vsp_f import phase_contrast
@@ -467,6 +467,53 @@ def test_teacher_follows_the_student():
         torch.testing.assert_close(teacher.state_dict()[name], new)
     with pytest.raises(ValueError):
         update_teacher(teacher, torch.nn.Linear(3, 4), 0.9)
+
+
+class Student(torch.nn.Module):
+    """What a teacher must know of MVFormer."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = torch.nn.Linear(3, 8)
+        self.mtf = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.5))
+        self.head = distill_head(8, logits=16)
+
+    def forward(self, clips, valid, project, normalize):
+        assert project and not normalize
+        return self.head(self.mtf(self.backbone(clips)))
+
+
+def test_teacher_is_a_copy_on_the_same_backbone():
+    """Its centre starts at its first mean; what a checkpoint keeps of it is all it has of its own."""
+    torch.manual_seed(0)
+    student = Student()
+    teacher = Teacher(student)
+    assert teacher.model.backbone is student.backbone
+    assert all(weight.requires_grad for weight in student.parameters())
+    clips = torch.randn(4, 6, 3)
+    valid = torch.arange(6) < torch.tensor([6, 6, 4, 1])[:, None]
+    logits = teacher(clips, valid)
+    assert not logits.requires_grad and torch.equal(logits, teacher(clips, valid))
+    mean = logits[valid].mean(0)
+    torch.testing.assert_close(teacher.centre, mean)
+
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.add_(1)
+    slow = teacher.model.head[0].weight.clone()
+    teacher.follow(student, progress=0)
+    torch.testing.assert_close(teacher.model.head[0].weight, slow + 0.004)
+    torch.testing.assert_close(teacher.centre, mean)
+    later = teacher(clips, valid)[valid].mean(0)
+    teacher.follow(student, progress=0)
+    torch.testing.assert_close(teacher.centre, 0.9 * mean + 0.1 * later)
+
+    kept = teacher.trained_state()
+    assert not any('backbone' in name for name in kept)
+    other = Teacher(student)
+    other.load_state_dict(other.state_dict() | kept)
+    assert torch.equal(other(clips, valid), teacher(clips, valid))
+    assert torch.equal(other.centre, teacher.centre)
 
 
 def test_distill_head_compares_directions():
