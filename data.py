@@ -81,7 +81,7 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
             f'python data.py {dataset} --data {data} names them all')
     for line in remarks:
         if line.startswith(NOTE):
-            say(f'{dataset}: {line}')
+            say(f'{dataset}: {line}', warning=False)
     return videos
 
 

@@ -24,7 +24,7 @@ def folder(data, size, unit=None):
     names, source = class_names(data, [video.labels for video in listed if video.labels])
     if names:
         numbers = ', '.join(f'{i} {name}' for i, name in enumerate(names) if name)
-        say(f'classes, numbered by {source}: {numbers}')
+        say(f'classes, numbered by {source}: {numbers}', warning=False)
     made = {video: as_video(video, size, names, unit) for video in listed}
     videos = {half: [made[video] for video in found[half]] for half in found}
     return videos, search.notes() + in_both(found)

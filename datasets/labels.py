@@ -139,8 +139,8 @@ def class_names(folder, label_files):
         return None, ''
     if numbered:
         raise DataError(
-            f'{named[0]} has class names, {numbered[0]} numbers; write a file {folder}/classes.txt '
-            'that says which number is which name: a line "0 name" for each class')
+            f'{named[0]} has class names, {numbered[0]} one integer label a frame; say which number is '
+            f'which name in a file {folder}/classes.txt, with a line "0 name" for each class')
     return sorted(set.union(*(found[file] for file in named))), 'the alphabet'
 
 

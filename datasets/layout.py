@@ -63,10 +63,10 @@ def printable(text):
     return str(text).encode(screen, 'backslashreplace').decode(screen)
 
 
-def say(line):
-    """A line for the user, said once however many processes there are."""
+def say(line, warning=True):
+    """A line for the user, said once however many processes there are: on stderr if it is a warning."""
     if os.environ.get('RANK', '0') == '0':
-        print(printable(line), file=sys.stderr)
+        print(printable(line), file=sys.stderr if warning else sys.stdout)
 
 
 def shortened(names, most=3):

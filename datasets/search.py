@@ -152,7 +152,7 @@ class Search:
         for why, paths in self.unused.items():
             if paths:
                 endings = Counter(path.suffix.lower() or 'without ending' for path in paths)
-                counts = ', '.join(f'{count} {ending}' for ending, count in endings.most_common())
+                counts = ', '.join(f'{endings[ending]} {ending}' for ending in sorted(endings))
                 names = shortened(sorted(readable(path, self.top) for path in paths))
                 lines.append(f'{NOTE}not used, {why}: {counts} ({names})')
         return lines

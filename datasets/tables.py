@@ -44,7 +44,7 @@ def read_table(path):
             raise ValueError(f'rows of {min(widths)} to {max(widths)} words')
     except Exception as error:  # NumPy raises half a dozen types on a broken file
         raise DataError(
-            f'{path}: cannot be read as one integer label or class name a frame '
+            f'{path}: cannot be read as one integer label a frame, or one class name '
             f'({one_line(error)})') from None
     if is_header(rows[0], rows[1:]):
         return Table([word.lower() for word in rows[0]], rows[1:])
@@ -55,6 +55,8 @@ def rows_of_array(array):
     if array.ndim != 1 or not len(array) or array.dtype.kind not in 'iufU':
         shape = ' x '.join(map(str, array.shape))
         raise ValueError(f'{shape} values of type {array.dtype}')
+    if array.dtype.kind == 'f' and not np.isfinite(array).all():
+        raise ValueError('some of its values are not finite')
     return [[str(value)] for value in array.tolist()]
 
 
@@ -94,7 +96,7 @@ def rows_of_blanks(lines):
     for numbers in (2, 1):  # start, end, name; frame, name
         if all(len(row) > numbers and all_numbers(row[:numbers]) for row in rows[1:]):
             return [row[:numbers] + [' '.join(row[numbers:])] for row in rows]
-    return [[line] for line in lines]
+    return [[line.strip('"')] for line in lines]
 
 
 def is_header(first, rest):

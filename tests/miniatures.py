@@ -261,6 +261,7 @@ def folder(root, *, train=3, val=2, frames=12, classes=3):
     """One's own: train/ and val/, a sub-folder for each action, videos, frame folders, labels."""
     written = {'train': {}, 'val': {}}
     for split, i, n in many(train, val, frames):
+        n += 5 if split == 'val' else 0  # no video is in both
         labels = phases(n, classes)
         for action in ('wave', 'jump high'):
             here = root / split / action
