@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from datasets import finegym, folder, k400, penn, pouring, synthetic
 from datasets.doctor import doctor
 from datasets.images import frame_folder
-from datasets.layout import NOTE, printable, say
+from datasets.layout import NOTE, printable, say, shortened
 from datasets.segments import UNITS
 from datasets.video import DataError, Video, one_line, video_file
 
@@ -60,8 +60,8 @@ def find(dataset, data, size, label_unit=None):
         raise DataError(f'{dataset}: {error}') from None
     for split in videos:
         if not videos[split] and (row.metrics, split) != ('none', 'val'):
-            gone = f' ({len(remarks)} remarks: {remarks[0]} ...)' if remarks else ''
-            raise DataError(f'{dataset}: no {split} video in {data}{gone}. {row.source}')
+            why = f' ({shortened(remarks)})' if remarks else ''
+            raise DataError(f'{dataset}: no {split} video in {data}{why}. {row.source}')
     return videos, remarks
 
 

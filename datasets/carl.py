@@ -33,7 +33,8 @@ def carl(train, val, clips, size, classes, fit=False):
             if path.name not in there:
                 missing.append(f'{clips.name}/{path.name} ({split})')
                 continue
-            annotate = partial(checked, f'{file}: {entry["name"]}', entry['labels'], classes[action])
+            where = f'{file}: {entry["name"]}'
+            annotate = partial(checked, where, entry['labels'], classes[action])
             videos[split].append(video_file(
                 entry['name'], path, size, action=action, annotate=annotate, fit=fit))
     return videos, missing
@@ -56,12 +57,13 @@ def entries(file, actions):
                     'file': Path(entry['video_file']).name,
                     'labels': np.asarray(entry['frame_label'])}))
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise DataError(f'{file}: not a list of videos as CARL writes it ({one_line(error)})') from None
+        why = one_line(error)
+        raise DataError(f'{file}: not a list of videos as CARL writes it ({why})') from None
     return listed
 
 
 def read_pickle(path):
-    """Containers, numbers, strings, NumPy arrays and torch tensors from a pickle; nothing in it runs."""
+    """Containers, numbers, strings, arrays and tensors from a pickle; nothing in it runs."""
     try:
         with open(path, 'rb') as file:
             return Unpickler(file).load()
@@ -110,5 +112,6 @@ class Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         called = f'{module}.{name}'
         if called not in KNOWN:
-            raise DataError(f'holds {called}, not just containers, numbers, strings, arrays, tensors')
+            raise DataError(
+                f'holds {called}, not just containers, numbers, strings, arrays, tensors')
         return KNOWN[called]

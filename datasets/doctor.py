@@ -1,4 +1,4 @@
-"""The doctor: what of a data set is there, beside what was published, and what is wrong with it, by name.
+"""The doctor: what of a data set is there, beside what was published, and what is wrong, by name.
 
     python data.py NAME --data DIR [--decode]
 """
@@ -77,7 +77,8 @@ def examine(video, decode):
     if not video.fit or len(video.annotate(frames)) == frames:
         return Report(frames, labelled)
     given = len(video.annotate(frames))
-    return Report(video.frames, labelled, sampled_down=f'{video.name}: {frames} frames, {given} labels')
+    differ = f'{video.name}: {frames} frames, {given} labels'
+    return Report(video.frames, labelled, sampled_down=differ)
 
 
 def table(row, videos, reports, counted):

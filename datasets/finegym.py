@@ -23,7 +23,7 @@ SOURCE = (
 
 
 def finegym(data, _size, classes):
-    """-> videos, [missing]: the events with a listed element of FineGym99 or 288, in their own size."""
+    """-> videos, [missing]: the events with a listed element of FineGym99 or 288, in their size."""
     number, found = layout(
         SOURCE, data,
         (f'gym{classes}_train_element*.txt', f'gym{classes}_val_element*.txt',
@@ -49,7 +49,8 @@ def finegym(data, _size, classes):
                     annotate = partial(element_labels, path, spans)
                     videos[split].append(video_file(event, path, annotate=annotate))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f'{annotation}: not the annotation of FineGym ({one_line(error)})') from None
+        why = one_line(error)
+        raise DataError(f'{annotation}: not the annotation of FineGym ({why})') from None
     return videos, missing
 
 
@@ -69,7 +70,7 @@ def elements(path, classes):
 
 
 def spans_of(event, chosen, known):
-    """An event's listed elements -> [(start, end in seconds, class)], [segments that are not known].
+    """An event's listed elements -> [(start, end in seconds, class)], [segments not known].
 
     chosen: {segment: class}. known: the annotation. An element may have several times, as it has
     several stages; the field takes the last.
@@ -86,9 +87,9 @@ def spans_of(event, chosen, known):
 
 
 def element_labels(path, spans, frames):
-    """An event's labels, int64 (frames,): -1, but the class within each (start, end in seconds, class).
+    """An event's labels, int64 (frames,): -1, but the class within each (start, end, class).
 
-    As the field counts: an element's last frame belongs to it, and a later element covers an earlier.
+    As the field counts: an element's last frame belongs to it, a later element covers an earlier.
     """
     with av.open(path) as file:
         rate = round(float(file.streams.video[0].average_rate or 25), 2)

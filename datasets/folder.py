@@ -2,14 +2,15 @@
 
     DIR/train/squat/a.mp4    DIR/train/squat/a.txt     the folder a video lies in names its action;
     DIR/val/squat/b/1.jpg    DIR/val/squat/b.npy       labels lie beside it, see labels.py
-Without train/ and val/ every fifth video by name is for validation; of fewer than ten, all are both.
+Without train/ and val/ every fifth video by name is val; of fewer than ten, all are both.
 """
 import filecmp
 from collections import defaultdict
 from functools import partial
 
+from datasets.classes import CLASS_FILES, class_names
 from datasets.images import read_images
-from datasets.labels import CLASS_FILES, class_names, read_labels
+from datasets.labels import read_labels
 from datasets.layout import NOTE, DataSet, say, shortened
 from datasets.search import Search
 from datasets.segments import frame_times
@@ -17,7 +18,7 @@ from datasets.video import DataError, Video, video_file
 
 
 def folder(data, size, unit=None):
-    """-> videos, [remarks]. size: pixels a side. unit: 'seconds' or 'frames', of labels that are segments."""
+    """-> videos, [notes]. size: pixels a side. unit: 'seconds' or 'frames', of segments."""
     search = Search(data)
     found = split(data, search)
     listed = list(dict.fromkeys(found['train'] + found['val']))
@@ -46,7 +47,8 @@ def split(data, search):
     if not found:
         return {'train': [], 'val': []}
     if len(found) < 10:                   # tau wants two val videos
-        say(f'{data}: all of its videos ({len(found)}) are both train and val, too few to set any aside')
+        say(f'{data}: all of its videos ({len(found)}) are both train and val, '
+            'too few to set any aside')
         return {'train': found, 'val': found}
     say(f'{data}: no train/ and val/ in it, so every fifth video by name is val')
     val = found[4::5]
@@ -66,7 +68,7 @@ def as_video(found, size, names, unit):
 
 
 def in_both(found):
-    """A note of each video that is in train and in val, under whatever name; but not where all are."""
+    """A note of each video that is in train and in val, whatever its name; but not where all are."""
     if found['train'] == found['val']:
         return []
     by_size = defaultdict(list)

@@ -1,9 +1,10 @@
-"""Kinetics-400, as the CVD Foundation hosts it and as its mirrors have it. Only to pre-train: no labels.
+"""Kinetics-400, as the CVD Foundation hosts it and as its mirrors have it. To pre-train: no labels.
 
-    annotations/train.csv               label, youtube_id, time_start, time_end
-    train/<id>_<start>_<end>.mp4        or train_256/, videos_train/; or in sub-folders named by class
-    replacement*/                       whole files in place of broken ones
-All of it may lie in a folder k400/, and files may be .mkv or .webm. Without a table, class sub-folders do.
+    annotations/train.csv           label, youtube_id, time_start, time_end
+    train/<id>_<start>_<end>.mp4    or train_256/, videos_train/; or in sub-folders named by class
+    replacement*/                   whole files in place of broken ones
+All of it may lie in a folder k400/, and files may be .mkv or .webm. Without a table, sub-folders
+named by class do.
 """
 import csv
 import os
@@ -20,7 +21,8 @@ TABLES = ('annotations/{}.csv', 'annotations/k400_{}.csv', 'annotations/kinetics
 
 
 def k400(data, _size):
-    """-> videos, [missing, notes]. Videos keep their size; val may be absent: nobody pre-trains on it."""
+    """-> videos, [missing, notes]. Videos keep their size; val, on which nobody pre-trains, may be
+    absent."""
     tops = [data / name for name in TOPS if first_there(data / name, FOLDERS, 'train')]
     top = tops[0] if tops else data
     replaced = {}
@@ -48,7 +50,7 @@ def first_there(top, names, split):
 def videos_of(data, folder, table, replaced):
     """The videos of one split -> [Video], [missing, notes].
 
-    table: a csv that lists them, or None: then the files do, each in a sub-folder named by its class.
+    table: a csv that lists them; None: the files do, each in a sub-folder named by its class.
     replaced: {clip: path} of files that stand in for those in `folder`.
     """
     there, strange = clips_below(folder)

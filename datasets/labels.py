@@ -1,9 +1,8 @@
 """Labels as people write them -> one integer a frame, int64 (frames,), -1 where there is none.
 
-A file has an integer or a class name a frame (one a line, one after the other, or in a column beside frame
-numbers), or segments. Class names get their numbers from classes.txt or mapping.txt beside the videos, else
-by the alphabet. What cannot be read, or does not fit its video, is a DataError that says why;
-`check_labels` finds all of that before anything is trained.
+A file has an integer or a class name a frame (one a line, one after the other, or in a column
+beside frame numbers), or segments (segments.py). What cannot be read, or does not fit its video, is
+a DataError that says why; `check_labels` finds all of that before anything is trained.
 """
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +11,10 @@ import numpy as np
 
 from datasets.layout import NOTE, shortened
 from datasets.segments import labels_of_segments, segment_columns
-from datasets.tables import all_numbers, decoded, number, read_table
-from datasets.video import DataError, one_line
+from datasets.tables import all_numbers, number, read_table
+from datasets.video import DataError
 
 LABEL_FILES = ('.npy', '.txt', '.csv')
-CLASS_FILES = ('classes.txt', 'mapping.txt')
 
 
 def read_labels(path, frames, *, classes=None, names=None, unit=None, times=None):
@@ -26,6 +24,8 @@ def read_labels(path, frames, *, classes=None, names=None, unit=None, times=None
     unit: 'seconds' or 'frames', for segments whose header does not say it.
     times: a function, times(frames) -> seconds of each frame.
     """
+    if names:
+        classes = len(names)
     table = read_table(path)
     try:
         if is_list(table, frames):
@@ -58,11 +58,11 @@ def checked(name, labels, classes, _frames=None):
     return whole
 
 
-# ---------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------
 # From the words of a table to one a frame
 
 def is_list(table, frames):
-    """Whether the words simply follow one another: one a line, all in one line, or in several lines."""
+    """Whether the words simply follow one another: one a line, all in one line, or several a line."""
     widths = set(map(len, table.rows))
     if table.header:
         return widths == {1}
@@ -84,7 +84,7 @@ def words_of(table):
 
 
 def words_by_frame(table):
-    """The words in the column of labels, in the order of the column of frame numbers if there is one."""
+    """The words in the column of labels, in the order of frame numbers if there are such."""
     words = words_of(table)
     if table.header:
         column = table.column('frame', 'index', 'idx', '$')  # pandas gives its index no name
@@ -120,73 +120,14 @@ def numbered(words, names):
     return np.array([position[word] for word in words])
 
 
-# ---------------------------------------------------------------------------------------------------
-# Class names
-
-def class_names(folder, label_files):
-    """The class names of a data set, by number, and where the numbers come from; None if it has only numbers.
-
-    A file that says it ("0 name", "name 0" or one name a line), else the alphabet. DataError: no such
-    file, and some of the labels are names, others numbers.
-    """
-    for file in CLASS_FILES:
-        if (folder / file).is_file():
-            return names_by_number(folder / file), file
-    found = {file: names_in(file) for file in label_files}
-    named = [file for file, names in found.items() if names]
-    numbered = [file for file, names in found.items() if names == set()]
-    if not named:
-        return None, ''
-    if numbered:
-        raise DataError(
-            f'{named[0]} has class names, {numbered[0]} one integer label a frame; say which number is '
-            f'which name in a file {folder}/classes.txt, with a line "0 name" for each class')
-    return sorted(set.union(*(found[file] for file in named))), 'the alphabet'
-
-
-def names_in(path):
-    """The class names in a label file: a set, empty if it has numbers; None if it cannot be read."""
-    try:
-        table = read_table(path)
-        words = table.words if is_list(table, None) else words_of(table)
-    except (DataError, ValueError):
-        return None  # check_labels will name it
-    names = {word for word in words if not all_numbers([word])}
-    mixed = any(all_numbers([word]) and word != '-1' for word in words)
-    return None if names and mixed else names
-
-
-def names_by_number(path):
-    """classes.txt: "0 name", "name 0" or one name a line -> names by number, '' for a number without one."""
-    try:
-        lines = [line.replace(',', ' ').split() for line in decoded(path.read_bytes()).splitlines()]
-        lines = [words for words in lines if words]
-        if all(len(words) > 1 and words[0].isdecimal() for words in lines):
-            pairs = [(int(words[0]), ' '.join(words[1:])) for words in lines]
-        elif all(len(words) > 1 and words[-1].isdecimal() for words in lines):
-            pairs = [(int(words[-1]), ' '.join(words[:-1])) for words in lines]
-        else:
-            pairs = list(enumerate(' '.join(words) for words in lines))
-        if not pairs or len(dict(pairs)) < len(pairs) or len(set(dict(pairs).values())) < len(pairs):
-            raise ValueError('not each class once')
-        if max(dict(pairs)) > 9999:
-            raise ValueError('a number above 9999')
-    except (ValueError, OSError) as error:
-        raise DataError(f'{path}: no list of classes, "0 name" a line ({one_line(error)})') from None
-    names = [''] * (max(dict(pairs)) + 1)
-    for number, name in pairs:
-        names[number] = name
-    return names
-
-
-# ---------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------
 # Before anything is trained
 
 def check_labels(videos):
-    """All that is wrong with the labels of a data set, a line each; a line that begins with NOTE is none
-    of a video whose labels do not fit.
+    """All that is wrong with the labels of a data set -> a line for each video whose labels do not fit,
+    and lines that begin with NOTE of what should be known.
 
-    videos: {'train': [Video], 'val': [Video]}. A video whose labels do not fit goes on without labels.
+    videos: {'train': [Video], 'val': [Video]}. A video whose labels do not fit goes on without any.
     Frames are counted where there are labels; a video that cannot be read is left to who reads it.
     """
     listed = list(dict.fromkeys(videos['train'] + videos['val']))
@@ -203,7 +144,8 @@ def check_labels(videos):
             video.fit = False
     bare = [video.name for video in listed if video not in wrong]
     if bare:
-        problems.append(f'{NOTE}{len(bare)} of {len(listed)} videos have no labels: {shortened(bare)}')
+        share = f'{len(bare)} of {len(listed)} videos have no labels'
+        problems.append(f'{NOTE}{share}: {shortened(bare)}')
     return problems + classes_without_training(videos)
 
 
@@ -227,7 +169,8 @@ def classes_without_training(videos):
     for video in videos['val']:
         alien = classes_of(video) - trained[video.action]
         if trained[video.action] and alien:
-            kinds = ', '.join(video.classes[k] if video.classes else str(k) for k in sorted(alien))
+            named = [video.classes[k] if video.classes else str(k) for k in sorted(alien)]
+            kinds = ', '.join(named)
             problems.append(f'{NOTE}{video.name}: no train video has its label {kinds}')
     return problems
 

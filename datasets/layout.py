@@ -2,8 +2,8 @@
 
 A data set is one file here and one line in data.DATASETS. Its file has
     read(folder, size) -> {'train': [Video], 'val': [Video]}, [remarks]
-size: pixels a side to which frames are squashed, where the field does so. A remark is a line of text:
-the path of something missing or, where it begins with NOTE, something that the user should know.
+size: pixels a side to which frames are squashed, where the field does so. A remark is a line of
+text: what is missing or, where it begins with NOTE, something else that the user should know.
 """
 import os
 import sys
@@ -31,6 +31,7 @@ class DataSet(NamedTuple):
 TCC = 'the release of TCC (temporal cycle-consistency learning)'
 CARL = 'the release of CARL (contrastive action representation learning)'
 NOTE = 'note: '
+CONTROL = {code: f'\\x{code:02x}' for code in range(32)}  # file names may hold even these
 
 
 def layout(source, data, *layouts):
@@ -57,14 +58,14 @@ def first_match(data, pattern):
 
 
 def printable(text):
-    """Text as the screen can show it: a character that it cannot hold, and a byte of a file name
-    that is no UTF-8, become escapes like \\u6df1 or \\udcd0."""
+    """Text as the screen can show it, on one line. What it cannot hold, bytes of a file name that are
+    no UTF-8, and ends of lines become escapes like \\u6df1, \\udcd0 and \\x0a."""
     screen = getattr(sys.stdout, 'encoding', None) or 'utf-8'
-    return str(text).encode(screen, 'backslashreplace').decode(screen)
+    return str(text).translate(CONTROL).encode(screen, 'backslashreplace').decode(screen)
 
 
 def say(line, warning=True):
-    """A line for the user, said once however many processes there are: on stderr if it is a warning."""
+    """A line for the user, said once however many processes there are; warnings on stderr."""
     if os.environ.get('RANK', '0') == '0':
         print(printable(line), file=sys.stderr if warning else sys.stdout)
 
@@ -77,5 +78,6 @@ def shortened(names, most=3):
 
 
 def readable(path, top):
-    """A path below `top`, as text that every file can hold: bytes that are no UTF-8 become escapes."""
-    return path.relative_to(top).as_posix().encode('utf-8', 'backslashreplace').decode()
+    """A path below `top` as text that every file can hold: bytes that are no UTF-8 as escapes."""
+    text = path.relative_to(top).as_posix().translate(CONTROL)
+    return text.encode('utf-8', 'backslashreplace').decode()

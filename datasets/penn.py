@@ -1,9 +1,9 @@
-"""Penn Action as released, with TCC's phase labels, or as CARL's authors prepared it (paper, section 4).
+"""Penn Action as released, with TCC's phase labels, or as CARL's authors prepared it (section 4).
 
-    frames/0001/000001.jpg ...                        the release: a folder of JPEGs a video
-    labels/0001.mat                                   its annotation; of it only the actor's box is used
-    penn_action_labels/train/<action>/0001_....npy    TCC's: one integer a frame; the folder decides
-                                                      split and action
+    frames/0001/000001.jpg ...                      the release: a folder of JPEGs a video
+    labels/0001.mat                                 its annotation, of which the actor's box is used
+    penn_action_labels/train/<action>/0001_...npy   TCC's: one integer a frame; the folder decides
+                                                    split and action
 """
 import os
 from functools import partial
@@ -72,7 +72,7 @@ def penn_video(name, data, size, action, labels):
 
 
 def actor_mask(path, size, indices):
-    """The actor's box in a Penn Action .mat file -> bool (n, size, size), or None without the file."""
+    """The actor's box in a Penn Action .mat file -> bool (n, size, size); None without the file."""
     if not path.exists():
         return None
     boxes = actor_boxes(path)

@@ -1,8 +1,9 @@
-"""Pouring as TFRecords, read without TensorFlow, or as CARL's authors prepared it (paper, section 4).
+"""Pouring as TFRecords, read without TensorFlow, or as CARL's authors prepared it (section 4).
 
-A TFRecord file is a row of records: uint64 length, its checksum, the record, its checksum (4 bytes each).
-A record is a protocol buffer, tf.train.SequenceExample: one labelled video, a JPEG and an integer a frame.
-The two checksums are passed over: a file cut short shows by its lengths, a spoilt image when it is decoded.
+A TFRecord file is a row of records: uint64 length, its checksum (4 bytes), the record, its checksum.
+A record is a protocol buffer, tf.train.SequenceExample: a labelled video, a JPEG and an integer a
+frame. The checksums are passed over: a file cut short shows by its lengths, a spoilt image when it
+is decoded.
 """
 import mmap
 import re
@@ -87,9 +88,9 @@ def records(path, content, missing):
         at = end + 4
 
 
-# ---------------------------------------------------------------------------------------------------
-# Protocol buffers: a message is a row of fields, each with a number; the wanted ones lie on these paths
-#     SequenceExample   1 context, 2 feature lists; in both 1: entries of a map, with 1 key and 2 value
+# ----------------------------------------------------------------------------------------
+# Protocol buffers: a message is a row of fields, each with a number. The wanted ones:
+#     SequenceExample   1 context, 2 feature lists; in both 1: map entries, of 1 key and 2 value
 #     feature           1 list of bytes or 3 list of integers, in both 1: the value
 #     feature list      1: features, one a frame
 
@@ -125,7 +126,7 @@ def only(values):
 
 
 def fields(content, start, end):
-    """Yield each field of a message: its number, and an integer or the (start, end) of its bytes."""
+    """Yield each field of a message: its number; an integer, or the (start, end) of its bytes."""
     while start < end:
         tag, start = varint(content, start)
         number, kind = divmod(tag, 8)

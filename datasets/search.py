@@ -1,7 +1,7 @@
-"""What lies in a folder of one's own: video files, folders of images, label files, and what is not used.
+"""What lies in a folder of one's own: video files, folders of images, labels, and what is not used.
 
-A folder that holds images and no video file is a video, its images the frames. Everything else that is
-passed over is kept with the reason, so that nothing is lost in silence.
+A folder that holds images and no video file is a video, its images the frames. What is passed over
+is kept with the reason, so that nothing is lost in silence.
 """
 import os
 import re
@@ -9,8 +9,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+from datasets.classes import CLASS_FILES
 from datasets.images import IMAGE_FILES, natural
-from datasets.labels import CLASS_FILES, LABEL_FILES
+from datasets.labels import LABEL_FILES
 from datasets.layout import NOTE, readable, shortened
 from datasets.video import VIDEO_FILES
 
@@ -41,6 +42,11 @@ class Found(NamedTuple):
         return self.frames or (self.path,)
 
 
+def by_name(path):
+    """A key for sorting: frame 2 before frame 10."""
+    return natural(path.name)
+
+
 class Search:
     """Looks for videos below some folders; `unused` is what it passes over: {reason: [paths]}."""
 
@@ -54,7 +60,7 @@ class Search:
         label_files = []
         found = self.enter(root, root, label_files)
         found = self.with_labels(found, label_files)
-        return sorted(found, key=lambda video: natural(video.name))
+        return sorted(found, key=by_name)
 
     def enter(self, here, root, label_files):
         status = os.stat(here)
@@ -86,7 +92,8 @@ class Search:
     def contents(self, folder):
         """Sub-folders and files, links after what they may lead to."""
         try:
-            paths = sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), natural(path.name)))
+            paths = sorted(folder.iterdir(), key=by_name)
+            paths.sort(key=Path.is_symlink)
         except OSError as error:
             self.unused[f'cannot be listed ({error.strerror})'].append(folder)
             return [], []
@@ -111,7 +118,8 @@ class Search:
             self.unused[why].append(path)
 
     def one_series(self, folder, images):
-        """The frames of a video, whose names differ in the last number only; [] if there are several series."""
+        """The frames of a video, whose names differ in the last number only; [] if there are several
+        such series."""
         series = defaultdict(list)
         for image in images:
             before, number, after = re.fullmatch(r'(.*?)(\d*)(\D*)', image.stem).groups()
@@ -119,8 +127,8 @@ class Search:
             series[key].append(image)
         long = [key for key in series if key and len(series[key]) > 1]
         if not long:
-            return sorted(images, key=lambda path: natural(path.name))
-        frames = sorted(series[long[0]], key=lambda path: natural(path.name))
+            return sorted(images, key=by_name)
+        frames = sorted(series[long[0]], key=by_name)
         numbers = {int(re.findall(r'\d+', frame.stem)[-1]) for frame in frames}
         if len(long) > 1 or len(numbers) < len(frames):
             self.unused['frames of several series in one folder; give each its own'] += images
@@ -131,8 +139,10 @@ class Search:
     def with_labels(self, found, label_files):
         """Give each video the label file beside it that has its name."""
         beside = defaultdict(list)
-        for file in sorted(label_files, key=lambda file: LABEL_FILES.index(file.suffix.lower())):
-            beside[file.parent, file.stem].append(file)
+        for ending in LABEL_FILES:
+            for file in label_files:
+                if file.suffix.lower() == ending:
+                    beside[file.parent, file.stem].append(file)
         used = set()
         labelled = []
         for video in found:

@@ -1,8 +1,8 @@
 """Labels as segments: rows of start, end and class, in seconds or in frames -> one label a frame.
 
-In frames, counted from 0, a segment's last frame belongs to it, unless segments touch: where the next one
-starts at the frame at which one ends, the end belongs to the next. In seconds, a frame belongs to the
-segment in which it is first shown. Frames outside all segments have no label, -1.
+In frames, counted from 0, a segment's last frame belongs to it, unless segments touch: where one
+starts at the very frame at which another ends, an end is the first frame that is outside. In seconds,
+a frame belongs to the segment in which it is first shown. Outside all segments the label is -1.
 """
 import re
 
@@ -27,9 +27,9 @@ def segment_columns(table):
 
 
 def labels_of_segments(table, values, frames, unit=None, times=None):
-    """Spread the segments' labels, `values`, over the frames -> float (frames,). ValueError: they do not fit.
+    """Spread the segments' labels over the frames -> float (frames,). ValueError: they do not fit.
 
-    unit: what the numbers are if the table does not say it. times(frames) -> seconds of each frame.
+    values: a label for each row of the table. unit: what the numbers are if the table does not say it. times(frames) -> seconds of each frame.
     """
     start, end = segment_columns(table)
     words = [(row[start], row[end]) for row in table.rows]
@@ -38,15 +38,17 @@ def labels_of_segments(table, values, frames, unit=None, times=None):
     unit = unit_of(table) or unit
     if not unit:
         raise ValueError(
-            'are its segments in seconds or in frames? Name the columns start_seconds,end_seconds,label or '
-            'start_frame,end_frame,label; or add --label-unit seconds or --label-unit frames')
+            'are its segments in seconds or in frames? Name the columns '
+            'start_seconds,end_seconds,label or start_frame,end_frame,label; '
+            'or add --label-unit seconds or --label-unit frames')
     bounds = np.array([(number(first), number(last)) for first, last in words])  # (segments, 2)
     order = np.argsort(bounds[:, 0], kind='stable')
     bounds = bounds[order]
     values = np.asarray(values)[order]
     if unit == 'seconds':
         if times is None:
-            raise ValueError('segments in seconds, but a folder of images has no clock; give frames')
+            raise ValueError(
+                'segments in seconds, but a folder of images has no clock; give frames')
         moments = times(frames)                                                  # (frames,)
     else:
         moments = np.arange(frames)                                              # (frames,)
@@ -93,7 +95,7 @@ def check(bounds, moments, unit):
 def frame_times(path, frames):
     """When each frame of a video file is shown, in seconds from the first -> float (frames,).
 
-    From the packets' time stamps, since phones film at a varying rate; where these do not tell, evenly.
+    From the packets' time stamps, since phones film at a varying rate; if these do not tell, evenly.
     """
     with av.open(str(path)) as file:
         stream = file.streams.video[0]

@@ -1,7 +1,7 @@
-"""A label file, .npy, .txt or .csv, as a table of words: rows, and the names of the columns if they have any.
+"""A label file, .npy, .txt or .csv, as a table of words: rows, and the columns' names if they have any.
 
-Text may be UTF-8, with or without a byte order mark, or UTF-16 with one. Words are separated by semicolons,
-tabs or commas; where there is none of these, by blanks. What labels the words mean is said in labels.py.
+Text may be UTF-8, with or without a byte order mark, or UTF-16 with one. Words are separated by
+semicolons, tabs or commas; where there is none of these, by blanks. labels.py says what they mean.
 """
 import csv
 import re
@@ -62,14 +62,14 @@ def rows_of_array(array):
 
 def decoded(content):
     """Bytes -> text."""
-    if content.startswith((b'\xff\xfe', b'\xfe\xff')):
-        return content.decode('utf-16')
-    if b'\0' in content:
-        raise ValueError('not plain text; save it as UTF-8')
+    marked = content.startswith((b'\xff\xfe', b'\xfe\xff'))
     try:
-        return content.decode('utf-8-sig')
+        text = content.decode('utf-16' if marked else 'utf-8-sig')
     except UnicodeDecodeError as error:
         raise ValueError(f'byte {error.start} is not UTF-8; save it as UTF-8') from None
+    if '\0' in text:
+        raise ValueError('not plain text; save it as UTF-8')
+    return text
 
 
 def rows_of_text(text):
@@ -100,7 +100,7 @@ def rows_of_blanks(lines):
 
 
 def is_header(first, rest):
-    """Whether the first row names the columns: no number in it, over numbers or in the usual words."""
+    """Whether the first row names the columns: no number, but over numbers or in the usual words."""
     if not rest or any(map(is_number, first)):
         return False
     if len(first) == 1:

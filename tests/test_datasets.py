@@ -493,7 +493,7 @@ def test_doctor_of_ones_own_actions(clip, tmp_path, monkeypatch, capsys):
     assert out.count('2 labels for 6 frames') == 2
 
 
-AWKWARD = ['深蹲.mp4', 'été.mp4', b'\xd0\xd5\xc3\xfb.mp4', 'tab\there.mp4', 'emoji \U0001f3cb.mp4']
+AWKWARD = ['深蹲.mp4', 'été.mp4', b'\xd0\xd5\xc3\xfb.mp4', 'two\nlines.mp4', 'emoji \U0001f3cb.mp4']
 
 
 @pytest.mark.parametrize('encoding, broken', [('utf-8', True), ('utf-8', False), ('cp1252', True), ('ascii', True), ('ascii', False)])
@@ -512,6 +512,7 @@ def test_names_that_the_screen_cannot_hold(encoding, broken, clip, tmp_path, mon
     screens[0].seek(0)
     said = screens[0].read()
     assert ('cannot be read: 5' in said) == broken and 'not used' in said
+    assert ('two\\x0alines.mp4: cannot be read' in said) == broken and '\nlines' not in said
     assert ('深蹲' in said) == (broken and encoding == 'utf-8')
     with pytest.raises(SystemExit):
         monkeypatch.setattr(sys, 'argv', ['data.py', 'folder', '--data', str(tmp_path / '没有\udcd0')])

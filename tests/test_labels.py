@@ -117,6 +117,7 @@ def test_arrays(array, tmp_path):
     ('a.txt', b'', 'integer'), ('a.txt', b'\xff\xfe0', 'a.txt'), ('a.txt', b'0 0 -2 0 0 0', '-2'),
     ('a.txt', b'0 0 1 1 1.5 2', r'integer label a frame \(1.5\)'),
     ('a.txt', '0\n'.encode('utf-16-le') * 6, 'save it as UTF-8'),
+    ('a.txt', '0\n'.encode('utf-32') * 6, 'save it as UTF-8'),
     ('a.txt', 'ab\nH\u00e4nde\n'.encode('cp1252'), 'byte 4 is not UTF-8; save it as UTF-8'),
     ('a.txt', b'0 0 0\n1 1\n', '5 labels for 6 frames'),
     ('a.csv', b'down,up\nup,up\nup,down\nup,up\nup,up\nup,up', 'not every frame|number of its frame'),
