@@ -25,9 +25,9 @@ def class_names(folder, label_files):
         names = names_in(file)
         if names:
             every_name |= names
-            named = file
+            named = named or file
         elif names is not None:
-            numbered = file
+            numbered = numbered or file
     if not named:
         return None, ''
     if numbered:
