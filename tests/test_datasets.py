@@ -1,4 +1,5 @@
 """The data sets as they lie on disk and the doctor: against what was written there."""
+import importlib
 import io
 import math
 import os
@@ -602,3 +603,29 @@ def test_pickles_from_a_gpu(layout, where, tmp_path, monkeypatch):
         assert len(videos[split]) == len(written[split])
         for video in videos[split]:
             assert np.array_equal(video.labels, written[split][video.name])
+
+
+def test_a_new_data_set_is_one_file_and_one_line(clip, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'mine.py').write_text('''
+from functools import partial
+from datasets.labels import checked
+from datasets.layout import DataSet
+from datasets.video import video_file
+
+def mine(data, size):
+    videos = [video_file(path.name, path, size, action='jump', annotate=partial(checked, path, [0, 0, 0, 1, 1, 1], 2))
+              for path in sorted(data.glob('*.mp4'))]
+    return {'train': videos[:2], 'val': videos[2:]}, ['d.mp4']
+
+ROW = DataSet(mine, 'my shelf', published={'jump': (3, 1), 'all': (3, 1)})
+''')
+    fill(tmp_path / 'data', clip, 'a.mp4', 'b.mp4', 'c.mp4')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(data.DATASETS, 'mine', importlib.import_module('mine').ROW)
+    assert [len(videos) for videos in data.load('mine', tmp_path / 'data', image_size=32).values()] == [2, 1]
+    assert 'mine: 1 missing, among them d.mp4' in capsys.readouterr().err
+    code, out, _ = examine(monkeypatch, capsys, 'mine', '--data', tmp_path / 'data', '--decode')
+    assert code == 0 and any(line.split() == ['train', 'jump', '2', '3', '12', '12'] for line in out.splitlines())
+    assert out.splitlines()[-1] == 'mine: usable, but lacking: 1 missing, 1 videos fewer than published. my shelf'
+    with pytest.raises(data.DataError, match='mine: nowhere is no folder.*my shelf'):
+        data.load('mine', 'nowhere')
