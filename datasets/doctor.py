@@ -3,7 +3,6 @@
     python data.py NAME --data DIR [--decode]
 """
 import os
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple

@@ -1,30 +1,30 @@
 """The data sets as they lie on disk and the doctor: against what was written there."""
+
 import importlib
-import io
 import math
 import os
 import pickle
 import re
 import shutil
-import sys
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import data
 import miniatures as mini
 from datasets import carl, finegym
-from datasets.layout import printable
-from miniatures import numbers, picture, write_images, write_video
+from miniatures import numbers, write_video
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------
 # Every layout: names, labels and frames are those that were written
+
 
 @pytest.mark.parametrize('layout', mini.LAYOUTS)
 def test_layout(layout, tmp_path, capsys):
-    written = mini.LAYOUTS[layout](tmp_path, **({'actions': ['bowl', 'pushup']} if 'penn' in layout else {}))
+    written = mini.LAYOUTS[layout](
+        tmp_path, **({'actions': ['bowl', 'pushup']} if 'penn' in layout else {})
+    )
     dataset = layout.split(',')[0]
     videos = data.load(dataset, tmp_path, image_size=48)
     videos = pickle.loads(pickle.dumps(videos))  # as a spawned worker gets them
@@ -40,11 +40,21 @@ def test_layout(layout, tmp_path, capsys):
                 assert video.labels.dtype == np.int64 and np.array_equal(video.labels, labels)
                 assert video.frames == len(labels)
             frames = video.read([3, 0, 7, 3, video.frames - 1])
-            assert frames.dtype == torch.uint8 and numbers(frames) == [3, 0, 7, 3, video.frames - 1]
+            assert frames.dtype == torch.uint8 and numbers(frames) == [
+                3,
+                0,
+                7,
+                3,
+                video.frames - 1,
+            ]
             squashed = dataset in ('penn', 'pouring', 'folder')
             assert frames.shape == (5, 3, 48, 48) if squashed else (5, 3, 96, 160)
     assert videos['train'][0].action == {
-        'penn': 'bowl', 'pouring': 'pouring', 'k400': 'abseiling', 'folder': 'jump high'}.get(dataset)
+        'penn': 'bowl',
+        'pouring': 'pouring',
+        'k400': 'abseiling',
+        'folder': 'jump high',
+    }.get(dataset)
 
 
 def test_penn_actor_is_its_box(tmp_path):
@@ -52,7 +62,9 @@ def test_penn_actor_is_its_box(tmp_path):
     video = data.load('penn', tmp_path, image_size=64)['train'][0]
     masks = video.actor([0, 5])
     assert masks.shape == (2, 64, 64) and masks.dtype == torch.bool
-    for mask, left in zip(masks, (40, 45)):  # x from left to left + 40 of 160, y from 24 to 72 of 96
+    for mask, left in zip(
+        masks, (40, 45)
+    ):  # x from left to left + 40 of 160, y from 24 to 72 of 96
         rows, columns = torch.nonzero(mask, as_tuple=True)
         assert (rows.min(), rows.max()) == (16, 47)
         assert abs(columns.min() - left * 64 / 160) <= 1
@@ -72,8 +84,12 @@ def test_penn_samples_the_longer_one_down(given, tmp_path):
     video = data.load('penn', tmp_path)['train'][0]
     assert video.frames == min(given, 12)
     expected = [math.floor(j * max(given, 12) / min(given, 12)) for j in range(video.frames)]
-    assert numbers(video.read(range(video.frames))) == (expected if given < 12 else list(range(12)))
-    assert video.labels.tolist() == (labels.tolist() if given < 12 else labels[expected].tolist())
+    assert numbers(video.read(range(video.frames))) == (
+        expected if given < 12 else list(range(12))
+    )
+    assert video.labels.tolist() == (
+        labels.tolist() if given < 12 else labels[expected].tolist()
+    )
 
 
 def test_penn_folders_with_endings(tmp_path):
@@ -89,42 +105,31 @@ def test_penn_folders_with_endings(tmp_path):
 def test_finegym_elements(tmp_path, capsys):
     mini.finegym(tmp_path)
     listed = finegym.elements(tmp_path / 'gym99_train_element_v1.0.txt', 99)
-    assert listed == {'train-A_Eb0_E_000000_000002': {'A_0000_0001': 0, 'A_0000_0002': 98},
-                      'train-A_Eb1_E_000100_000102': {'A_0000_0001': 1, 'A_0000_0002': 98}}
+    assert listed == {
+        'train-A_Eb0_E_000000_000002': {'A_0000_0001': 0, 'A_0000_0002': 98},
+        'train-A_Eb1_E_000100_000102': {'A_0000_0001': 1, 'A_0000_0002': 98},
+    }
     (tmp_path / 'processed_videos/train-A_Eb1_E_000100_000102.mp4').unlink()
     with open(tmp_path / 'gym99_val_element.txt', 'a') as file:
         file.write('nobody_E_000001_000002_A_0000_0001 5\n')
     videos = data.load('finegym99', tmp_path)
     assert [video.name for video in videos['train']] == ['train-A_Eb0_E_000000_000002']
     assert len(videos['val']) == 2
-    line, = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert 'train-A_Eb1_E_000100_000102.mp4' in line and 'nobody' in line
 
 
 def test_finegym_rate_of_the_clip(tmp_path):
     write_video(tmp_path / 'a.mp4', 30, rate=10)
-    labels = finegym.element_labels(str(tmp_path / 'a.mp4'), [(0.5, 1.0, 7), (2.95, 9.0, 8)], 30)
+    labels = finegym.element_labels(
+        str(tmp_path / 'a.mp4'), [(0.5, 1.0, 7), (2.95, 9.0, 8)], 30
+    )
     assert labels.tolist() == [-1] * 5 + [7] * 6 + [-1] * 18 + [8]
 
 
-def test_folder_splits(tmp_path, capsys):
-    for name in ('clip 10', 'clip 9', 'clip 2', 'été', 'z', 'za', 'zb', 'zc', 'zd', 'ze'):
-        write_video(tmp_path / f'{name}.mp4', 3)
-    (tmp_path / '.hidden.mp4').write_bytes(b'')
-    (tmp_path / 'notes.md').write_text('')
-    videos = data.load('folder', tmp_path)
-    assert [video.name for video in videos['train']] == [
-        'clip 2.mp4', 'clip 9.mp4', 'clip 10.mp4', 'z.mp4', 'zb.mp4', 'zc.mp4', 'zd.mp4', 'ze.mp4']
-    assert [video.name for video in videos['val']] == ['za.mp4', 'été.mp4']
-    assert 'every fifth' in capsys.readouterr().err
-    (tmp_path / 'z.mp4').unlink()
-    videos = data.load('folder', tmp_path)
-    assert len(videos['train']) == 9 and videos['train'] == videos['val']
-    assert 'both' in capsys.readouterr().err
-
-
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------
 # TFRecords and pickles
+
 
 def test_tfrecords_that_are_damaged(tmp_path, capsys):
     """Whatever is cut off or does not fit together is named; the other videos are none the worse."""
@@ -140,12 +145,19 @@ def test_tfrecords_that_are_damaged(tmp_path, capsys):
     assert capsys.readouterr().err == ''
     broken_message = whole[:12] + b'\xff' * 20 + whole[32:]
     broken_length = whole[:3] + b'\x04' + whole[4:]
-    broken_second = whole[:first] + bytes(12) + whole[first + 12:]
+    broken_second = whole[:first] + bytes(12) + whole[first + 12 :]
     for content, left in (
-            (broken_message, [1, 2, 3]), (broken_length, [2, 3]), (broken_second, [0, 2, 3]),
-            (whole[:-10], [0, 2, 3]), (whole[:first + 5], [0, 2, 3]), (b'', [2, 3]), (whole + b'more', [0, 1, 2, 3]),
-            (whole + mini.framed(b''), [0, 1, 2, 3]), (whole + mini.framed(b'\x0a\xff'), [0, 1, 2, 3]),
-            (whole + mini.framed(b'nonsense'), [0, 1, 2, 3])):
+        (broken_message, [1, 2, 3]),
+        (broken_length, [2, 3]),
+        (broken_second, [0, 2, 3]),
+        (whole[:-10], [0, 2, 3]),
+        (whole[: first + 5], [0, 2, 3]),
+        (b'', [2, 3]),
+        (whole + b'more', [0, 1, 2, 3]),
+        (whole + mini.framed(b''), [0, 1, 2, 3]),
+        (whole + mini.framed(b'\x0a\xff'), [0, 1, 2, 3]),
+        (whole + mini.framed(b'nonsense'), [0, 1, 2, 3]),
+    ):
         path.write_bytes(content)
         assert names() == [f'train_pour_{i}' for i in left]
         assert path.name in capsys.readouterr().err
@@ -155,14 +167,18 @@ def test_tfrecords_that_are_damaged(tmp_path, capsys):
 
 
 def test_tfrecords_with_bytes_changed(tmp_path):
-    """A byte changed anywhere, one after the other: an error of one line, or the same videos with other pixels."""
+    """A byte changed anywhere: an error of one line, or the same videos with other pixels."""
     mini.pouring(tmp_path, train=1, val=1, frames=3)
     path = tmp_path / 'pouring_val-0-of-1.tfrecord'
     whole = path.read_bytes()
-    for position in np.random.default_rng(0).integers(0, len(whole), 60).tolist() + list(range(0, 60, 3)):
-        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1:])
+    for position in np.random.default_rng(0).integers(0, len(whole), 60).tolist() + list(
+        range(0, 60, 3)
+    ):
+        path.write_bytes(
+            whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :]
+        )
         try:
-            video, = data.load('pouring', tmp_path)['val']
+            (video,) = data.load('pouring', tmp_path)['val']
             assert video.read(range(video.frames)).shape[1:] == (3, 224, 224)
             assert video.labels is not None
         except data.DataError as error:
@@ -183,9 +199,28 @@ def test_tfrecord_with_a_truncated_jpeg(tmp_path):
 
 @pytest.mark.parametrize('protocol', range(2, 6))
 def test_pickles_of_numbers(protocol, tmp_path):
-    content = ([{'name': 'x', 'id': 1, 'half': 0.5, 'no': None, 'yes': True, 'raw': b'\xff', 'pair': (1, 2)},
-                torch.tensor([3, -1, 4]), torch.tensor([0.5, 1]), torch.arange(6).reshape(2, 3).T,
-                np.arange(5), np.array([[1.5], [2]], np.float32), np.int64(7), np.float32(.25), 'é'], [[]])
+    content = (
+        [
+            {
+                'name': 'x',
+                'id': 1,
+                'half': 0.5,
+                'no': None,
+                'yes': True,
+                'raw': b'\xff',
+                'pair': (1, 2),
+            },
+            torch.tensor([3, -1, 4]),
+            torch.tensor([0.5, 1]),
+            torch.arange(6).reshape(2, 3).T,
+            np.arange(5),
+            np.array([[1.5], [2]], np.float32),
+            np.int64(7),
+            np.float32(0.25),
+            'é',
+        ],
+        [[]],
+    )
     (tmp_path / 'a.pkl').write_bytes(pickle.dumps(content, protocol))
     read = carl.read_pickle(tmp_path / 'a.pkl')
     assert str(read) == str(content) and torch.equal(read[0][3], content[0][3])
@@ -201,12 +236,18 @@ class Malicious:
 
 
 ATTACKS = {
-    'os': lambda call: call, 'getattr': lambda _: Malicious(getattr, 'x', 'upper'),
-    'eval': lambda call: Malicious(eval, f'__import__("os").{call.call.__name__}({call.args[0]!r})'),
-    'inside torch': lambda call: Malicious(torch.storage._load_from_bytes, pickle.dumps(call, 2)),
+    'os': lambda call: call,
+    'getattr': lambda _: Malicious(getattr, 'x', 'upper'),
+    'eval': lambda call: Malicious(
+        eval, f'__import__("os").{call.call.__name__}({call.args[0]!r})'
+    ),
+    'inside torch': lambda call: Malicious(
+        torch.storage._load_from_bytes, pickle.dumps(call, 2)
+    ),
     'inside numpy': lambda call: np.array([call], object),
     'numpy': lambda _: Malicious(np.fromfile, 'train.pkl'),
-    'raw object': lambda _: Malicious(np.ndarray, (1,), np.dtype('O'), b'12345678')}
+    'raw object': lambda _: Malicious(np.ndarray, (1,), np.dtype('O'), b'12345678'),
+}
 
 
 @pytest.mark.parametrize('attack', ATTACKS)
@@ -220,8 +261,18 @@ def test_pickles_that_would_run_something(attack, tmp_path):
     assert '\n' not in str(error.value) and not canary.exists()
 
 
-@pytest.mark.parametrize('content', [b'', b'\x80\x04', b'not a pickle', *map(pickle.dumps, (
-    3, [3], [{}], [{'name': 'x', 'video_file': 5, 'frame_label': 1}], None))])
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'',
+        b'\x80\x04',
+        b'not a pickle',
+        *map(
+            pickle.dumps,
+            (3, [3], [{}], [{'name': 'x', 'video_file': 5, 'frame_label': 1}], None),
+        ),
+    ],
+)
 def test_pickles_of_something_else(content, tmp_path):
     mini.pouring_carl(tmp_path, train=1, val=1)
     (tmp_path / 'val.pkl').write_bytes(content)
@@ -229,21 +280,31 @@ def test_pickles_of_something_else(content, tmp_path):
         data.load('pouring', tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------
 # Data sets of which something is missing
 
-@pytest.mark.parametrize('layout, gone, said', [
-    ('penn', 'penn_action_labels', 'penn_action_labels/train.*TCC'), ('penn', 'frames', 'frames.*PennAction'),
-    ('penn, CARL', 'videos', 'lacks videos.*CARL'),
-    ('pouring', 'pouring_val-0-of-1.tfrecord', 'pouring_val.*TCC'),
-    ('pouring, CARL', 'val.pkl', 'lacks val.pkl'),
-    ('finegym99', 'gym99_val_element.txt', 'gym99_val_element.*FineGym'),
-    ('finegym99', 'finegym_annotation_info_v1.0.json', 'annotation.*FineGym'),
-    ('finegym99', 'processed_videos', 'processed_videos'), ('finegym99, CARL', 'gym99_val.pkl', 'gym99_val'),
-    ('k400', 'annotations', 'annotations/train.csv.*cvdfoundation'), ('k400', 'train', 'train'),
-    ('folder', 'val', 'val/')])
+
+@pytest.mark.parametrize(
+    'layout, gone, said',
+    [
+        ('penn', 'penn_action_labels', 'penn_action_labels/train.*TCC'),
+        ('penn', 'frames', 'frames.*PennAction'),
+        ('penn, CARL', 'videos', 'lacks videos.*CARL'),
+        ('pouring', 'pouring_val-0-of-1.tfrecord', 'pouring_val.*TCC'),
+        ('pouring, CARL', 'val.pkl', 'lacks val.pkl'),
+        ('finegym99', 'gym99_val_element.txt', 'gym99_val_element.*FineGym'),
+        ('finegym99', 'finegym_annotation_info_v1.0.json', 'annotation.*FineGym'),
+        ('finegym99', 'processed_videos', 'processed_videos'),
+        ('finegym99, CARL', 'gym99_val.pkl', 'gym99_val'),
+        ('k400', 'annotations', 'annotations/train.csv.*cvdfoundation'),
+        ('k400', 'train', 'train'),
+        ('folder', 'val', 'val/'),
+    ],
+)
 def test_missing_parts_are_named(layout, gone, said, tmp_path):
-    mini.LAYOUTS[layout](tmp_path, train=1, val=1, **({'actions': ['bowl']} if 'penn' in layout else {}))
+    mini.LAYOUTS[layout](
+        tmp_path, train=1, val=1, **({'actions': ['bowl']} if 'penn' in layout else {})
+    )
     gone = tmp_path / gone
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     with pytest.raises(data.DataError, match=said) as error:
@@ -251,18 +312,29 @@ def test_missing_parts_are_named(layout, gone, said, tmp_path):
     assert '\n' not in str(error.value) and len(str(error.value)) < 500
 
 
-@pytest.mark.parametrize('dataset, given', [
-    ('penn', None), ('penn', 'nowhere'), ('folder', ''), ('imagenet', '.'), ('k400', 'a.txt')])
+@pytest.mark.parametrize(
+    'dataset, given',
+    [('penn', None), ('penn', 'nowhere'), ('folder', ''), ('imagenet', '.'), ('k400', 'a.txt')],
+)
 def test_no_folder(dataset, given, tmp_path):
     (tmp_path / 'a.txt').write_text('')
     with pytest.raises(data.DataError, match=dataset):
         data.load(dataset, given and tmp_path / given)
 
 
-@pytest.mark.parametrize('name, content', [
-    *(('gym99_val_element.txt', text) for text in ('val-A_Eb0_E_000000_000002_A_0000_0001 99', 'what', '')),
-    *(('finegym_annotation_info_v1.0.json', text)
-      for text in ('{', '[]', '{}', '{"train-A_Eb0": 3}', '[' * 10 ** 5, '\xff'))])
+@pytest.mark.parametrize(
+    'name, content',
+    [
+        *(
+            ('gym99_val_element.txt', text)
+            for text in ('val-A_Eb0_E_000000_000002_A_0000_0001 99', 'what', '')
+        ),
+        *(
+            ('finegym_annotation_info_v1.0.json', text)
+            for text in ('{', '[]', '{}', '{"train-A_Eb0": 3}', '[' * 10**5, '\xff')
+        ),
+    ],
+)
 def test_finegym_that_cannot_be_read(name, content, tmp_path):
     mini.finegym(tmp_path, train=1, val=1)
     (tmp_path / name).write_text(content, encoding='latin1')
@@ -270,9 +342,16 @@ def test_finegym_that_cannot_be_read(name, content, tmp_path):
         data.load('finegym99', tmp_path)
 
 
-@pytest.mark.parametrize('content', [
-    'label,youtube_id\nrun,abc\n', 'label,youtube_id,time_start,time_end,split\nrun,abc,x,9,train\n',
-    'label,youtube_id,time_start,time_end,split\nrun,abc\n', '', '\0\n\0'])
+@pytest.mark.parametrize(
+    'content',
+    [
+        'label,youtube_id\nrun,abc\n',
+        'label,youtube_id,time_start,time_end,split\nrun,abc,x,9,train\n',
+        'label,youtube_id,time_start,time_end,split\nrun,abc\n',
+        '',
+        '\0\n\0',
+    ],
+)
 def test_kinetics_table_that_cannot_be_read(content, tmp_path):
     mini.k400(tmp_path, train=1)
     (tmp_path / 'annotations/train.csv').write_text(content)
@@ -280,41 +359,38 @@ def test_kinetics_table_that_cannot_be_read(content, tmp_path):
         data.load('k400', tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------
 # The doctor
-
-def examine(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr('sys.argv', ['data.py', *map(str, arguments)])
-    code = 0
-    try:
-        data.main()
-    except SystemExit as stop:
-        code = stop.code
-    out, err = capsys.readouterr()
-    return code, out, [line for line in err.replace('\r', '\n').splitlines() if line.startswith('data.py')]
 
 
 @pytest.mark.parametrize('layout', mini.LAYOUTS)
 @pytest.mark.parametrize('decode', [False, True])
-def test_doctor(layout, decode, tmp_path, monkeypatch, capsys):
-    written = mini.LAYOUTS[layout](tmp_path, **({'actions': ['bowl', 'situp']} if 'penn' in layout else {}))
+def test_doctor(layout, decode, tmp_path, doctor):
+    written = mini.LAYOUTS[layout](
+        tmp_path, **({'actions': ['bowl', 'situp']} if 'penn' in layout else {})
+    )
     dataset = layout.split(',')[0]
-    code, out, err = examine(monkeypatch, capsys, dataset, '--data', tmp_path, *['--decode'] * decode)
+    code, out, err = doctor(dataset, '--data', tmp_path, *['--decode'] * decode)
     assert code == 0 and not err
     train = next(line.split() for line in out.splitlines() if line.startswith('train  all'))
     assert train[2] == str(len(written['train']))
     if dataset == 'penn':
-        assert any(line.split() == ['val', 'bowl', '2', '85', '25', '25'] for line in out.splitlines())
+        assert any(
+            line.split() == ['val', 'bowl', '2', '85', '25', '25'] for line in out.splitlines()
+        )
         assert 'lacking: 2098 videos fewer' in out.splitlines()[-1]
     elif dataset == 'k400':
         assert train[4:] == ([str(12 + 13 + 14 + 15), '0'] if decode else ['?', '?'])
         assert out.splitlines()[-1] == 'k400: complete'
     else:
         labels = written['train'].values()
-        assert train[4:] == [str(sum(map(len, labels))), str(sum((label >= 0).sum() for label in labels))]
+        assert train[4:] == [
+            str(sum(map(len, labels))),
+            str(sum((label >= 0).sum() for label in labels)),
+        ]
 
 
-def test_doctor_names_what_is_wrong(tmp_path, monkeypatch, capsys):
+def test_doctor_names_what_is_wrong(tmp_path, doctor):
     mini.penn(tmp_path, actions=['bowl'], train=4, val=2)
     labels = tmp_path / 'penn_action_labels/train/bowl'
     np.save(labels / '0001_bowl.npy', np.zeros(9, int))
@@ -322,216 +398,49 @@ def test_doctor_names_what_is_wrong(tmp_path, monkeypatch, capsys):
     shutil.rmtree(tmp_path / 'frames/0003')
     jpeg = tmp_path / 'frames/0004/000002.jpg'
     jpeg.write_bytes(jpeg.read_bytes()[:500])
-    code, out, err = examine(monkeypatch, capsys, 'penn', '--data', tmp_path)
-    assert code == 0 and 'sampled down: 1\n    0001: 12 frames, 9 labels' in out and '000002.jpg' not in out
-    assert 'missing: 1\n    frames/0003 (train, bowl)' in out and '0002_bowl.npy: labels from 7 to 7' in out
-    code, out, err = examine(monkeypatch, capsys, 'penn', '--data', tmp_path, '--decode')
+    code, out, err = doctor('penn', '--data', tmp_path)
+    assert (
+        code == 0
+        and 'sampled down: 1\n    0001: 12 frames, 9 labels' in out
+        and '000002.jpg' not in out
+    )
+    assert (
+        'missing: 1\n    frames/0003 (train, bowl)' in out
+        and '0002_bowl.npy: labels from 7 to 7' in out
+    )
+    code, out, err = doctor('penn', '--data', tmp_path, '--decode')
     assert code == 0 and 'cannot be read: 1\n' in out and '0004/000002.jpg' in out
     last = out.splitlines()[-1]
-    assert 'usable, but lacking: 1 missing, 1 cannot be read, 1 labels do not fit' in last and 'TCC' in last
+    assert (
+        'usable, but lacking: 1 missing, 1 cannot be read, 1 labels do not fit' in last
+        and 'TCC' in last
+    )
 
 
-def test_doctor_has_nothing_to_use(tmp_path, monkeypatch, capsys):
+def test_doctor_has_nothing_to_use(tmp_path, doctor):
     for name in ('a.mp4', 'b.mp4'):
         (tmp_path / name).write_bytes(b'')
-    code, out, err = examine(monkeypatch, capsys, 'folder', '--data', tmp_path)
+    code, out, err = doctor('folder', '--data', tmp_path)
     assert code == 2 and len(err) == 1 and 'none of the' in err[0]
-    code, out, err = examine(monkeypatch, capsys, 'penn', '--data', tmp_path)
+    code, out, err = doctor('penn', '--data', tmp_path)
     assert code == 2 and len(err) == 1 and 'penn_action_labels' in err[0]
 
 
-def test_kinetics_with_a_file_missing(tmp_path, monkeypatch, capsys):
+def test_kinetics_with_a_file_missing(tmp_path, capsys, doctor):
     mini.k400(tmp_path, train=3)
     gone = sorted((tmp_path / 'train').iterdir())[1]
     gone.unlink()
-    code, out, err = examine(monkeypatch, capsys, 'k400', '--data', tmp_path)
+    code, out, err = doctor('k400', '--data', tmp_path)
     assert code == 0 and f'missing: 1\n    train/{gone.name}' in out
     assert 'cvdfoundation' in out.splitlines()[-1]
-    assert len(data.load('k400', tmp_path)['train']) == 2 and gone.name in capsys.readouterr().err
+    assert (
+        len(data.load('k400', tmp_path)['train']) == 2 and gone.name in capsys.readouterr().err
+    )
 
 
-# ---------------------------------------------------------------------------------------------------
-# One's own videos: nothing is passed over in silence
-
-@pytest.fixture(scope='module')
-def clip(tmp_path_factory):
-    path = tmp_path_factory.mktemp('clip') / 'a.mp4'
-    write_video(path, 6)
-    return path.read_bytes()
-
-
-def fill(root, clip, *names):
-    """Files by name: a video, an image, or something else by its ending."""
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix.lower() in ('.mp4', '.mkv', '.avi', '.webm'):
-            path.write_bytes(clip)
-        elif path.suffix.lower() in ('.jpg', '.png'):
-            Image.fromarray(picture(int(re.findall(r'\d+', '0' + path.stem)[-1]))).save(path)
-        else:
-            path.write_bytes(b'x')
-
-
-@pytest.mark.parametrize('names, videos, notes', [
-    # endings that are not read, and files of no use
-    (['a.mp4', 'b.xyz', 'c.xyz', 'notes.md'], ['a.mp4'],
-     ['neither video, image nor labels: 1 .md, 2 .xyz (b.xyz, c.xyz, notes.md)']),
-    (['a.mp4', '.hidden.mp4', 'Makefile'], ['a.mp4'],
-     ['hidden: 1 .mp4 (.hidden.mp4)', 'neither video, image nor labels: 1 without ending (Makefile)']),
-    # labels of no video; a second file of labels
-    (['a.mp4', 'b.txt', 'a_labels.csv'], ['a.mp4'],
-     ['no video or folder of images of this name beside it: 1 .csv, 1 .txt']),
-    (['a.mp4', 'a.npy', 'a.txt', 'a.CSV'], ['a.mp4'],
-     ['a second file of labels for one video: 1 .csv, 1 .txt (a.CSV, a.txt)']),
-    (['a/1.jpg', 'a/2.jpg', 'a.txt', 'a/labels.txt'], ['a'],
-     ['no video or folder of images of this name beside it: 1 .txt (a/labels.txt)']),
-    # images and videos in one folder
-    (['a.mp4', 'poster.jpg'], ['a.mp4'], ['images beside videos: 1 .jpg (poster.jpg)']),
-    (['x/a.mp4', 'x/1.jpg', 'x/2.jpg'], ['x/a.mp4'], ['images beside videos: 2 .jpg']),
-    (['1.jpg', '2.jpg', 'b/1.jpg'], ['b'], ['in no folder of their own: 2 .jpg']),
-    (['b/1.jpg', 'b/clip.MP4', 'b/c/1.jpg'], ['b/c', 'b/clip.MP4'], ['images beside videos: 1 .jpg (b/1.jpg)']),
-    # a folder of frames that holds more than one series
-    (['a/a_001.jpg', 'a/a_002.jpg', 'a/b_001.jpg', 'a/b_002.jpg', 'b.mp4'], ['b.mp4'],
-     ['several series in one folder; give each its own: 4 .jpg (a/a_001.jpg']),
-    (['a/cam1_01.jpg', 'a/cam1_02.jpg', 'a/cam2_01.jpg', 'a/cam2_02.jpg', 'b.mp4'], ['b.mp4'], ['several series']),
-    (['a/001_left.jpg', 'a/002_left.jpg', 'a/001_right.jpg', 'a/002_right.jpg', 'b.mp4'], ['b.mp4'], ['several series']),
-    (['a/1.jpg', 'a/2.jpg', 'a/1.png', 'a/2.png', 'b.mp4'], ['b.mp4'], ['several series']),
-    (['a/f_1.jpg', 'a/f_2.jpg', 'a/f_3.jpg', 'a/cover.jpg', 'a/thumb_1.jpg'], ['a'],
-     ['not of the numbered series in a folder of frames: 2 .jpg (a/cover.jpg, a/thumb_1.jpg)']),
-    (['a/f_1.jpg', 'a/f_2.jpg', 'a/masks/f_1.png', 'a/masks/f_2.png'], ['a'],
-     ['in a folder inside a folder of frames: 2 .png']),
-    (['a/first.jpg', 'a/second.jpg'], ['a'], []), (['a/F_1.JPG', 'a/f_2.jpg', 'b/t0.04.jpg', 'b/t1.08.jpg'], ['a', 'b'], []),
-    # train/ and val/, and something beside them
-    (['train/a.mp4', 'val/b.mkv', 'c.mp4', 'test/d.mp4'], ['a.mp4', 'b.mkv'],
-     ['outside train/ and val/: 2 .mp4 (c.mp4, test/d.mp4)', 'b.mkv of val is in train too, as a.mp4'])])
-def test_what_is_not_used_is_named(names, videos, notes, clip, tmp_path, monkeypatch, capsys):
-    fill(tmp_path, clip, *names)
-    loaded = data.load('folder', tmp_path)
-    assert sorted({video.name for video in loaded['train'] + loaded['val']}) == videos
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith('folder: note: ')]
-    assert len(said) == len(notes) and all(any(note in line for line in said) for note in notes)
-    code, out, _ = examine(monkeypatch, capsys, 'folder', '--data', tmp_path)
-    assert code == 0 and all(note in out for note in notes)
-    if notes:
-        assert f'note: {len(notes)}\n' in out and 'complete' not in out
-
-
-def test_only_frames_of_one_series_are_the_video(clip, tmp_path):
-    fill(tmp_path, clip, *(f'a/f_{i}.jpg' for i in range(12)), 'a/cover.jpg', 'a/aaa_99.jpg')
-    video, = data.load('folder', tmp_path)['train']
-    assert numbers(video.read(range(video.frames))) == list(range(12))
-
-
-def test_links(clip, tmp_path, capsys):
-    """A folder met again is named, not used twice, nor for ever; links to elsewhere are as good as folders."""
-    fill(tmp_path, clip, 'data/a/x.mp4', 'elsewhere/y.mp4', 'elsewhere/deep/z.mp4')
-    root = tmp_path / 'data'
-    for link, target in (('again', 'a'), ('loop', '.'), ('a/up', '..'), ('b', '../elsewhere'), ('gone', 'nowhere'),
-                         ('gone.mp4', 'nowhere.mp4')):
-        (root / link).symlink_to(target, target_is_directory=True)
-    assert [video.name for video in data.load('folder', root)['train']] == ['a/x.mp4', 'b/deep/z.mp4', 'b/y.mp4']
-    said = capsys.readouterr().out
-    assert 'a link to a folder that is used already: 3 without ending (a/up, again, loop)' in said
-    assert 'leads nowhere: 1 .mp4, 1 without ending (gone, gone.mp4)' in said
-
-
-def test_a_folder_linked_into_train_and_val(clip, tmp_path, capsys):
-    fill(tmp_path, clip, 'train/a/x.mp4', 'val/b/y.mp4')
-    (tmp_path / 'val/b/y.mp4').write_bytes(clip + b'other')
-    (tmp_path / 'train/b').symlink_to('../val/b', target_is_directory=True)
-    videos = data.load('folder', tmp_path)
-    assert [[video.name for video in videos[split]] for split in videos] == [['a/x.mp4'], ['b/y.mp4']]
-    assert 'a folder that is used already' in capsys.readouterr().out
-
-
-@pytest.mark.parametrize('how', ['copy', 'symbolic link', 'hard link', 'frames', 'every fifth'])
-def test_a_video_in_train_and_val_is_named(how, clip, tmp_path, capsys):
-    write_video(tmp_path / 'train/a.mp4', 7)
-    write_video(tmp_path / 'val/b.mp4', 8)
-    here, there = tmp_path / 'train/x.mp4', tmp_path / 'val/deep/y.mp4'
-    fill(tmp_path, clip, 'train/x.mp4', 'val/deep/z.mp4')
-    (tmp_path / 'val/deep/z.mp4').write_bytes(clip[::-1])        # as large, but another
-    if how == 'copy':
-        shutil.copy(here, there)
-    elif how == 'symbolic link':
-        there.symlink_to(here)
-    elif how == 'hard link':
-        os.link(here, there)
-    elif how == 'frames':
-        write_images(tmp_path / 'train/x', 3)
-        shutil.copytree(tmp_path / 'train/x', tmp_path / 'val/deep/y')
-        shutil.copytree(tmp_path / 'train/x', tmp_path / 'val/deep/other')
-        (tmp_path / 'val/deep/other/000001.jpg').write_bytes(b'x' * (tmp_path / 'train/x/000001.jpg').stat().st_size)
-    else:
-        for number in range(12):
-            write_video(tmp_path / f'flat/{number}.mp4', 5 + number)
-        shutil.copy(tmp_path / 'flat/0.mp4', tmp_path / 'flat/4.mp4')
-    data.load('folder', tmp_path / 'flat' if how == 'every fifth' else tmp_path)
-    lines = [line for line in capsys.readouterr().out.splitlines() if 'in train too' in line]
-    expected = '4.mp4 of val is in train too, as 0.mp4' if how == 'every fifth' else 'of val is in train too, as x'
-    assert len(lines) == 1 and expected in lines[0]
-    assert how == 'every fifth' or lines[0].startswith('folder: note: deep/y')
-
-
-def test_nothing_but_unknown_endings(clip, tmp_path):
-    fill(tmp_path, clip, 'a.xyz', 'b.xyz')
-    with pytest.raises(data.DataError, match=r'no train video.*neither video, image nor labels: 2 .xyz \(a.xyz, b.xyz\)'):
-        data.load('folder', tmp_path)
-
-
-def test_doctor_of_ones_own_actions(clip, tmp_path, monkeypatch, capsys):
-    """Named like Penn Action's, they are none of it; and what is wrong with a video is said once, though it is in both."""
-    fill(tmp_path, clip, 'pushup/a.mp4', 'squat/b.mp4', 'squat/c.mp4', 'squat/d.mp4')
-    for name in 'ab':
-        (tmp_path / ('pushup' if name == 'a' else 'squat') / f'{name}.txt').write_text('0 1')
-    (tmp_path / 'squat/d.mp4').write_bytes(b'')
-    code, out, _ = examine(monkeypatch, capsys, 'folder', '--data', tmp_path)
-    rows = [line.split() for line in out.splitlines() if line.startswith(('train', 'val'))]
-    assert [row[:4] for row in rows] == [[split, *rest] for split in ('train', 'val') for rest in (
-        ['pushup', '1', '-'], ['squat', '3', '-'], ['all', '4', '-'])]
-    assert code == 0 and 'labels do not fit: 2\n' in out and 'cannot be read: 1\n' in out
-    assert out.count('2 labels for 6 frames') == 2
-
-
-AWKWARD = ['深蹲.mp4', 'été.mp4', b'\xd0\xd5\xc3\xfb.mp4', 'two\nlines.mp4', 'emoji \U0001f3cb.mp4']
-
-
-@pytest.mark.parametrize('encoding, broken', [('utf-8', True), ('utf-8', False), ('cp1252', True), ('ascii', True), ('ascii', False)])
-def test_names_that_the_screen_cannot_hold(encoding, broken, clip, tmp_path, monkeypatch):
-    """As with PYTHONIOENCODING=...:strict, or where stdout is a pipe on Windows."""
-    for name in AWKWARD:
-        with open(os.path.join(os.fsencode(tmp_path), os.fsencode(name)), 'wb') as file:
-            file.write(clip[:300] if broken else clip)
-    (tmp_path / '标签.xyz').write_text('')
-    (tmp_path / 'good.mp4').write_bytes(clip)
-    screens = [io.TextIOWrapper(io.BytesIO(), encoding, errors='strict') for _ in range(2)]
-    monkeypatch.setattr(sys, 'stdout', screens[0])
-    monkeypatch.setattr(sys, 'stderr', screens[1])
-    monkeypatch.setattr(sys, 'argv', ['data.py', 'folder', '--data', str(tmp_path)])
-    data.main()
-    screens[0].seek(0)
-    said = screens[0].read()
-    assert ('cannot be read: 5' in said) == broken and 'not used' in said
-    assert ('two\\x0alines.mp4: cannot be read' in said) == broken and '\nlines' not in said
-    assert ('深蹲' in said) == (broken and encoding == 'utf-8')
-    with pytest.raises(SystemExit):
-        monkeypatch.setattr(sys, 'argv', ['data.py', 'folder', '--data', str(tmp_path / '没有\udcd0')])
-        data.main()
-    screens[1].seek(0)
-    assert 'is no folder' in screens[1].read()
-
-
-def test_names_of_videos_fit_into_any_file(clip, tmp_path):
-    with open(os.path.join(os.fsencode(tmp_path), b'\xd0\xd5.mp4'), 'wb') as file:
-        file.write(clip)
-    video, = data.load('folder', tmp_path)['train']
-    assert video.name == '\\udcd0\\udcd5.mp4' and numbers(video.read([3])) == [3]
-    assert printable('a\udcd0') == 'a\\udcd0'
-
-
-# ---------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------
 # Kinetics as mirrors have it
+
 
 def mirror(tmp_path, name, top='', ending='.mp4', blank=' ', table='annotations/train.csv'):
     """The miniature, moved to where a mirror has it: {train} videos in class folders."""
@@ -549,23 +458,46 @@ def mirror(tmp_path, name, top='', ending='.mp4', blank=' ', table='annotations/
     return tmp_path / 'data'
 
 
-@pytest.mark.parametrize('name, more, said', [
-    ('train/{label}', {}, 'train/<class>/ with .mp4, classes from annotations/train.csv'),
-    ('train/{label}', {'blank': '_'}, 'train/<class>/'),
-    ('train/{label}', {'blank': '_', 'table': None}, 'train/<class>/ with .mp4, classes from the sub-folders'),
-    ('train_256/{label}', {'blank': '_', 'ending': '.mkv'}, 'train_256/<class>/ with .mkv'),
-    ('train_256', {'ending': '.mp4.webm'}, 'train_256/ with .webm'),
-    ('train', {'top': 'k400'}, 'k400/train/ with .mp4, classes from k400/annotations/train.csv'),
-    ('train/{label}', {'top': 'k400', 'ending': '.webm', 'table': 'train.csv'}, 'k400/train/<class>/ with .webm'),
-    ('videos_train/{label}', {'table': 'annotations/kinetics_train.csv'}, 'annotations/kinetics_train.csv')])
-def test_kinetics_of_a_mirror(name, more, said, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    'name, more, said',
+    [
+        ('train/{label}', {}, 'train/<class>/ with .mp4, classes from annotations/train.csv'),
+        ('train/{label}', {'blank': '_'}, 'train/<class>/'),
+        (
+            'train/{label}',
+            {'blank': '_', 'table': None},
+            'train/<class>/ with .mp4, classes from the sub-folders',
+        ),
+        ('train_256/{label}', {'blank': '_', 'ending': '.mkv'}, 'train_256/<class>/ with .mkv'),
+        ('train_256', {'ending': '.mp4.webm'}, 'train_256/ with .webm'),
+        (
+            'train',
+            {'top': 'k400'},
+            'k400/train/ with .mp4, classes from k400/annotations/train.csv',
+        ),
+        (
+            'train/{label}',
+            {'top': 'k400', 'ending': '.webm', 'table': 'train.csv'},
+            'k400/train/<class>/ with .webm',
+        ),
+        (
+            'videos_train/{label}',
+            {'table': 'annotations/kinetics_train.csv'},
+            'annotations/kinetics_train.csv',
+        ),
+    ],
+)
+def test_kinetics_of_a_mirror(name, more, said, tmp_path, capsys, doctor):
     root = mirror(tmp_path, name, **more)
     videos = data.load('k400', root)['train']
-    assert [video.action for video in sorted(videos, key=lambda video: video.name)] == ['abseiling', 'air drumming'] * 2
+    assert [video.action for video in sorted(videos, key=lambda video: video.name)] == [
+        'abseiling',
+        'air drumming',
+    ] * 2
     assert all(numbers(video.read([2, 5])) == [2, 5] for video in videos)
     assert said in capsys.readouterr().out
-    code, out, _ = examine(monkeypatch, capsys, 'k400', '--data', root, '--decode')
-    assert code == 0 and f'note: 1\n    found ' in out and said in out
+    code, out, _ = doctor('k400', '--data', root, '--decode')
+    assert code == 0 and 'note: 1\n    found ' in out and said in out
 
 
 def test_kinetics_replacements_and_strangers(tmp_path, capsys):
@@ -575,23 +507,28 @@ def test_kinetics_replacements_and_strangers(tmp_path, capsys):
     replacement.mkdir(parents=True)
     first.rename(replacement / first.name)
     first.write_bytes(b'broken')
-    second.rename(replacement / second.name)                     # only there
+    second.rename(replacement / second.name)  # only there
     (tmp_path / 'train/abc_000001_000011.mp4').write_bytes(b'')  # in no table
     (tmp_path / 'train/list.txt').write_text('')
     videos = data.load('k400', tmp_path)['train']
     assert len(videos) == 3 and all(numbers(video.read([4])) == [4] for video in videos)
     said = capsys.readouterr().out
     assert '2 files from replacement folders' in said
-    assert 'not in train.csv: 1 (train/abc_000001_000011.mp4)' in said and 'train/list.txt' in said
+    assert (
+        'not in train.csv: 1 (train/abc_000001_000011.mp4)' in said and 'train/list.txt' in said
+    )
 
 
-# ---------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------
 # Tensors that lay on a GPU when they were pickled
+
 
 @pytest.mark.parametrize('layout', ['penn, CARL', 'pouring, CARL', 'finegym99, CARL'])
 @pytest.mark.parametrize('where', ['cuda:0', 'cuda:3', 'mps'])
 def test_pickles_from_a_gpu(layout, where, tmp_path, monkeypatch):
-    written = mini.LAYOUTS[layout](tmp_path, **({'actions': ['bowl']} if 'penn' in layout else {}))
+    written = mini.LAYOUTS[layout](
+        tmp_path, **({'actions': ['bowl']} if 'penn' in layout else {})
+    )
     for file in tmp_path.glob('*.pkl'):
         content = pickle.loads(file.read_bytes())
         with monkeypatch.context() as patched:
@@ -605,27 +542,37 @@ def test_pickles_from_a_gpu(layout, where, tmp_path, monkeypatch):
             assert np.array_equal(video.labels, written[split][video.name])
 
 
-def test_a_new_data_set_is_one_file_and_one_line(clip, tmp_path, monkeypatch, capsys):
-    (tmp_path / 'mine.py').write_text('''
+def test_a_new_data_set_is_one_file_and_one_line(tmp_path, monkeypatch, capsys, doctor):
+    (tmp_path / 'mine.py').write_text("""
 from functools import partial
 from datasets.labels import checked
 from datasets.layout import DataSet
 from datasets.video import video_file
 
 def mine(data, size):
-    videos = [video_file(path.name, path, size, action='jump', annotate=partial(checked, path, [0, 0, 0, 1, 1, 1], 2))
-              for path in sorted(data.glob('*.mp4'))]
+    videos = []
+    for path in sorted(data.glob('*.mp4')):
+        annotate = partial(checked, path, [0, 0, 0, 1, 1, 1], 2)
+        videos.append(video_file(path.name, path, size, action='jump', annotate=annotate))
     return {'train': videos[:2], 'val': videos[2:]}, ['d.mp4']
 
 ROW = DataSet(mine, 'my shelf', published={'jump': (3, 1), 'all': (3, 1)})
-''')
-    fill(tmp_path / 'data', clip, 'a.mp4', 'b.mp4', 'c.mp4')
+""")
+    for name in 'abc':
+        write_video(tmp_path / 'data' / f'{name}.mp4', 6)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(data.DATASETS, 'mine', importlib.import_module('mine').ROW)
-    assert [len(videos) for videos in data.load('mine', tmp_path / 'data', image_size=32).values()] == [2, 1]
+    assert [
+        len(videos) for videos in data.load('mine', tmp_path / 'data', image_size=32).values()
+    ] == [2, 1]
     assert 'mine: 1 missing, among them d.mp4' in capsys.readouterr().err
-    code, out, _ = examine(monkeypatch, capsys, 'mine', '--data', tmp_path / 'data', '--decode')
-    assert code == 0 and any(line.split() == ['train', 'jump', '2', '3', '12', '12'] for line in out.splitlines())
-    assert out.splitlines()[-1] == 'mine: usable, but lacking: 1 missing, 1 videos fewer than published. my shelf'
+    code, out, _ = doctor('mine', '--data', tmp_path / 'data', '--decode')
+    assert code == 0 and any(
+        line.split() == ['train', 'jump', '2', '3', '12', '12'] for line in out.splitlines()
+    )
+    assert (
+        out.splitlines()[-1]
+        == 'mine: usable, but lacking: 1 missing, 1 videos fewer than published. my shelf'
+    )
     with pytest.raises(data.DataError, match='mine: nowhere is no folder.*my shelf'):
         data.load('mine', 'nowhere')
