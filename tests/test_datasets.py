@@ -235,25 +235,24 @@ class Malicious:
         return self.call, self.args
 
 
-ATTACKS = {
-    'os': lambda call: call,
-    'getattr': lambda _: Malicious(getattr, 'x', 'upper'),
-    'eval': lambda call: Malicious(
-        eval, f'__import__("os").{call.call.__name__}({call.args[0]!r})'
-    ),
-    'inside torch': lambda call: Malicious(
-        torch.storage._load_from_bytes, pickle.dumps(call, 2)
-    ),
-    'inside numpy': lambda call: np.array([call], object),
-    'numpy': lambda _: Malicious(np.fromfile, 'train.pkl'),
-    'raw object': lambda _: Malicious(np.ndarray, (1,), np.dtype('O'), b'12345678'),
-}
+def attacks(call):
+    """Objects whose pickles try to run `call`, or to reach what they should not."""
+    code = f'__import__("os").{call.call.__name__}({call.args[0]!r})'
+    return {
+        'os': call,
+        'getattr': Malicious(getattr, 'x', 'upper'),
+        'eval': Malicious(eval, code),
+        'inside torch': Malicious(torch.storage._load_from_bytes, pickle.dumps(call, 2)),
+        'inside numpy': np.array([call], object),
+        'numpy': Malicious(np.fromfile, 'train.pkl'),
+        'raw object': Malicious(np.ndarray, (1,), np.dtype('O'), b'12345678'),
+    }
 
 
-@pytest.mark.parametrize('attack', ATTACKS)
+@pytest.mark.parametrize('attack', attacks(Malicious(os.system, '')))
 def test_pickles_that_would_run_something(attack, tmp_path):
     canary = tmp_path / 'canary'
-    content = ATTACKS[attack](Malicious(os.system, f'touch {canary}'))
+    content = attacks(Malicious(os.system, f'touch {canary}'))[attack]
     mini.pouring_carl(tmp_path, train=1, val=1)
     (tmp_path / 'train.pkl').write_bytes(pickle.dumps([{'name': content}]))
     with pytest.raises(data.DataError, match='train.pkl: refused') as error:

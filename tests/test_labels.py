@@ -20,11 +20,10 @@ NAMES = ['down', 'hold still', 'up']
 FRAMES = len(LABELS)
 
 ENCODINGS = {
-    'utf-8': lambda text: text.encode(),
-    'utf-8 with mark': lambda text: codecs.BOM_UTF8 + text.encode(),
-    'utf-16 little': lambda text: codecs.BOM_UTF16_LE + text.encode('utf-16-le'),
-    'utf-16 big': lambda text: codecs.BOM_UTF16_BE + text.encode('utf-16-be'),
-    'windows lines': lambda text: text.replace('\n', '\r\n').encode(),
+    'utf-8': (b'', 'utf-8'),
+    'utf-8 with mark': (codecs.BOM_UTF8, 'utf-8'),
+    'utf-16 little': (codecs.BOM_UTF16_LE, 'utf-16-le'),
+    'utf-16 big': (codecs.BOM_UTF16_BE, 'utf-16-be'),
 }
 
 
@@ -93,13 +92,20 @@ def folder_with(tmp_path, clip, **files):
     return tmp_path
 
 
+def every_25th(frames):
+    return np.arange(frames) / 25
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n'], ids=['unix', 'windows'])
 @pytest.mark.parametrize('encoding', ENCODINGS)
 @pytest.mark.parametrize('form', FORMS)
-def test_forms(form, encoding, tmp_path):
+def test_forms(form, encoding, end, tmp_path):
+    mark, codec = ENCODINGS[encoding]
+    content = mark + FORMS[form].replace('\n', end).encode(codec)
     for ending in ('.txt', '.csv', '.TXT'):
         path = tmp_path / f'a{ending}'
-        path.write_bytes(ENCODINGS[encoding](FORMS[form]))
-        labels = read_labels(path, FRAMES, names=NAMES, times=lambda n: np.arange(n) / 25)
+        path.write_bytes(content)
+        labels = read_labels(path, FRAMES, names=NAMES, times=every_25th)
         assert labels.dtype == np.int64 and labels.tolist() == LABELS
 
 
