@@ -11,7 +11,7 @@ CLASS_FILES = ('classes.txt', 'mapping.txt')
 
 
 def class_names(folder, label_files):
-    """-> the class names by number, None if there are only numbers; and what numbers them, in words.
+    """-> the class names by number, None if there are only numbers; and what numbers them.
 
     DataError: some labels are names and others numbers, and no file says which is which.
     """

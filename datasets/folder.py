@@ -68,7 +68,7 @@ def as_video(found, size, names, unit):
 
 
 def in_both(found):
-    """A note of each video that is in train and in val, whatever its name; but not where all are."""
+    """A note of each video that is in train and in val, whatever its name; none if all are."""
     if found['train'] == found['val']:
         return []
     by_size = defaultdict(list)

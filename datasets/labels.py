@@ -62,7 +62,7 @@ def checked(name, labels, classes, _frames=None):
 # From the words of a table to one a frame
 
 def is_list(table, frames):
-    """Whether the words simply follow one another: one a line, all in one line, or several a line."""
+    """Whether the words simply follow one another: one a line, several, or all in one line."""
     widths = set(map(len, table.rows))
     if table.header:
         return widths == {1}
@@ -87,7 +87,9 @@ def words_by_frame(table):
     """The words in the column of labels, in the order of frame numbers if there are such."""
     words = words_of(table)
     if table.header:
-        column = table.column('frame', 'index', 'idx', '$')  # pandas gives its index no name
+        column = table.column('frame', 'index', 'idx')
+        if column is None and '' in table.header:  # pandas gives its index no name
+            column = table.header.index('')
     elif len(table.rows[0]) == 2:
         column = 0
     else:
@@ -124,8 +126,8 @@ def numbered(words, names):
 # Before anything is trained
 
 def check_labels(videos):
-    """All that is wrong with the labels of a data set -> a line for each video whose labels do not fit,
-    and lines that begin with NOTE of what should be known.
+    """All that is wrong with the labels of a data set -> a line for each video whose labels do not
+    fit, and lines that begin with NOTE of what else should be known.
 
     videos: {'train': [Video], 'val': [Video]}. A video whose labels do not fit goes on without any.
     Frames are counted where there are labels; a video that cannot be read is left to who reads it.

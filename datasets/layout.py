@@ -58,8 +58,8 @@ def first_match(data, pattern):
 
 
 def printable(text):
-    """Text as the screen can show it, on one line. What it cannot hold, bytes of a file name that are
-    no UTF-8, and ends of lines become escapes like \\u6df1, \\udcd0 and \\x0a."""
+    """Text as the screen can show it, on one line. What it cannot hold, bytes of a file name that
+    are no UTF-8, and ends of lines become escapes like \\u6df1, \\udcd0 and \\x0a."""
     screen = getattr(sys.stdout, 'encoding', None) or 'utf-8'
     return str(text).translate(CONTROL).encode(screen, 'backslashreplace').decode(screen)
 

@@ -1,6 +1,6 @@
 """Pouring as TFRecords, read without TensorFlow, or as CARL's authors prepared it (section 4).
 
-A TFRecord file is a row of records: uint64 length, its checksum (4 bytes), the record, its checksum.
+A TFRecord file is a row of records: uint64 length, its checksum (4 bytes), the record, another.
 A record is a protocol buffer, tf.train.SequenceExample: a labelled video, a JPEG and an integer a
 frame. The checksums are passed over: a file cut short shows by its lengths, a spoilt image when it
 is decoded.

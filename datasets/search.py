@@ -54,6 +54,7 @@ class Search:
         self.top = top
         self.unused = defaultdict(list)
         self.entered = set()            # folders, as the file system numbers them
+        self.namesakes = []             # videos that have a label file in common
 
     def below(self, root):
         """The videos below a folder, by name."""
@@ -118,8 +119,8 @@ class Search:
             self.unused[why].append(path)
 
     def one_series(self, folder, images):
-        """The frames of a video, whose names differ in the last number only; [] if there are several
-        such series."""
+        """The frames of a video, whose names differ in the last number only; [] if there are
+        several such series."""
         series = defaultdict(list)
         for image in images:
             before, number, after = re.fullmatch(r'(.*?)(\d*)(\D*)', image.stem).groups()
@@ -145,8 +146,12 @@ class Search:
                     beside[file.parent, file.stem].append(file)
         used = set()
         labelled = []
+        count = Counter((video.path.parent, video.stem) for video in found)
         for video in found:
-            files = beside.get((video.path.parent, video.stem), [])
+            place = video.path.parent, video.stem
+            if count[place] > 1:
+                self.namesakes.append(readable(video.path, self.top))
+            files = beside.get(place, [])
             used.update(files)
             self.unused['a second file of labels for one video'] += files[1:]
             labelled.append(video._replace(labels=files[0] if files else None))
@@ -165,4 +170,6 @@ class Search:
                 counts = ', '.join(f'{endings[ending]} {ending}' for ending in sorted(endings))
                 names = shortened(sorted(readable(path, self.top) for path in paths))
                 lines.append(f'{NOTE}not used, {why}: {counts} ({names})')
+        if self.namesakes:
+            lines.append(f'{NOTE}of one name, but each used: {shortened(sorted(self.namesakes))}')
         return lines

@@ -1,8 +1,8 @@
 """Labels as segments: rows of start, end and class, in seconds or in frames -> one label a frame.
 
 In frames, counted from 0, a segment's last frame belongs to it, unless segments touch: where one
-starts at the very frame at which another ends, an end is the first frame that is outside. In seconds,
-a frame belongs to the segment in which it is first shown. Outside all segments the label is -1.
+starts at the very frame at which another ends, an end is the first frame that is outside. In
+seconds, a frame belongs to the segment in which it is first shown. Elsewhere the label is -1.
 """
 import re
 
@@ -29,7 +29,8 @@ def segment_columns(table):
 def labels_of_segments(table, values, frames, unit=None, times=None):
     """Spread the segments' labels over the frames -> float (frames,). ValueError: they do not fit.
 
-    values: a label for each row of the table. unit: what the numbers are if the table does not say it. times(frames) -> seconds of each frame.
+    values: a label for each row of the table. unit: what its numbers are, if it does not say so.
+    times(frames) -> seconds of each frame.
     """
     start, end = segment_columns(table)
     words = [(row[start], row[end]) for row in table.rows]
@@ -95,7 +96,7 @@ def check(bounds, moments, unit):
 def frame_times(path, frames):
     """When each frame of a video file is shown, in seconds from the first -> float (frames,).
 
-    From the packets' time stamps, since phones film at a varying rate; if these do not tell, evenly.
+    From the packets' time stamps, since phones film at a varying rate; without these, evenly.
     """
     with av.open(str(path)) as file:
         stream = file.streams.video[0]

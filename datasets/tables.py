@@ -1,4 +1,4 @@
-"""A label file, .npy, .txt or .csv, as a table of words: rows, and the columns' names if they have any.
+"""A label file, .npy, .txt or .csv, as a table of words: rows, and the names of columns if any.
 
 Text may be UTF-8, with or without a byte order mark, or UTF-16 with one. Words are separated by
 semicolons, tabs or commas; where there is none of these, by blanks. labels.py says what they mean.
@@ -100,7 +100,7 @@ def rows_of_blanks(lines):
 
 
 def is_header(first, rest):
-    """Whether the first row names the columns: no number, but over numbers or in the usual words."""
+    """Whether the first row names the columns: without numbers, over numbers or in usual words."""
     if not rest or any(map(is_number, first)):
         return False
     if len(first) == 1:

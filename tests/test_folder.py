@@ -135,6 +135,12 @@ def test_folder_splits(tmp_path, capsys):
         ),
         (['a/first.jpg', 'a/second.jpg'], ['a'], []),
         (['a/F_1.JPG', 'a/f_2.jpg', 'b/t0.04.jpg', 'b/t1.08.jpg'], ['a', 'b'], []),
+        # a video and its frames
+        (
+            ['a.mp4', 'a/1.jpg', 'a/2.jpg', 'b/c.mkv', 'b/c.avi'],
+            ['a', 'a.mp4', 'b/c.avi', 'b/c.mkv'],
+            ['of one name, but each used: a, a.mp4, b/c.avi ...'],
+        ),
         # train/ and val/, and something beside them
         (
             ['train/a.mp4', 'val/b.mkv', 'c.mp4', 'test/d.mp4'],

@@ -57,6 +57,7 @@ FORMS = {
     'frames from one': 'Frame;Phase\n' + lines('{frame};{label}', first=1),
     'frames backwards': 'frame,label\n' + '\n'.join(lines('{frame},{label}').split()[::-1]),
     "pandas' index": ',label\n' + lines('{frame},{label}'),
+    "pandas' index beside more": ',label,rater2\n' + lines('{frame},{label},9'),
     'more columns': 'frame,time,phase,probability\n' + lines('{frame},0.5,{label},0.25'),
     'names': lines('{name}'),
     'names with a header': 'phase\n' + lines('{name}'),
