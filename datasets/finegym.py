@@ -15,7 +15,7 @@ import numpy as np
 
 from datasets.carl import carl
 from datasets.layout import DataSet, layout
-from datasets.video import DataError, one_line, video_file
+from datasets.video import DataError, one_line, video_file, video_stream
 
 SOURCE = (
     'Annotation and lists: sdolivia.github.io/FineGym. processed_videos/: its events, each cut '
@@ -92,7 +92,7 @@ def element_labels(path, spans, frames):
     As the field counts: an element's last frame belongs to it, a later element covers an earlier.
     """
     with av.open(path) as file:
-        rate = round(float(file.streams.video[0].average_rate or 25), 2)
+        rate = round(float(video_stream(file).average_rate or 25), 2)
     labels = np.full(frames, -1)
     for start, end, kind in spans:
         labels[int(start * rate):int(end * rate) + 1] = kind

@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 from datasets.tables import all_numbers, number
+from datasets.video import timetable, video_stream
 
 UNITS = ('seconds', 'frames')
 SLACK = 5e-4  # of a second: people write three decimals at best
@@ -98,13 +99,16 @@ def frame_times(path, frames):
 
     From the packets' time stamps, since phones film at a varying rate; without these, evenly.
     """
+    table = timetable(path)
     with av.open(str(path)) as file:
-        stream = file.streams.video[0]
-        stamps = [packet.pts for packet in file.demux(stream)
-                  if packet.size and packet.pts is not None and not packet.is_discard]
+        stream = video_stream(file)
         tick = stream.time_base
         rate = float(stream.average_rate or 25)
+        if table:
+            stamps = table.shown.tolist()
+        else:
+            packets = [packet for packet in file.demux(stream) if packet.size]
+            stamps = sorted(packet.pts for packet in packets if packet.pts is not None)
     if len(stamps) != frames:
         return np.arange(frames) / rate
-    stamps = sorted(stamps)
     return np.array([float((stamp - stamps[0]) * tick) for stamp in stamps])
