@@ -10,19 +10,19 @@ import math
 import os
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from datasets import finegym, folder, k400, penn, pouring, synthetic
+from datasets.doctor import doctor
 from datasets.images import frame_folder
-from datasets.layout import say
+from datasets.layout import NOTE, printable, say, shortened
+from datasets.segments import UNITS
 from datasets.video import DataError, Video, one_line, video_file
 
 MEAN = (0.485, 0.456, 0.406)    # of ImageNet's red, green and blue, from 0 to 1
@@ -43,37 +43,45 @@ DATASETS = {
 }
 
 
-def find(dataset, data, size, **options):
-    """-> {'train': [Video], 'val': [Video]}, [what is missing, in words]; DataError if a split is empty."""
+def find(dataset, data, size, label_unit=None):
+    """-> {'train': [Video], 'val': [Video]}, [remarks: see datasets/layout.py]; DataError if a split is empty."""
     if dataset not in DATASETS:
         raise DataError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
     row = DATASETS[dataset]
     if not data or not Path(data).is_dir():
-        raise DataError(f'{dataset}: {f"{data} is no folder" if data else "no folder given"} (--data). '
-                        f'{row.source}')
+        what = f'{data} is no folder' if data else 'no folder given'
+        raise DataError(f'{dataset}: {what} (--data). {row.source}')
+    if label_unit and not row.segments:
+        raise DataError(f'{dataset}: its labels are no segments, so leave out --label-unit')
+    options = {'unit': label_unit} if label_unit else {}
     try:
-        videos, missing = row.read(Path(data), size, **options)
+        videos, remarks = row.read(Path(data), size, **options)
     except DataError as error:
         raise DataError(f'{dataset}: {error}') from None
     for split in videos:
         if not videos[split] and (row.metrics, split) != ('none', 'val'):
-            gone = f' ({len(missing)} missing: {missing[0]} ...)' if missing else ''
-            raise DataError(f'{dataset}: no {split} video in {data}{gone}. {row.source}')
-    return videos, missing
+            why = f' ({shortened(remarks)})' if remarks else ''
+            raise DataError(f'{dataset}: no {split} video in {data}{why}. {row.source}')
+    return videos, remarks
 
 
-def load(dataset, data=None, *, image_size=224, seed=0):
+def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
     """A data set by name -> {'train': [Video], 'val': [Video]}; DataError if it cannot be used.
 
     data: the folder as downloaded. image_size: frames of Penn, Pouring and folder are squashed to it, others
-    keep their size. seed: the synthetic set's. What is missing is said in one line; the doctor names it all.
+    keep their size. seed: the synthetic set's. label_unit: 'seconds' or 'frames', of labels that are segments.
+    What is missing or not used is said in a few lines; the doctor names it all.
     """
     if dataset in DATASETS and not DATASETS[dataset].on_disk:
         return DATASETS[dataset].read(seed)
-    videos, missing = find(dataset, data, image_size)
+    videos, remarks = find(dataset, data, image_size, label_unit)
+    missing = [line for line in remarks if not line.startswith(NOTE)]
     if missing:
         say(f'{dataset}: {len(missing)} missing, among them {", ".join(missing[:3])}; '
             f'python data.py {dataset} --data {data} names them all')
+    for line in remarks:
+        if line.startswith(NOTE):
+            say(f'{dataset}: {line}', warning=False)
     return videos
 
 
@@ -380,74 +388,18 @@ def denormalise(frames):
 # ------------------------------------------------------------------------------------------------------------
 # The doctor: python data.py NAME --data DIR
 
-def inspect(video, decode):
-    """-> number of frames, of labelled frames, and (what is wrong, one line that names it) or None."""
-    frames, wrong = 0, 'cannot be read'
-    try:
-        frames = video.on_disk
-        for _ in video.decode(np.arange(frames)) if decode else ():
-            pass
-        wrong = 'labels do not fit'
-        frames, labels = video.frames, video.labels
-    except DataError as error:
-        return frames, 0, (wrong, str(error))
-    labelled = 0 if labels is None else int((labels >= 0).sum())
-    given = len(video.annotate(frames)) if video.fit else video.on_disk
-    if given == video.on_disk:
-        return frames, labelled, None
-    return frames, labelled, ('sampled down', f'{video.name}: {video.on_disk} frames, {given} labels')
-
-
-def doctor(dataset, data, decode=False):
-    """Print what is found beside what was published, then what is wrong, by name; the last line sums up."""
-    row = DATASETS[dataset]
-    videos, missing = find(dataset, data, 224, **({} if row.counted else {'scan': True}))
-    listed = videos['train'] + videos['val']
-    actions = [action for action in row.published if action != 'all'] or sorted({video.action for video in listed} - {None})
-    found = {(split, action): np.zeros(3, int) for split in videos for action in [*actions, 'all']}
-    wrong = {'missing': missing, 'cannot be read': [], 'labels do not fit': [], 'sampled down': []}
-    counted = decode or row.counted  # Kinetics' frames are counted only by reading all of its files
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for split, listed in videos.items():
-            reports = [(0, 0, None)] * len(listed)
-            if counted:
-                reports = pool.map(partial(inspect, decode=decode), listed)
-            reports = tqdm(reports, split, len(listed), disable=None)
-            for video, (frames, labelled, problem) in zip(listed, reports):
-                for action in {video.action, 'all'} - {None}:
-                    found[split, action] += 1, frames, labelled
-                if problem:
-                    wrong[problem[0]].append(problem[1])
-
-    print(f'{"":7}{"action":20}{"videos":>9}{"published":>11}{"frames":>13}{"labelled":>13}')
-    fewer = 0
-    for (split, action), (n, *counts) in found.items():
-        published = row.published.get(action, '--')[split == 'val']
-        counts = [f'{count:,}' if counted else '?' for count in counts]
-        print(f'{split:7}{action:20}{n:9,}{published:>11}{counts[0]:>13}{counts[1]:>13}')
-        fewer += max(0, published - n) if action == 'all' and published != '-' else 0
-    for kind, lines in wrong.items():
-        if lines:
-            print(f'{kind}: {len(lines)}', *lines, sep='\n    ')
-    total = len(videos['train'] + videos['val'])
-    if len(wrong['cannot be read']) == total:
-        raise DataError(f'{dataset}: none of the {total} videos in {data} can be read. {row.source}')
-    lacks = [f'{len(lines)} {kind}' for kind, lines in wrong.items() if lines and kind != 'sampled down']
-    lacks += [f'{fewer} videos fewer than published'] if fewer else []
-    verdict = f'usable, but lacking: {", ".join(lacks)}. {row.source}' if lacks else 'complete'
-    print(f'{dataset}: {verdict}')
-
-
 def main():
     parser = argparse.ArgumentParser(description='what of a data set is there, and where to get the rest')
     parser.add_argument('dataset', choices=[name for name, row in DATASETS.items() if row.on_disk])
     parser.add_argument('--data', required=True, help='its folder')
     parser.add_argument('--decode', action='store_true', help='decode every frame of every video')
+    parser.add_argument('--label-unit', choices=UNITS, help='of labels that are segments: start, end, class')
     args = parser.parse_args()
     try:
-        doctor(args.dataset, args.data, args.decode)
+        videos, remarks = find(args.dataset, args.data, 224, args.label_unit)
+        doctor(args.dataset, DATASETS[args.dataset], args.data, videos, remarks, args.decode)
     except (DataError, OSError) as error:
-        print(f'data.py: error: {one_line(error)}', file=sys.stderr)
+        print(printable(f'data.py: error: {one_line(error)}'), file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,63 +1,117 @@
-"""The lists that CARL's authors prepared, read by a pickle reader that cannot run code."""
-import collections
+"""The lists that CARL's authors prepared, read by a pickle reader that cannot run code.
+
+For each split a pickled list of dicts (name, video_file, frame_label: an integer tensor), beside a
+folder of video files. Where a set has several actions, the list comes in a pair with the indices of
+each action's videos. What most people have of Penn Action, Pouring and FineGym.
+"""
 import io
 import os
 import pickle
+from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from datasets.video import DataError, checked, one_line, video_file
+from datasets.labels import checked
+from datasets.video import DataError, one_line, video_file
 
 
-def carl(train, val, clips, size, classes, actions, fit=False):
-    """As CARL's authors prepared it: for each split a pickled list of dicts, and video files. Where there are
-    several actions, the list comes in a pair with the indices of each action's videos."""
-    videos, missing, there = {'train': [], 'val': []}, [], set(os.listdir(clips))
-    for split, file in zip(videos, (train, val)):
-        content = read_pickle(file)
-        try:
-            entries, groups = content if len(actions) > 1 else (content, [range(len(content))])
-            for action, count, group in zip(actions, classes, groups, strict=True):
-                for entry in (entries[int(index)] for index in group):
-                    path, name = clips / Path(entry['video_file']).name, str(entry['name'])
-                    labels = partial(checked, f'{file}: {name}', np.asarray(entry['frame_label']), count)
-                    if path.name in there:
-                        video = video_file(name, path, size, action=action, annotate=labels, fit=fit)
-                        videos[split].append(video)
-                    else:
-                        missing.append(f'{clips.name}/{path.name} ({split})')
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise DataError(f'{file}: not a list of videos as CARL writes it ({one_line(error)})') from None
+def carl(train, val, clips, size, classes, fit=False):
+    """-> videos, [missing]. train, val: the pickles; clips: the folder of video files.
+
+    classes: {action: number of its classes} in the order of the lists, or one with action None.
+    fit: sample the more numerous of frames and labels down, as for Penn Action.
+    """
+    videos = {'train': [], 'val': []}
+    missing = []
+    there = set(os.listdir(clips))
+    for split, file in (('train', train), ('val', val)):
+        for action, entry in entries(file, list(classes)):
+            path = clips / entry['file']
+            if path.name not in there:
+                missing.append(f'{clips.name}/{path.name} ({split})')
+                continue
+            where = f'{file}: {entry["name"]}'
+            annotate = partial(checked, where, entry['labels'], classes[action])
+            videos[split].append(video_file(
+                entry['name'], path, size, action=action, annotate=annotate, fit=fit))
     return videos, missing
 
 
-class Unpickler(pickle.Unpickler):
-    """A pickle may call what it can name. This one knows only the names that make arrays and tensors."""
-    known = {
-        ('collections', 'OrderedDict'): collections.OrderedDict,
-        ('_codecs', 'encode'): lambda text, _: text.encode('latin1'),
-        ('numpy', 'ndarray'): None, ('numpy', 'dtype'): np.dtype,
-        ('torch._utils', '_rebuild_tensor_v2'): torch.zeros(1).__reduce_ex__(2)[0],
-        # torch's own function of this name unpickles the bytes of a tensor without restriction
-        ('torch.storage', '_load_from_bytes'): lambda data: torch.load(io.BytesIO(data), weights_only=True)}
-    for numpy in ('numpy.core', 'numpy._core'):  # its name before and after NumPy 2
-        known |= {(f'{numpy}.multiarray', '_reconstruct'): lambda *_: np.empty(0),
-                  (f'{numpy}.multiarray', 'scalar'): np.int64(1).__reduce__()[0],
-                  (f'{numpy}.numeric', '_frombuffer'): np.zeros(1).__reduce_ex__(5)[0]}
-
-    def find_class(self, module, name):
-        if (module, name) not in self.known:
-            raise DataError(f'holds {module}.{name}, not just containers, numbers, strings, arrays, tensors')
-        return self.known[module, name]
+def entries(file, actions):
+    """Every (action, {name, file, labels}) of a pickled list; DataError if it is no such list."""
+    content = read_pickle(file)
+    listed = []
+    try:
+        if len(actions) > 1:
+            content, groups = content
+        else:
+            groups = [range(len(content))]
+        for action, group in zip(actions, groups, strict=True):
+            for index in group:
+                entry = content[int(index)]
+                listed.append((action, {
+                    'name': str(entry['name']),
+                    'file': Path(entry['video_file']).name,
+                    'labels': np.asarray(entry['frame_label'])}))
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        why = one_line(error)
+        raise DataError(f'{file}: not a list of videos as CARL writes it ({why})') from None
+    return listed
 
 
 def read_pickle(path):
-    """Containers, numbers, strings, NumPy arrays and torch tensors from a pickle that cannot run code."""
+    """Containers, numbers, strings, arrays and tensors from a pickle; nothing in it runs."""
     try:
         with open(path, 'rb') as file:
             return Unpickler(file).load()
     except Exception as error:  # a damaged pickle raises nearly anything
         raise DataError(f'{path}: refused, {one_line(error)}') from None
+
+
+# The functions that make arrays and tensors, under the names by which pickles call them.
+
+def load_tensor(data):
+    """In place of torch's own function, which would unpickle these bytes without restriction.
+    A tensor that lay on a GPU comes to the CPU."""
+    return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+
+
+def encode(text, _encoding):
+    """In place of _codecs.encode, by which old protocols write bytes; its other codecs do more."""
+    return text.encode('latin1')
+
+
+def empty_array(*_):
+    """In place of NumPy's _reconstruct, whose first argument names a class; the state follows."""
+    return np.empty(0)
+
+
+rebuild_tensor = torch.zeros(1).__reduce_ex__(2)[0]
+numpy_scalar = np.int64(1).__reduce__()[0]
+numpy_from_buffer = np.zeros(1).__reduce_ex__(5)[0]
+
+KNOWN = {
+    'collections.OrderedDict': OrderedDict,
+    '_codecs.encode': encode,
+    'numpy.ndarray': None,  # only ever an argument of _reconstruct
+    'numpy.dtype': np.dtype,
+    'torch._utils._rebuild_tensor_v2': rebuild_tensor,
+    'torch.storage._load_from_bytes': load_tensor}
+for numpy in ('numpy.core', 'numpy._core'):  # its name before and after NumPy 2
+    KNOWN[f'{numpy}.multiarray._reconstruct'] = empty_array
+    KNOWN[f'{numpy}.multiarray.scalar'] = numpy_scalar
+    KNOWN[f'{numpy}.numeric._frombuffer'] = numpy_from_buffer
+
+
+class Unpickler(pickle.Unpickler):
+    """A pickle may call what it can name; this one can name what KNOWN lists, nothing else."""
+
+    def find_class(self, module, name):
+        called = f'{module}.{name}'
+        if called not in KNOWN:
+            raise DataError(
+                f'holds {called}, not just containers, numbers, strings, arrays, tensors')
+        return KNOWN[called]

@@ -1,4 +1,10 @@
-"""FineGym99 and 288, or as CARL's authors prepared them."""
+"""FineGym99 and 288 as released, or as CARL's authors prepared them (paper, section 4).
+
+    finegym_annotation_info_v1.0.json    video -> event -> segments, each with times in seconds
+    gym99_train_element_v1.0.txt         lines <video>_E_<start>_<end>_A_<start>_<end> <class>
+    processed_videos/                    <video>_E_<start>_<end>.mp4: an event, cut from its video
+A frame's label is the class of the listed element that it belongs to, or -1.
+"""
 import json
 import os
 import re
@@ -9,65 +15,94 @@ import numpy as np
 
 from datasets.carl import carl
 from datasets.layout import DataSet, layout
-from datasets.video import DataError, one_line, video_file
+from datasets.video import DataError, one_line, video_file, video_stream
 
-
-SOURCE = ('Annotation and lists: sdolivia.github.io/FineGym. processed_videos/: its events, each cut '
-          'from its YouTube video, 640x360, 25 fps, named <video>_E_<start>_<end>.mp4')
+SOURCE = (
+    'Annotation and lists: sdolivia.github.io/FineGym. processed_videos/: its events, each cut '
+    'from its YouTube video, 640x360, 25 fps, named <video>_E_<start>_<end>.mp4')
 
 
 def finegym(data, _size, classes):
-    """FineGym99 or 288: the clips of the events with a listed element, labelled here; or CARL's."""
-    number, found = layout(SOURCE, data,
-                           (f'gym{classes}_train_element*.txt', f'gym{classes}_val_element*.txt',
-                            'processed_videos', 'finegym_annotation_info*.json'),
-                           (f'gym{classes}_train*.pkl', f'gym{classes}_val*.pkl', 'processed_videos'))
+    """-> videos, [missing]: the events with a listed element of FineGym99 or 288, in their size."""
+    number, found = layout(
+        SOURCE, data,
+        (f'gym{classes}_train_element*.txt', f'gym{classes}_val_element*.txt',
+         'processed_videos', 'finegym_annotation_info*.json'),
+        (f'gym{classes}_train*.pkl', f'gym{classes}_val*.pkl', 'processed_videos'))
     if number == 1:
-        return carl(*found, None, [classes], [None])
-    *lists, clips, annotation = found
-    videos, missing, there = {'train': [], 'val': []}, [], set(os.listdir(clips))
-    listed = {split: elements(file, classes) for split, file in zip(videos, lists)}
+        return carl(*found, None, {None: classes})
+    train_list, val_list, clips, annotation = found
+    lists = {'train': elements(train_list, classes), 'val': elements(val_list, classes)}
+    videos = {'train': [], 'val': []}
+    missing = []
+    there = set(os.listdir(clips))
     try:
         known = json.loads(annotation.read_bytes())
-        for split, event, chosen in ((split, *item) for split in videos for item in listed[split].items()):
-            youtube, when = event.rsplit('_E_', 1)
-            segments = known.get(youtube, {}).get(f'E_{when}', {}).get('segments') or {}
-            missing += [f'{event}_{each} in {annotation.name}' for each in chosen if each not in segments]
-            spans = [(*map(float, segments[each]['timestamps'][-1]), chosen[each])
-                     for each in segments if each in chosen]
-            if f'{event}.mp4' not in there:
-                missing.append(f'processed_videos/{event}.mp4 ({split})')
-            elif spans:
-                path = str(clips / f'{event}.mp4')
-                videos[split].append(video_file(event, path, annotate=partial(element_labels, path, spans)))
+        for split, listed in lists.items():
+            for event, chosen in listed.items():
+                spans, absent = spans_of(event, chosen, known)
+                missing += [f'{event}_{segment} in {annotation.name}' for segment in absent]
+                if f'{event}.mp4' not in there:
+                    missing.append(f'processed_videos/{event}.mp4 ({split})')
+                elif spans:
+                    path = str(clips / f'{event}.mp4')
+                    annotate = partial(element_labels, path, spans)
+                    videos[split].append(video_file(event, path, annotate=annotate))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f'{annotation}: not the annotation of FineGym ({one_line(error)})') from None
+        why = one_line(error)
+        raise DataError(f'{annotation}: not the annotation of FineGym ({why})') from None
     return videos, missing
 
 
 def elements(path, classes):
-    """Lines `<video>_E_<start>_<end>_A_<start>_<end> <class>` -> {event: {segment: class}}."""
+    """A list of elements -> {event: {segment: class}}."""
     listed = {}
     for number, line in enumerate(path.read_text(errors='replace').splitlines(), 1):
+        if not line.strip():
+            continue
         match = re.fullmatch(r'(.+_E_\d+_\d+)_(A_\d+_\d+)\s+(\d+)\s*', line)
-        if line.strip() and (not match or int(match[3]) >= classes):
-            raise DataError(f'{path}, line {number}: not an element with its class, 0 to {classes - 1}')
-        if match:
-            listed.setdefault(match[1], {})[match[2]] = int(match[3])
+        if not match or int(match[3]) >= classes:
+            raise DataError(
+                f'{path}, line {number}: not an element with its class, 0 to {classes - 1}')
+        event, segment, kind = match.groups()
+        listed.setdefault(event, {})[segment] = int(kind)
     return listed
 
 
+def spans_of(event, chosen, known):
+    """An event's listed elements -> [(start, end in seconds, class)], [segments not known].
+
+    chosen: {segment: class}. known: the annotation. An element may have several times, as it has
+    several stages; the field takes the last.
+    """
+    video, when = event.rsplit('_E_', 1)
+    segments = known.get(video, {}).get(f'E_{when}', {}).get('segments') or {}
+    absent = [segment for segment in chosen if segment not in segments]
+    spans = []
+    for segment, details in segments.items():
+        if segment in chosen:
+            start, end = map(float, details['timestamps'][-1])
+            spans.append((start, end, chosen[segment]))
+    return spans, absent
+
+
 def element_labels(path, spans, frames):
-    """An event's labels: -1, but for each (start, end in seconds, class), its last frame included."""
+    """An event's labels, int64 (frames,): -1, but the class within each (start, end, class).
+
+    As the field counts: an element's last frame belongs to it, a later element covers an earlier.
+    """
     with av.open(path) as file:
-        rate = round(float(file.streams.video[0].average_rate or 25), 2)
+        rate = round(float(video_stream(file).average_rate or 25), 2)
     labels = np.full(frames, -1)
     for start, end, kind in spans:
         labels[int(start * rate):int(end * rate) + 1] = kind
     return labels
 
 
-FINEGYM99 = DataSet(partial(finegym, classes=99), SOURCE, published={'all': (3182, 1442)}, metrics='linear',
-                    by_action=False, limit=2000, paper=dict(classification=(.4477, .0071)))
-FINEGYM288 = DataSet(partial(finegym, classes=288), SOURCE, metrics='linear', by_action=False, limit=2000,
-                     paper=dict(classification=(.3830, .0026)))
+FINEGYM99 = DataSet(
+    partial(finegym, classes=99), SOURCE, metrics='linear', by_action=False, limit=2000,
+    published={'all': (3182, 1442)},
+    paper=dict(classification=(.4477, .0071)))
+FINEGYM288 = DataSet(
+    partial(finegym, classes=288), SOURCE, metrics='linear', by_action=False, limit=2000,
+    paper=dict(classification=(.3830, .0026)))

@@ -1,37 +1,134 @@
-"""Kinetics-400 as the CVD Foundation hosts it."""
+"""Kinetics-400, as the CVD Foundation hosts it and as its mirrors have it. To pre-train: no labels.
+
+    annotations/train.csv           label, youtube_id, time_start, time_end
+    train/<id>_<start>_<end>.mp4    or train_256/, videos_train/; or in sub-folders named by class
+    replacement*/                   whole files in place of broken ones
+All of it may lie in a folder k400/, and files may be .mkv or .webm. Without a table, sub-folders
+named by class do.
+"""
 import csv
 import os
+import re
+from pathlib import Path
 
-from datasets.layout import DataSet, layout
-from datasets.video import DataError, one_line, video_file
-
+from datasets.layout import NOTE, DataSet, readable, shortened
+from datasets.video import VIDEO_FILES, DataError, one_line, video_file
 
 SOURCE = 'Kinetics-400: github.com/cvdfoundation/kinetics-dataset'
+TOPS = ('.', 'k400', 'kinetics400', 'kinetics-400')
+FOLDERS = ('{}', '{}_256', 'videos_{}')
+TABLES = ('annotations/{}.csv', 'annotations/k400_{}.csv', 'annotations/kinetics_{}.csv', '{}.csv')
 
 
-def k400(data, _size, scan=False):
-    """Kinetics-400 as the CVD Foundation hosts it. Its 240,000 files are looked for only to `scan` it."""
-    layout(SOURCE, data, ('annotations/train.csv', 'train'))
-    videos, missing = {'train': [], 'val': []}, []
+def k400(data, _size):
+    """-> videos, [missing, notes]. Videos keep their size; val, on which nobody pre-trains, may be
+    absent."""
+    tops = [data / name for name in TOPS if first_there(data / name, FOLDERS, 'train')]
+    top = tops[0] if tops else data
+    replaced = {}
+    for folder in sorted(top.glob('replacement*')):
+        replaced |= clips_below(folder)[0]
+    videos = {'train': [], 'val': []}
+    remarks = []
     for split in videos:
-        table = data / 'annotations' / f'{split}.csv'
-        if not table.exists() or not (data / split).is_dir():
-            continue  # val: nobody pre-trains on it
-        there = set(os.listdir(data / split)) if scan else None
-        with open(table, newline='', encoding='utf-8-sig', errors='replace') as file:
-            rows = csv.DictReader(file)
-            try:
-                for row in rows:
-                    name = f'{row["youtube_id"]}_{int(row["time_start"]):06d}_{int(row["time_end"]):06d}'
-                    path = f'{split}/{name}.mp4'
-                    if scan and f'{name}.mp4' not in there:
-                        missing.append(path)
-                    else:
-                        videos[split].append(video_file(name, f'{data}/{path}', action=row['label']))
-            except (KeyError, ValueError, TypeError, csv.Error) as error:
-                raise DataError(f'{table}, line {rows.line_num}: not label, youtube_id, time_start, time_end '
-                                f'({one_line(error)})') from None
-    return videos, missing
+        folder = first_there(top, FOLDERS, split)
+        table = first_there(top, TABLES, split)
+        if folder and (table or any(path.is_dir() for path in folder.iterdir())):
+            videos[split], more = videos_of(data, folder, table, replaced)
+            remarks += more
+        elif split == 'train':
+            lacks = 'annotations/train.csv' if folder else 'train'
+            raise DataError(f'{data} lacks {lacks}. {SOURCE}')
+    return videos, remarks
+
+
+def first_there(top, names, split):
+    paths = [top / name.format(split) for name in names]
+    return next((path for path in paths if path.exists()), None)
+
+
+def videos_of(data, folder, table, replaced):
+    """The videos of one split -> [Video], [missing, notes].
+
+    table: a csv that lists them; None: the files do, each in a sub-folder named by its class.
+    replaced: {clip: path} of files that stand in for those in `folder`.
+    """
+    there, strange = clips_below(folder)
+    listed = clips_listed(table) if table else classes_of_folders(there)
+    standing_in = {clip: path for clip, path in replaced.items() if clip in listed}
+    files = there | standing_in
+    videos = []
+    remarks = []
+    for clip, label in listed.items():
+        name = '{}_{:06d}_{:06d}'.format(*clip)
+        if clip in files:
+            videos.append(video_file(name, files[clip], action=label))
+        else:
+            remarks.append(f'{folder.relative_to(data)}/{name}.mp4')
+    unlisted = [path for clip, path in there.items() if clip not in listed]
+    if unlisted:
+        remarks.append(not_used(unlisted, data, f'not in {table.name if table else "a class"}'))
+    if strange:
+        remarks.append(not_used(strange, data, 'no video named <id>_<start>_<end>'))
+    return videos, remarks + found(data, folder, table, there, standing_in)
+
+
+def not_used(paths, data, why):
+    names = shortened(readable(path, data) for path in paths)
+    return f'{NOTE}not used, {why}: {len(paths)} ({names})'
+
+
+def found(data, folder, table, there, standing_in):
+    """What lies there, in words; nothing where it is as the CVD Foundation has it."""
+    where = f'{folder.relative_to(data)}/'
+    if any(path.parent != folder for path in there.values()):
+        where += '<class>/'
+    endings = ', '.join(sorted({path.suffix.lower() for path in there.values()}))
+    source = table.relative_to(data) if table else 'the sub-folders'
+    words = f'{where} with {endings}, classes from {source}'
+    usual = '{0}/ with .mp4, classes from annotations/{0}.csv'.format(folder.name)
+    if standing_in:
+        words += f', {len(standing_in)} files from replacement folders'
+    return [] if words == usual else [f'{NOTE}found {words}']
+
+
+def clips_below(folder):
+    """Video files at any depth -> {(id, start, end): path}, [paths of everything else]."""
+    clips = {}
+    strange = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        for file in sorted(files):
+            stem = file
+            while Path(stem).suffix.lower() in VIDEO_FILES:  # some mirrors have .mp4.mkv
+                stem = Path(stem).stem
+            match = re.fullmatch(r'(.+)_(\d+)_(\d+)', stem)
+            if match and stem != file:
+                clip = match[1], int(match[2]), int(match[3])
+                clips[clip] = Path(parent, file)
+            else:
+                strange.append(Path(parent, file))
+    return clips, strange
+
+
+def classes_of_folders(clips):
+    return {clip: path.parent.name.replace('_', ' ') for clip, path in clips.items()}
+
+
+def clips_listed(table):
+    """A table with a header -> {(id, start, end): label}."""
+    listed = {}
+    with open(table, newline='', encoding='utf-8-sig', errors='replace') as file:
+        rows = csv.DictReader(file)
+        try:
+            for row in rows:
+                clip = row['youtube_id'], int(row['time_start']), int(row['time_end'])
+                listed[clip] = row['label']
+        except (KeyError, ValueError, TypeError, csv.Error) as error:
+            raise DataError(
+                f'{table}, line {rows.line_num}: not label, youtube_id, time_start, time_end '
+                f'({one_line(error)})') from None
+    return listed
 
 
 ROW = DataSet(k400, SOURCE, metrics='none', counted=False)

@@ -1,4 +1,10 @@
-"""Which layout of a data set lies in a folder, and the row by which the rest of the house knows a data set."""
+"""The row by which the rest of the house knows a data set, and what the files of this folder share.
+
+A data set is one file here and one line in data.DATASETS. Its file has
+    read(folder, size) -> {'train': [Video], 'val': [Video]}, [remarks]
+size: pixels a side to which frames are squashed, where the field does so. A remark is a line of
+text: what is missing or, where it begins with NOTE, something else that the user should know.
+"""
 import os
 import sys
 from collections.abc import Callable
@@ -9,34 +15,69 @@ from datasets.video import DataError
 
 class DataSet(NamedTuple):
     """A row of data.DATASETS: all that other files must know of a data set."""
-    read: Callable                # read(folder, size) -> {'train': [Video], 'val': [Video]}, [what is missing, in words]
-    source: str                   # where the field gets it
-    published: dict = {}          # {action or 'all': (train videos, val videos)}
-    paper: dict = {}              # "MVF (ours)" of Table 1: {metric: (mean, 2 standard deviations)}
-    metrics: str = 'phases'       # 'phases': the four metrics; 'linear': classification by a linear layer; 'none'
-    by_action: bool = True        # each metric for each action by itself, then their mean
-    stride: int = 1               # tau and retrieval see every so many-th frame
-    limit: int = 1000             # frames of the longest sequence at evaluation; a longer video is cut into equal ones
-    on_disk: bool = True          # False: read(seed) makes it in memory
-    counted: bool = True          # False: too large to count frames or look for files unless asked
+    read: Callable           # read(folder, size) as above
+    source: str              # where the field gets it
+    published: dict = {}     # {action or 'all': (train videos, val videos)}
+    paper: dict = {}         # "MVF (ours)" of Table 1: {metric: (mean, 2 standard deviations)}
+    metrics: str = 'phases'  # 'phases': the four metrics; 'linear': a linear classifier; 'none'
+    by_action: bool = True   # each metric for each action by itself, then their mean
+    stride: int = 1          # tau and retrieval see every so many-th frame
+    limit: int = 1000        # frames of the longest sequence at evaluation; a longer video is cut
+    on_disk: bool = True     # False: read(seed) makes it in memory
+    counted: bool = True     # False: too large for the doctor to count its frames unless asked
+    segments: bool = False   # True: labels may be segments; read takes unit='seconds' or 'frames'
 
 
 TCC = 'the release of TCC (temporal cycle-consistency learning)'
 CARL = 'the release of CARL (contrastive action representation learning)'
+NOTE = 'note: '
+CONTROL = {code: f'\\x{code:02x}' for code in range(32)}  # file names may hold even these
 
 
 def layout(source, data, *layouts):
-    """The first layout whose parts (glob patterns) are all there -> its number, its paths; else DataError."""
-    absent = []
+    """The first layout whose parts are all there -> its number, the path of each part.
+
+    A layout is a tuple of glob patterns below `data`. DataError: none is whole; it names what the
+    ones that have been begun lack, and the source.
+    """
+    lacking = []
+    begun = []
     for number, patterns in enumerate(layouts):
-        found = [next(iter(sorted(data.glob(pattern))), None) for pattern in patterns]
-        if all(found):
-            return number, found
-        absent.append([pattern for pattern, path in zip(patterns, found) if not path])
-    begun = [gone for gone, patterns in zip(absent, layouts) if len(gone) < len(patterns)]
-    raise DataError(f'{data} lacks {" or ".join(", ".join(gone) for gone in begun or absent)}. {source}')
+        paths = [first_match(data, pattern) for pattern in patterns]
+        if all(paths):
+            return number, paths
+        absent = [pattern for pattern, path in zip(patterns, paths) if not path]
+        lacking.append(', '.join(absent))
+        if len(absent) < len(patterns):
+            begun.append(lacking[-1])
+    raise DataError(f'{data} lacks {" or ".join(begun or lacking)}. {source}')
 
 
-def say(line):
+def first_match(data, pattern):
+    return min(data.glob(pattern), default=None)
+
+
+def printable(text):
+    """Text as the screen can show it, on one line. What it cannot hold, bytes of a file name that
+    are no UTF-8, and ends of lines become escapes like \\u6df1, \\udcd0 and \\x0a."""
+    screen = getattr(sys.stdout, 'encoding', None) or 'utf-8'
+    return str(text).translate(CONTROL).encode(screen, 'backslashreplace').decode(screen)
+
+
+def say(line, warning=True):
+    """A line for the user, said once however many processes there are; warnings on stderr."""
     if os.environ.get('RANK', '0') == '0':
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr if warning else sys.stdout)
+
+
+def shortened(names, most=3):
+    """'a, b, c ...': the first names of a list."""
+    names = list(names)
+    more = ' ...' if len(names) > most else ''
+    return ', '.join(names[:most]) + more
+
+
+def readable(path, top):
+    """A path below `top` as text that every file can hold: bytes that are no UTF-8 as escapes."""
+    text = path.relative_to(top).as_posix().translate(CONTROL)
+    return text.encode('utf-8', 'backslashreplace').decode()

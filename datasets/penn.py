@@ -1,5 +1,10 @@
-"""Penn Action as released, or as CARL's authors prepared it."""
-import itertools
+"""Penn Action as released, with TCC's phase labels, or as CARL's authors prepared it (section 4).
+
+    frames/0001/000001.jpg ...                      the release: a folder of JPEGs a video
+    labels/0001.mat                                 its annotation, of which the actor's box is used
+    penn_action_labels/train/<action>/0001_...npy   TCC's: one integer a frame; the folder decides
+                                                    split and action
+"""
 import os
 from functools import partial
 
@@ -7,56 +12,95 @@ import numpy as np
 import torch
 
 from datasets.carl import carl
-from datasets.layout import CARL, TCC, DataSet, layout
 from datasets.images import frame_folder
-from datasets.video import DataError, one_line, read_labels
+from datasets.labels import read_labels
+from datasets.layout import CARL, TCC, DataSet, layout
+from datasets.video import DataError, one_line
 
+SOURCE = (
+    'Frames: dreamdragon.github.io/PennAction. Phase labels, penn_action_labels/: '
+    f'{TCC}. Or all of it prepared, as train.pkl, val.pkl and videos/: {CARL}')
 
-SOURCE = (f'Frames: dreamdragon.github.io/PennAction. Phase labels, penn_action_labels/: {TCC}. '
-          f'Or all of it prepared, as train.pkl, val.pkl and videos/: {CARL}')
-PENN = {  # action: classes, published train and val videos; in the order of CARL's lists
-    'baseball_pitch': (4, 103, 63), 'baseball_swing': (3, 113, 57), 'bench_press': (2, 69, 71),
-    'bowl': (3, 134, 85), 'clean_and_jerk': (6, 40, 42), 'golf_swing': (3, 87, 77),
-    'jumping_jacks': (4, 56, 56), 'pushup': (2, 102, 106), 'pullup': (2, 98, 101), 'situp': (2, 50, 50),
-    'squat': (4, 111, 115), 'tennis_forehand': (3, 79, 74), 'tennis_serve': (4, 98, 69)}
+ACTIONS = {  # in the order of CARL's lists: classes, published train videos, val videos
+    'baseball_pitch': (4, 103, 63),
+    'baseball_swing': (3, 113, 57),
+    'bench_press': (2, 69, 71),
+    'bowl': (3, 134, 85),
+    'clean_and_jerk': (6, 40, 42),
+    'golf_swing': (3, 87, 77),
+    'jumping_jacks': (4, 56, 56),
+    'pushup': (2, 102, 106),
+    'pullup': (2, 98, 101),
+    'situp': (2, 50, 50),
+    'squat': (4, 111, 115),
+    'tennis_forehand': (3, 79, 74),
+    'tennis_serve': (4, 98, 69)}
+CLASSES = {action: numbers[0] for action, numbers in ACTIONS.items()}
+VIDEOS = {action: numbers[1:] for action, numbers in ACTIONS.items()}
+
 
 def penn(data, size):
-    """Penn Action as released, with TCC's phase labels, whose folders decide split and action; or CARL's."""
-    number, found = layout(SOURCE, data, ('frames', 'penn_action_labels/train', 'penn_action_labels/val'),
-                           ('train.pkl', 'val.pkl', 'videos'))
+    """-> videos, [missing]: every labelled video of the 13 actions. size: pixels a side."""
+    number, found = layout(
+        SOURCE, data,
+        ('frames', 'penn_action_labels/train', 'penn_action_labels/val'),
+        ('train.pkl', 'val.pkl', 'videos'))
     if number == 1:
-        return carl(*found, size, [classes for classes, _, _ in PENN.values()], list(PENN), fit=True)
-    videos, missing, there = {'train': [], 'val': []}, [], set(os.listdir(found[0]))
-    for split, action in itertools.product(videos, PENN):  # its folder may have an ending: pushups, bowling
-        for file in sorted(data.glob(f'penn_action_labels/{split}/{action}*/*.npy')):
-            name = file.name[:4]
-            if name in there:
-                videos[split].append(frame_folder(
-                    name, found[0] / name, size, action=action, fit=True,
-                    annotate=partial(read_labels, file, PENN[action][0]),
-                    mask=partial(penn_actor, data / 'labels' / f'{name}.mat', size)))
-            else:
-                missing.append(f'frames/{name} ({split}, {action})')
+        return carl(*found, size, CLASSES, fit=True)
+    frames, *label_folders = found
+    there = set(os.listdir(frames))
+    videos = {'train': [], 'val': []}
+    missing = []
+    for split, labels in zip(videos, label_folders):
+        for action in ACTIONS:
+            # the folder's name may have an ending: pushups, bowling
+            for file in sorted(labels.glob(f'{action}*/*.npy')):
+                name = file.name[:4]
+                if name in there:
+                    videos[split].append(penn_video(name, data, size, action, file))
+                else:
+                    missing.append(f'frames/{name} ({split}, {action})')
     return videos, missing
 
 
-def penn_actor(path, size, indices):
-    """The actor's box in a Penn Action .mat file, as a mask over frames squashed to size x size."""
-    from scipy.io import loadmat
+def penn_video(name, data, size, action, labels):
+    return frame_folder(
+        name, data / 'frames' / name, size, action=action,
+        annotate=partial(read_labels, labels, classes=CLASSES[action]),
+        mask=partial(actor_mask, data / 'labels' / f'{name}.mat', size),
+        fit=True)  # where frames and labels differ in number, the more numerous are sampled down
+
+
+def actor_mask(path, size, indices):
+    """The actor's box in a Penn Action .mat file -> bool (n, size, size); None without the file."""
     if not path.exists():
         return None
+    boxes = actor_boxes(path)
+    if np.max(indices) >= len(boxes):
+        raise DataError(f'{path}: {len(boxes)} boxes, none for frame {np.max(indices)}')
+    x1, y1, x2, y2 = boxes[indices].T[:, :, None]                   # each (n, 1), 0 to 1
+    pixel = (np.arange(size) + 0.5) / size                          # (S,): centres of the pixels
+    across = (x1 <= pixel) & (pixel < x2)                           # (n, S)
+    down = (y1 <= pixel) & (pixel < y2)                             # (n, S)
+    return torch.from_numpy(down[:, :, None] & across[:, None, :])  # (n, S, S)
+
+
+def actor_boxes(path):
+    """x1, y1, x2, y2 of every frame, as shares of the frame's width and height -> (frames, 4)."""
+    from scipy.io import loadmat
     try:
         mat = loadmat(path, variable_names=['bbox', 'dimensions'])
         height, width = np.asarray(mat['dimensions'], float).ravel()[:2]
-        box = np.asarray(mat['bbox'], float).reshape(-1, 4)[indices] / (width, height, width, height)
+        boxes = np.asarray(mat['bbox'], float).reshape(-1, 4)
     except Exception as error:  # SciPy's reader raises a dozen types on a broken file
-        raise DataError(f'{path}: cannot be read as a Penn Action annotation ({one_line(error)})') from None
-    x1, y1, x2, y2 = box.T[:, :, None]                                                  # each (n, 1), 0 to 1
-    pixel = (np.arange(size) + 0.5) / size
-    across, down = (x1 <= pixel) & (pixel < x2), (y1 <= pixel) & (pixel < y2)           # (n, S)
-    return torch.from_numpy(down[:, :, None] & across[:, None, :])                      # (n, S, S)
+        raise DataError(
+            f'{path}: cannot be read as a Penn Action annotation ({one_line(error)})') from None
+    return boxes / (width, height, width, height)
 
 
-ROW = DataSet(penn, SOURCE, stride=2,
-              published={action: (train, val) for action, (_, train, val) in PENN.items()} | {'all': (1140, 966)},
-              paper=dict(classification=(.9421, .0004), progression=(.931, .006), tau=(.989, .002), ap5=(.9299, .0006)))
+ROW = DataSet(
+    penn, SOURCE, stride=2,
+    published={**VIDEOS, 'all': (1140, 966)},
+    paper=dict(
+        classification=(.9421, .0004), progression=(.931, .006),
+        tau=(.989, .002), ap5=(.9299, .0006)))

@@ -1,119 +1,170 @@
-"""Pouring as TFRecords, read without TensorFlow, or as CARL's authors prepared it."""
+"""Pouring as TFRecords, read without TensorFlow, or as CARL's authors prepared it (section 4).
+
+A TFRecord file is a row of records: uint64 length, its checksum (4 bytes), the record, another.
+A record is a protocol buffer, tf.train.SequenceExample: a labelled video, a JPEG and an integer a
+frame. The checksums are passed over: a file cut short shows by its lengths, a spoilt image when it
+is decoded.
+"""
 import mmap
 import re
 from functools import partial
 
-import numpy as np
-
 from datasets.carl import carl
-from datasets.layout import CARL, TCC, DataSet, layout
 from datasets.images import read_images
-from datasets.video import Video, checked, one_line
-
+from datasets.labels import checked
+from datasets.layout import CARL, TCC, DataSet, layout
+from datasets.video import Video, one_line
 
 SOURCE = f'TFRecords: {TCC}. Or prepared, as train.pkl, val.pkl and videos/: {CARL}'
+CLASSES = 5
 
 
 def pouring(data, size):
-    """Pouring in TFRecords from TCC's authors (a video a record: JPEGs and frame labels), or CARL's."""
-    number, found = layout(SOURCE, data, ('pouring_train-*.tfrecord', 'pouring_val-*.tfrecord'),
-                           ('train.pkl', 'val.pkl', 'videos'))
+    """-> videos, [missing]. size: pixels a side."""
+    number, found = layout(
+        SOURCE, data,
+        ('pouring_train-*.tfrecord', 'pouring_val-*.tfrecord'),
+        ('train.pkl', 'val.pkl', 'videos'))
     if number == 1:
-        return carl(*found, size, [5], ['pouring'])
-    videos, missing = {'train': [], 'val': []}, []
+        return carl(*found, size, {'pouring': CLASSES})
+    videos = {'train': [], 'val': []}
+    missing = []
     for split in videos:
         files = sorted(data.glob(f'pouring_{split}-*.tfrecord'))
-        shards = int((re.findall(r'-of-(\d+)', files[0].name) or [0])[-1])
-        if len(files) < shards:
-            missing.append(f'{shards - len(files)} of the files pouring_{split}-*-of-{shards}.tfrecord')
-        for file, content, start, end in (record for file in files for record in tfrecord(file, missing)):
-            try:
-                name, images, labels = sequence_example(content, (start, end))
-            except (ValueError, KeyError, IndexError, TypeError) as error:
-                missing.append(f'{file.name}: no labelled video at byte {start} ({one_line(error)})')
-                continue
-            images = [(file, *image) for image in images]
-            videos[split].append(Video(name, partial(len, images), partial(read_images, images, size=size),
-                                       'pouring', partial(checked, name, labels, 5)))
+        missing += absent_shards(split, files)
+        for file in files:
+            videos[split] += videos_in(file, size, missing)
     return videos, missing
 
 
-def crc32c(data):
-    """CRC-32C (Castagnoli) of bytes, in NumPy: many lanes of about 256 bytes side by side, then combined."""
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = table >> 1 ^ (table & 1) * np.uint32(0x82f63b78)
-    data = b'Td\x1fd' + data  # takes the register from zero to its first value, all ones: so every lane may
-    lanes = 1 << max(0, len(data).bit_length() - 8)                 # begin at zero, with zeros ahead
-    lane = np.frombuffer(data.rjust(-(-len(data) // lanes) * lanes, b'\0'), np.uint8).reshape(lanes, -1)
-    bits = np.arange(32, dtype=np.uint32)
-    crc, passed = np.zeros(lanes, np.uint32), np.uint32(1) << bits  # passed: what a lane makes of each bit
-    for byte in lane.T:
-        crc, passed = table[(crc ^ byte) & 255] ^ crc >> 8, table[passed & 255] ^ passed >> 8
-    while len(crc) > 1:                                             # of two lanes the first passes the second
-        first, passed = (np.bitwise_xor.reduce((x[:, None] >> bits & 1) * passed, 1)
-                         for x in (crc[::2], passed))
-        crc = first ^ crc[1::2]
-    return int(crc[0]) ^ 0xffffffff
+def absent_shards(split, files):
+    """pouring_train-0-of-2.tfrecord alone lacks a second one."""
+    total = re.search(r'-of-(\d+)', files[0].name)
+    absent = int(total[1]) - len(files) if total else 0
+    if absent < 1:
+        return []
+    return [f'{absent} of the files pouring_{split}-*-of-{total[1]}.tfrecord']
 
 
-def tfrecord(path, broken):
-    """Yield (path, bytes, start, end) of a TFRecord file's records; `broken` gets what fails its checksum."""
-    def fails(content, checksum):
-        crc = crc32c(content)
-        return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff != int.from_bytes(checksum, 'little')
+def videos_in(path, size, missing):
+    """The videos of a TFRecord file; what cannot be read is added to `missing`."""
+    videos = []
+    content = bytes_of(path)
+    for start, end in records(path, content, missing):
+        try:
+            name, images, labels = sequence_example(content, (start, end))
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            why = one_line(error)
+            missing.append(f'{path.name}: no labelled video at byte {start} ({why})')
+            continue
+        images = [(path, *image) for image in images]
+        videos.append(Video(
+            name, partial(len, images), partial(read_images, images, size=size), 'pouring',
+            partial(checked, name, labels, CLASSES)))
+    return videos
 
+
+def bytes_of(path):
+    """A file's content, of which only what is looked at is read."""
+    if not path.stat().st_size:
+        return b''
     with open(path, 'rb') as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b''
-    end = -4
-    while end + 4 < max(len(content), 1):  # uint64 length, its checksum, the record, its checksum
-        at, start = end + 4, end + 16
-        end = start + int.from_bytes(size := content[at:at + 8], 'little')
-        if end + 4 > len(content) or fails(size, content[at + 8:start]):
-            broken.append(f'{path.name}: cut off or damaged from byte {at} on')
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def records(path, content, missing):
+    """Yield the (start, end) of each record."""
+    at = 0
+    if not content:
+        missing.append(f'{path.name}: empty')
+    while at < len(content):
+        length = int.from_bytes(content[at:at + 8], 'little')
+        start = at + 12
+        end = start + length
+        if end + 4 > len(content):
+            missing.append(f'{path.name}: cut off or damaged from byte {at} on')
             return
-        if fails(content[start:end], content[end:end + 4]):
-            broken.append(f'{path.name}: the record at byte {at} is damaged')
-        else:
-            yield path, content, start, end
+        yield start, end
+        at = end + 4
 
 
-def varint(content, at):
-    value = shift = 0
-    while content[at] > 127:
-        value, shift, at = value | (content[at] & 127) << shift, shift + 7, at + 1
-    return value | content[at] << shift, at + 1
+# ----------------------------------------------------------------------------------------
+# Protocol buffers: a message is a row of fields, each with a number. The wanted ones:
+#     SequenceExample   1 context, 2 feature lists; in both 1: map entries, of 1 key and 2 value
+#     feature           1 list of bytes or 3 list of integers, in both 1: the value
+#     feature list      1: features, one a frame
+
+def sequence_example(content, record):
+    """-> name, (start, end) of each frame's JPEG, each frame's label."""
+    features = {}
+    entries = values(content, record, 1, 1) + values(content, record, 2, 1)
+    for entry in entries:
+        key = only(values(content, entry, 1))
+        features[content[slice(*key)]] = only(values(content, entry, 2))
+    name = only(values(content, features[b'name'], 1, 1))
+    images = values(content, features[b'video'], 1, 1, 1)
+    labels = values(content, features[b'frame_labels'], 1, 3, 1)
+    return content[slice(*name)].decode(), images, [integer(content, label) for label in labels]
 
 
-def fields(content, spans, *path):
-    """The values of a protocol buffer at a path of field numbers: integers, or the (start, end) of bytes."""
+def values(content, span, *path):
+    """What lies at a path of field numbers, starting from the message at `span`."""
+    spans = [span]
     for wanted in path:
-        values = []
+        inner = []
         for start, end in spans:
-            while start < end:
-                tag, start = varint(content, start)
-                size, after = varint(content, start) if tag & 7 in (0, 2) else ({1: 8, 5: 4}[tag & 7], start)
-                value, start = (size, after) if tag & 7 == 0 else ((after, after + size), after + size)
-                if tag >> 3 == wanted:
-                    values.append(value)
-            if start > end:
-                raise ValueError('a field runs past its message')
-        spans = values
+            for number, value in fields(content, start, end):
+                if number == wanted:
+                    inner.append(value)
+        spans = inner
     return spans
 
 
-def sequence_example(content, record):
-    """tf.train.SequenceExample of a labelled video -> name, (start, end) of each image, frame labels."""
-    entry = {}
-    for part in fields(content, [record], 1, 1) + fields(content, [record], 2, 1):  # context; feature lists
-        (start, end), = fields(content, [part], 1)
-        entry[content[start:end]] = fields(content, [part], 2)
-    (start, end), = fields(content, entry[b'name'], 1, 1)
-    labels = fields(content, entry[b'frame_labels'], 1, 3, 1)
-    labels = [each if isinstance(each, int) else varint(content, each[0])[0] for each in labels]  # or packed
-    labels = [label - (label >> 63 << 64) for label in labels]
-    return content[start:end].decode(), fields(content, entry[b'video'], 1, 1, 1), labels
+def only(values):
+    value, = values
+    return value
 
 
-ROW = DataSet(pouring, SOURCE, stride=5, published={'all': (70, 14)},
-              paper=dict(classification=(.9334, .0200), progression=(.919, .015), tau=(.985, .003), ap5=(.9233, .0102)))
+def fields(content, start, end):
+    """Yield each field of a message: its number; an integer, or the (start, end) of its bytes."""
+    while start < end:
+        tag, start = varint(content, start)
+        number, kind = divmod(tag, 8)
+        if kind == 0:
+            value, start = varint(content, start)
+        else:
+            if kind == 2:
+                size, start = varint(content, start)
+            else:
+                size = {1: 8, 5: 4}[kind]
+            value = (start, start + size)
+            start += size
+        yield number, value
+    if start > end:
+        raise ValueError('a field runs past its message')
+
+
+def varint(content, at):
+    """An integer in groups of 7 bits, the lowest first; a byte above 127 is not the last."""
+    value = 0
+    shift = 0
+    while content[at] > 127:
+        value |= (content[at] - 128) << shift
+        shift += 7
+        at += 1
+    return value | content[at] << shift, at + 1
+
+
+def integer(content, value):
+    """A signed 64-bit integer, that may be packed: bytes that hold it."""
+    if isinstance(value, tuple):
+        value, _ = varint(content, value[0])
+    return value - 2 ** 64 if value >= 2 ** 63 else value
+
+
+ROW = DataSet(
+    pouring, SOURCE, stride=5,
+    published={'all': (70, 14)},
+    paper=dict(
+        classification=(.9334, .0200), progression=(.919, .015),
+        tau=(.985, .003), ap5=(.9233, .0102)))

@@ -58,6 +58,7 @@ class Video:
     annotate: Callable | None = field(default=None, repr=False)
     mask: Callable | None = field(default=None, repr=False)
     fit: bool = False
+    classes: list | None = field(default=None, repr=False)  # names of the labels, by number
 
     @cached_property
     def on_disk(self):
@@ -288,26 +289,3 @@ def check_shape(shape, before):
 def video_file(name, path, size=None, **known):
     """A Video of a video file; size: its frames are squashed to size x size."""
     return Video(name, partial(file_frames, path), partial(read_file, path, size=size), **known)
-
-
-def checked(name, labels, classes, _frames=None):
-    """One integer a frame, -1 = unlabelled, below `classes` where that is known -> int64 (n,)."""
-    values = np.asarray(labels)
-    with np.errstate(invalid='ignore'):
-        if values.ndim != 1 or not len(values) or values.dtype.kind not in 'iuf' or not np.array_equal(
-                values, values.astype(np.int64)):
-            raise DataError(f'{name}: not one integer label a frame')
-    if values.min() < -1 or classes and values.max() >= classes:
-        raise DataError(f'{name}: labels from {values.min():g} to {values.max():g}; they go from 0 to '
-                        f'{classes - 1 if classes else "the last class"}, or -1 for none')
-    return values.astype(np.int64)
-
-
-def read_labels(path, classes, _frames=None):
-    """Labels from a .npy or a text file, as `checked`."""
-    try:
-        values = (np.load(path, allow_pickle=False) if path.suffix == '.npy' else
-                  np.array([int(word) for word in path.read_text().split()], np.int64))
-    except Exception as error:  # NumPy raises half a dozen types on a broken file
-        raise DataError(f'{path}: cannot be read as one integer label a frame ({one_line(error)})') from None
-    return checked(path, values, classes)

@@ -2,4 +2,24 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+@pytest.fixture
+def doctor(monkeypatch, capsys):
+    """doctor(*arguments of data.py) -> its exit code, what it prints, its lines of errors."""
+    import data
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['data.py', *map(str, arguments)])
+        code = 0
+        try:
+            data.main()
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        lines = err.replace('\r', '\n').splitlines()
+        return code, out, [line for line in lines if line.startswith('data.py')]
+    return run

@@ -1,8 +1,10 @@
-"""Miniatures of every data set as it lies on disk: real JPEGs, mp4s, .mat files, TFRecords, pickles, lists.
+"""Miniatures of every data set as it lies on disk: real JPEGs, mp4s, .mat files, TFRecords, pickles.
 
-Every frame is a `picture` of a number, so that whoever reads it can tell which frame it is. Each function
-writes one layout into a folder and returns what it wrote: {'train': {name: labels}, 'val': {name: labels}}.
+Every frame is a `picture` of a number, so that whoever reads it can tell which frame it is. Each
+function writes one layout into a folder and returns what it wrote:
+{'train': {name: labels}, 'val': {name: labels}}.
 """
+
 import csv
 import io
 import json
@@ -16,25 +18,45 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-ACTIONS = {'baseball_pitch': 4, 'baseball_swing': 3, 'bench_press': 2, 'bowl': 3, 'clean_and_jerk': 6,
-           'golf_swing': 3, 'jumping_jacks': 4, 'pushup': 2, 'pullup': 2, 'situp': 2, 'squat': 4,
-           'tennis_forehand': 3, 'tennis_serve': 4}
+ACTIONS = {
+    'baseball_pitch': 4,
+    'baseball_swing': 3,
+    'bench_press': 2,
+    'bowl': 3,
+    'clean_and_jerk': 6,
+    'golf_swing': 3,
+    'jumping_jacks': 4,
+    'pushup': 2,
+    'pullup': 2,
+    'situp': 2,
+    'squat': 4,
+    'tennis_forehand': 3,
+    'tennis_serve': 4,
+}
 
 
 def picture(number, width=160, height=96):
-    """A number as ten blocks, black or white, over a floor with a block that moves -> uint8 (H, W, 3)."""
+    """A number as ten blocks, black or white, over a floor with a moving block -> uint8 (H, W, 3)."""
     image = np.full((height, width, 3), 60, np.uint8)
     for bit in range(10):
-        image[:height // 2, bit * width // 10:(bit + 1) * width // 10] = 220 * (number >> bit & 1)
+        image[: height // 2, bit * width // 10 : (bit + 1) * width // 10] = 220 * (
+            number >> bit & 1
+        )
     x = number * 7 % (width - width // 8)
-    image[height * 5 // 8:height * 7 // 8, x:x + width // 8] = 200, 80, 40
+    image[height * 5 // 8 : height * 7 // 8, x : x + width // 8] = 200, 80, 40
     return image
 
 
 def number(frame):
     """The number on a frame, uint8 (3, H, W) of any size."""
-    rows, width = frame[:, frame.shape[1] // 8:frame.shape[1] * 3 // 8].float(), frame.shape[2] / 10
-    blocks = [rows[:, :, int((b + .3) * width):int((b + .7) * width) + 1].mean() for b in range(10)]
+    rows, width = (
+        frame[:, frame.shape[1] // 8 : frame.shape[1] * 3 // 8].float(),
+        frame.shape[2] / 10,
+    )
+    blocks = [
+        rows[:, :, int((b + 0.3) * width) : int((b + 0.7) * width) + 1].mean()
+        for b in range(10)
+    ]
     return sum(1 << b for b, block in enumerate(blocks) if block > 110)
 
 
@@ -53,8 +75,10 @@ def write_images(folder, frames, suffix='.jpg', size=(160, 96)):
         Image.fromarray(picture(i, *size)).save(folder / f'{i + 1:06d}{suffix}', quality=90)
 
 
-def write_video(path, frames, *, codec='libx264', size=(160, 96), rate=25, options=None, form=None):
-    """A video file of `frames` pictures; H.264 with B-frames and several key frames unless told otherwise."""
+def write_video(
+    path, frames, *, codec='libx264', size=(160, 96), rate=25, options=None, form=None
+):
+    """A video file of `frames` pictures; H.264 with B-frames and several key frames by default."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {'bf': '3', 'g': '24'} if options is None else options
     with av.open(str(path), 'w', options=form or {}) as file:
@@ -70,11 +94,15 @@ def write_video(path, frames, *, codec='libx264', size=(160, 96), rate=25, optio
 
 def many(train, val, frames):
     """(split, number, frames) of each video to write; no two of a split have the same length."""
-    return [(split, i, frames + i) for split, count in (('train', train), ('val', val)) for i in range(count)]
+    return [
+        (split, i, frames + i)
+        for split, count in (('train', train), ('val', val))
+        for i in range(count)
+    ]
 
 
 def penn(root, *, actions=ACTIONS, train=2, val=2, frames=12):
-    """The release: frames/0001/000001.jpg, labels/0001.mat, and phase labels in a folder for each action."""
+    """The release: frames/0001/000001.jpg, labels/0001.mat; phase labels in a folder an action."""
     written, video = {'train': {}, 'val': {}}, 0
     for action in actions:
         for split, _, n in many(train, val, frames):
@@ -82,10 +110,19 @@ def penn(root, *, actions=ACTIONS, train=2, val=2, frames=12):
             name, labels = f'{video:04d}', phases(n, ACTIONS[action])
             write_images(root / 'frames' / name, n)
             (root / 'labels').mkdir(exist_ok=True)
-            savemat(root / 'labels' / f'{name}.mat', {
-                'action': action, 'train': 1 if split == 'train' else -1, 'nframes': n,
-                'dimensions': [[96, 160, n]], 'bbox': [[40. + i, 24, 80 + i, 72] for i in range(n)],
-                'x': np.zeros((n, 13)), 'y': np.zeros((n, 13)), 'visibility': np.ones((n, 13))})
+            savemat(
+                root / 'labels' / f'{name}.mat',
+                {
+                    'action': action,
+                    'train': 1 if split == 'train' else -1,
+                    'nframes': n,
+                    'dimensions': [[96, 160, n]],
+                    'bbox': [[40.0 + i, 24, 80 + i, 72] for i in range(n)],
+                    'x': np.zeros((n, 13)),
+                    'y': np.zeros((n, 13)),
+                    'visibility': np.ones((n, 13)),
+                },
+            )
             folder = root / 'penn_action_labels' / split / action
             folder.mkdir(parents=True, exist_ok=True)
             np.save(folder / f'{name}_{action}.npy', labels)
@@ -94,7 +131,7 @@ def penn(root, *, actions=ACTIONS, train=2, val=2, frames=12):
 
 
 def penn_carl(root, *, actions=ACTIONS, train=2, val=2, frames=12):
-    """CARL's: (list of videos, each action's indices into it) pickled, and mp4s; all 13 actions listed."""
+    """CARL's: (videos, each action's indices) pickled, and mp4s; all 13 actions listed."""
     written, video = {'train': {}, 'val': {}}, 0
     for split in written:
         entries, groups = [], []
@@ -105,7 +142,9 @@ def penn_carl(root, *, actions=ACTIONS, train=2, val=2, frames=12):
                     video += 1
                     groups[-1].append(len(entries))
                     labels = phases(n, ACTIONS[action])
-                    entries.append(entry(root, 'videos', f'{video:04d}', n, labels, written[split]))
+                    entries.append(
+                        entry(root, 'videos', f'{video:04d}', n, labels, written[split])
+                    )
                     entries[-1]['action_label'] = [*ACTIONS].index(action)
         dump((entries, groups), root / f'{split}.pkl')
     return written
@@ -114,8 +153,14 @@ def penn_carl(root, *, actions=ACTIONS, train=2, val=2, frames=12):
 def pouring_carl(root, *, train=2, val=2, frames=12):
     written = {'train': {}, 'val': {}}
     for split in written:
-        dump([entry(root, 'videos', f'{split}_pour_{i}', n, phases(n, 5), written[split])
-              for which, i, n in many(train, val, frames) if which == split], root / f'{split}.pkl')
+        dump(
+            [
+                entry(root, 'videos', f'{split}_pour_{i}', n, phases(n, 5), written[split])
+                for which, i, n in many(train, val, frames)
+                if which == split
+            ],
+            root / f'{split}.pkl',
+        )
     return written
 
 
@@ -126,8 +171,17 @@ def finegym_carl(root, *, classes=99, train=2, val=2, frames=30):
         for which, i, n in many(train, val, frames):
             if which == split:
                 labels = np.where(np.arange(n) < n // 2, np.arange(n) // 4, -1)
-                entries.append(entry(root, 'processed_videos', f'vid{split}_E_{i:06d}_{i + 9:06d}', n, labels,
-                                     written[split], torch.float32))
+                entries.append(
+                    entry(
+                        root,
+                        'processed_videos',
+                        f'vid{split}_E_{i:06d}_{i + 9:06d}',
+                        n,
+                        labels,
+                        written[split],
+                        torch.float32,
+                    )
+                )
                 entries[-1]['event_label'] = 1
         dump(entries, root / f'gym{classes}_{name}.pkl')
     return written
@@ -136,8 +190,13 @@ def finegym_carl(root, *, classes=99, train=2, val=2, frames=30):
 def entry(root, folder, name, frames, labels, written, dtype=torch.int64):
     write_video(root / folder / f'{name}.mp4', frames)
     written[name] = labels
-    return {'id': len(written) - 1, 'name': name, 'video_file': f'{folder}/{name}.mp4', 'seq_len': frames,
-            'frame_label': torch.tensor(labels, dtype=dtype)}
+    return {
+        'id': len(written) - 1,
+        'name': name,
+        'video_file': f'{folder}/{name}.mp4',
+        'seq_len': frames,
+        'frame_label': torch.tensor(labels, dtype=dtype),
+    }
 
 
 def dump(content, path):
@@ -152,10 +211,15 @@ def pouring(root, *, train=3, val=2, frames=12):
     for split, i, n in many(train, val, frames):
         name, labels = f'{split}_pour_{i}', phases(n, 5)
         written[split][name] = labels
-        records[split].append(sequence_example(name, [jpeg(j) for j in range(n)], labels, packed=i % 2 == 0))
+        records[split].append(
+            sequence_example(name, [jpeg(j) for j in range(n)], labels, packed=i % 2 == 0)
+        )
     half = (train + 1) // 2
-    files = {'train-0-of-2': records['train'][:half], 'train-1-of-2': records['train'][half:],
-             'val-0-of-1': records['val']}
+    files = {
+        'train-0-of-2': records['train'][:half],
+        'train-1-of-2': records['train'][half:],
+        'val-0-of-1': records['val'],
+    }
     for name, content in files.items():
         (root / f'pouring_{name}.tfrecord').write_bytes(b''.join(map(framed, content)))
     return written
@@ -169,18 +233,24 @@ def jpeg(i):
 
 def crc32c(content):
     """Bit by bit, from the definition."""
-    crc = 0xffffffff
+    crc = 0xFFFFFFFF
     for byte in content:
         crc ^= byte
         for _ in range(8):
-            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
-    return crc ^ 0xffffffff
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
 
 
 def framed(record):
-    mask = lambda crc: struct.pack('<I', ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff)
+    """A record of a TFRecord file: its length and checksum, it and its checksum."""
     size = struct.pack('<Q', len(record))
-    return size + mask(crc32c(size)) + record + mask(crc32c(record))
+    return size + masked(crc32c(size)) + record + masked(crc32c(record))
+
+
+def masked(crc):
+    """A checksum as TFRecords have it: rotated, and a constant added."""
+    rotated = crc >> 15 | crc << 17
+    return struct.pack('<I', (rotated + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def varint(value):
@@ -196,7 +266,8 @@ def message(number, content):
 
 
 def sequence_example(name, images, labels, packed=True):
-    """tf.train.SequenceExample, with the integers of a list packed (as TensorFlow does) or one by one."""
+    """tf.train.SequenceExample, its integers packed (as TensorFlow does) or one by one."""
+
     def of_bytes(content):
         return message(1, message(1, content))
 
@@ -207,10 +278,14 @@ def sequence_example(name, images, labels, packed=True):
     def mapped(key, value):
         return message(1, message(1, key.encode()) + message(2, value))
 
-    context = (mapped('name', of_bytes(name.encode())) + mapped('len', of_integer(len(images))) +
-               mapped('label', of_integer(0)))
-    lists = (mapped('video', b''.join(message(1, of_bytes(image)) for image in images)) +
-             mapped('frame_labels', b''.join(message(1, of_integer(label)) for label in labels)))
+    context = (
+        mapped('name', of_bytes(name.encode()))
+        + mapped('len', of_integer(len(images)))
+        + mapped('label', of_integer(0))
+    )
+    lists = mapped('video', b''.join(message(1, of_bytes(image)) for image in images)) + mapped(
+        'frame_labels', b''.join(message(1, of_integer(label)) for label in labels)
+    )
     return message(1, context) + message(2, lists)
 
 
@@ -223,16 +298,31 @@ def finegym(root, *, classes=99, train=2, val=2, frames=40):
             if which != split:
                 continue
             youtube, event = f'{split}-A_Eb{i}', f'E_{100 * i:06d}_{100 * i + 2:06d}'
-            spans = {'A_0000_0001': [[0.04, 0.48]], 'A_0000_0002': [[0.0, 0.1], [0.4, 0.8]],
-                     'A_0001_0002': [[1.0, 1.2]]}
+            spans = {
+                'A_0000_0001': [[0.04, 0.48]],
+                'A_0000_0002': [[0.0, 0.1], [0.4, 0.8]],
+                'A_0001_0002': [[1.0, 1.2]],
+            }
             known.setdefault(youtube, {})[event] = {
-                'event': 1, 'timestamps': [[100.0 * i, 100.0 * i + 2]],
-                'segments': {key: {'stages': len(span), 'timestamps': span} for key, span in spans.items()}}
-            known[youtube]['E_009000_009001'] = {'event': 1, 'timestamps': [[9000, 9001]], 'segments': None}
-            lines += [f'{youtube}_{event}_A_0000_0001 {i}', f'{youtube}_{event}_A_0000_0002 {classes - 1}']
+                'event': 1,
+                'timestamps': [[100.0 * i, 100.0 * i + 2]],
+                'segments': {
+                    key: {'stages': len(span), 'timestamps': span}
+                    for key, span in spans.items()
+                },
+            }
+            known[youtube]['E_009000_009001'] = {
+                'event': 1,
+                'timestamps': [[9000, 9001]],
+                'segments': None,
+            }
+            lines += [
+                f'{youtube}_{event}_A_0000_0001 {i}',
+                f'{youtube}_{event}_A_0000_0002 {classes - 1}',
+            ]
             labels = np.full(n, -1)
-            labels[1:12 + 1] = i
-            labels[10:20 + 1] = classes - 1  # 0.4 s to 0.8 s, inclusive, over the earlier one
+            labels[1 : 12 + 1] = i
+            labels[10 : 20 + 1] = classes - 1  # 0.4 s to 0.8 s, inclusive, over the earlier one
             write_video(root / 'processed_videos' / f'{youtube}_{event}.mp4', n)
             written[split][f'{youtube}_{event}'] = labels
         (root / f'gym{classes}_{number}.txt').write_text('\n'.join(lines) + '\n')
@@ -261,6 +351,7 @@ def folder(root, *, train=3, val=2, frames=12, classes=3):
     """One's own: train/ and val/, a sub-folder for each action, videos, frame folders, labels."""
     written = {'train': {}, 'val': {}}
     for split, i, n in many(train, val, frames):
+        n += 5 if split == 'val' else 0  # no video is in both
         labels = phases(n, classes)
         for action in ('wave', 'jump high'):
             here = root / split / action
@@ -274,5 +365,13 @@ def folder(root, *, train=3, val=2, frames=12, classes=3):
     return written
 
 
-LAYOUTS = {'penn': penn, 'penn, CARL': penn_carl, 'pouring': pouring, 'pouring, CARL': pouring_carl,
-           'finegym99': finegym, 'finegym99, CARL': finegym_carl, 'k400': k400, 'folder': folder}
+LAYOUTS = {
+    'penn': penn,
+    'penn, CARL': penn_carl,
+    'pouring': pouring,
+    'pouring, CARL': pouring_carl,
+    'finegym99': finegym,
+    'finegym99, CARL': finegym_carl,
+    'k400': k400,
+    'folder': folder,
+}
