@@ -157,7 +157,7 @@ def draw_times(axes, frames, height, name, colour):
 def draw_scl(time, valid, length, before, after, path):
     """One video's two views: their times, the target, and the prediction before and after training.
 
-    time int64 (2, T), valid bool (2, T), length int64 (2,); before, after: z (2, T, D), unit length.
+    time int64 (2, T), valid bool (2, T), length int64 (2,); before, after: unit z (2, T, D).
     """
     G = target(time, length, valid)
     p_before = prediction(before, valid)
