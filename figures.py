@@ -59,10 +59,11 @@ def look_at(network, video, indices):
 
 def look_at_all(network, video, n, part=16):
     """The first n frames of a video, a part at a time: all attention of a head is large -> Look."""
-    looks = [look_at(network, video, np.arange(n)[start:start + part]) for start in range(0, n, part)]
+    parts = np.split(np.arange(n), range(part, n, part))
+    looks = [look_at(network, video, indices) for indices in parts]
     fields = []
-    for parts in zip(*looks):
-        fields.append(None if parts[0] is None else torch.cat(parts))
+    for values in zip(*looks):
+        fields.append(None if values[0] is None else torch.cat(values))
     return Look(*fields)
 
 

@@ -15,7 +15,7 @@ import torch
 
 import data
 import model as models
-from loss import OBJECTIVES
+from loss import OBJECTIVES, time_target
 from pictures.canvas import BLUE, COLOURS, DPI, ORANGE, WIDTH, figure, plain, save
 
 FROZEN = '#D9E6F2'
@@ -131,23 +131,20 @@ def draw_architecture(rows, settings, path):
 # ------------------------------------------------------------------------------------------------
 # One batch of SCL
 
-def target_and_prediction(time, valid, z, *, sigma2=10.0, temperature=0.1):
-    """What the loss compares, of view a over the frames of view b -> G (T, T), p (T, T).
-
-    time (2, T) frame numbers of one video, valid bool (2, T), z (2, T, D) unit length.
-        G_ij = exp(-(s_i - s_j)^2 / (2 sigma2)), each row divided by its sum
-        p_ij = exp(z_i.z_j / temperature), each row divided by its sum
-    """
-    gap = time[0, :, None] - time[1, None, :]
-    target = torch.exp(-gap.float().square() / (2 * sigma2)) * valid[1]
-    target = target / target.sum(1, keepdim=True).clamp_min(1e-30)
-    prediction = torch.exp(z[0] @ z[1].T / temperature) * valid[1]
-    return target, prediction / prediction.sum(1, keepdim=True)
+def target(time, length, valid):
+    """What a frame of view a should resemble in view b: G (T, T) of loss.scl."""
+    return time_target(time[None], length[None], valid[None], sigma2=10.0)[0, 0]
 
 
-def divergence(target, prediction, valid):
+def prediction(z, valid, temperature=0.1):
+    """What it resembles: p_ij = exp(z_i.z_j / temperature), each row divided by its sum, (T, T)."""
+    similarity = z[0] @ z[1].T / temperature                                 # (T, T)
+    return similarity.masked_fill(~valid[1], -torch.inf).softmax(-1)
+
+
+def divergence(G, p, valid):
     """G (log G - log(p + 1e-6)), summed over view b's frames, mean over view a's -> float."""
-    rows = torch.xlogy(target, target) - target * torch.log(prediction + 1e-6)
+    rows = torch.xlogy(G, G) - G * torch.log(p + 1e-6)
     return rows.sum(1)[valid[0]].mean().item()
 
 
@@ -160,24 +157,25 @@ def draw_times(axes, frames, height, name, colour):
 def draw_scl(time, valid, length, before, after, path):
     """One video's two views: their times, the target, and the prediction before and after training.
 
-    time int64 (2, T), valid bool (2, T), length: frames of the video; before, after: z (2, T, D).
+    time int64 (2, T), valid bool (2, T), length int64 (2,); before, after: unit z (2, T, D).
     """
-    target, untrained = target_and_prediction(time, valid, before)
-    _, trained = target_and_prediction(time, valid, after)
-    loss_before = divergence(target, untrained, valid)
-    loss_after = divergence(target, trained, valid)
+    G = target(time, length, valid)
+    p_before = prediction(before, valid)
+    p_after = prediction(after, valid)
+    loss_before = divergence(G, p_before, valid)
+    loss_after = divergence(G, p_after, valid)
     fig = figure(WIDTH, 3.4, layout='constrained')
     views, *maps = fig.subplots(1, 4, width_ratios=[1.2, 1, 1, 1])
     draw_times(views, time[0][valid[0]], 1, 'view a', ORANGE)
     draw_times(views, time[1][valid[1]], 0, 'view b', BLUE)
-    views.set(xlim=(-1, length), ylim=(-0.6, 1.7), yticks=[], xlabel='frame of the video')
+    views.set(xlim=(-1, int(length[0])), ylim=(-0.6, 1.7), yticks=[], xlabel='frame of the video')
     views.set_title('1. the two views', fontsize=10)
     plain(views)
-    drawn = {'2. target G': target,
-             f'3. p before: loss {loss_before:.2f}': untrained,
-             f'4. p after: loss {loss_after:.2f}': trained}
+    drawn = {'2. target G': G,
+             f'3. p before: loss {loss_before:.2f}': p_before,
+             f'4. p after: loss {loss_after:.2f}': p_after}
     padding = ~(valid[0][:, None] & valid[1])                                # (T, T)
-    top = target[~padding].max().item()
+    top = G[~padding].max().item()
     for axes, (title, values) in zip(maps, drawn.items()):
         image = axes.imshow(values.masked_fill(padding, torch.nan), 'cividis', vmin=0, vmax=top)
         axes.set_title(title, fontsize=10)
@@ -221,8 +219,7 @@ def draw_training_of(path, out):
     before = projected(network, clips, batch['valid'])
     models.load_trained(network, checkpoint, path)
     after = projected(network, clips, batch['valid'])
-    length = batch['length'][0, 0].item()
-    draw_scl(batch['time'][0], batch['valid'][0], length, before, after, out)
+    draw_scl(batch['time'][0], batch['valid'][0], batch['length'][0], before, after, out)
 
 
 def main():

@@ -214,13 +214,14 @@ def test_what_is_drawn_of_scl_is_the_loss():
     z = torch.nn.functional.normalize(torch.randn(2, 12, 8), dim=-1)
     time = torch.randint(0, 30, (2, 12)).sort().values
     valid = torch.arange(12) < torch.tensor([[9], [10]])
+    length = torch.tensor([30, 30])
     total = 0
     for order in ([0, 1], [1, 0]):
-        target, p = lesson.target_and_prediction(time[order], valid[order], z[order])
-        own = lesson.divergence(target, p, valid[order])
+        G = lesson.target(time[order], length[order], valid[order])
+        p = lesson.prediction(z[order], valid[order])
+        own = lesson.divergence(G, p, valid[order])
         total += own * valid[order[0]].sum().item()
-    length = torch.tensor([[30, 30]])
-    expected = loss.scl(z[None], time[None], length, valid[None]).item()
+    expected = loss.scl(z[None], time[None], length[None], valid[None]).item()
     assert total / 19 == pytest.approx(expected, rel=1e-5)
 
 
