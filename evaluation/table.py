@@ -157,8 +157,8 @@ def verdict(rows, names, columns):
     else:
         by = f'by more than the spread of the {len(names)} checkpoints'
     sentence = f'Above both controls {by}: {", ".join(above) or "nothing"}'
-    if below:
-        sentence += f'; not {", ".join(below)}'
+    if above and below:
+        return sentence + f'; not {", ".join(below)}.'
     if above:
         return sentence + '.'
     if beats_the_clock:

@@ -495,7 +495,7 @@ def test_verdict():
     single = 'Above both controls by more than 0.03 (a fixed margin: one run has no spread): '
     assert verdict((.5, .5), (.5, .5), (.54, .54)) == single + 'classification, AP@5.'
     assert verdict((.5, .5), (.5, .5), (.54, .52)) == single + 'classification; not AP@5.'
-    nothing = single + 'nothing; not classification, AP@5. '
+    nothing = single + 'nothing. '
     assert verdict((.5, .5), (.4, .4), (.52, .45)) == (
         nothing + 'This model has not learned more than the time in the video.')
     assert verdict((.5, .5), (.6, .6), (.61, .45)) == (
