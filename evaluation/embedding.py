@@ -164,7 +164,8 @@ def embed_all(networks, videos, *, folders=None, what='', **options):
     results = embed(list(networks.values()), videos, positions, **options)
     results = tqdm(results, what, len(positions), unit='video', disable=None, leave=False)
     files = file_names(videos) if folders else []
-    found, skipped, unsaved = {}, {}, []
+    found, skipped = {}, {}
+    unsaved = []
     shares = {name: {} for name in networks}
     for position, labels, arrays in results:
         if arrays is None:
@@ -224,7 +225,7 @@ def file_names(videos):
 
 
 def save(folders, name, arrays):
-    """Save a video's embeddings by each model -> what went wrong; it must not end the evaluation."""
+    """Save a video's embeddings by each model -> errors, which must not end the evaluation."""
     errors = []
     for model, folder in folders.items():
         try:
