@@ -269,7 +269,8 @@ class Run:
         self.report_every = 10 if device.type == 'cuda' else 1          # a report waits for the GPU
         self.clips = data.Clips(
             videos['train'], frames=s.frames, seed=s.seed, block=s.block, shift=s.shift,
-            pairs=s.pairs, interleaved=self.objective.interleaved, scale=(s.crop, 1),
+            pairs=s.pairs, interleaved=self.objective.interleaved,
+            labels=self.objective.labels, scale=(s.crop, 1),
             brightness=s.jitter, contrast=s.jitter, saturation=s.jitter, hue=s.hue)
         self.path = Path(s.out) / 'checkpoint.pt'
         self.skipped = {}                                 # videos that could not be read: why
