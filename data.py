@@ -51,9 +51,9 @@ def find(dataset, data, size, label_unit=None):
 def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
     """A data set by name -> {'train': [Video], 'val': [Video]}; DataError if it cannot be used.
 
-    data: the folder as downloaded. image_size: Penn, Pouring and folder are squashed to it. seed: the
-    synthetic set's. label_unit: 'seconds' or 'frames', of labels that are segments. What is missing or
-    not used is said in a few lines; the doctor names it all.
+    data: the folder as downloaded. image_size: Penn, Pouring and folder are squashed to it. seed:
+    the synthetic set's. label_unit: 'seconds' or 'frames', of labels that are segments. What is
+    missing or not used is said in a few lines; the doctor names it all.
     """
     if dataset in DATASETS and not DATASETS[dataset].on_disk:
         return DATASETS[dataset].read(seed)
@@ -164,8 +164,8 @@ class Clips(Dataset):
             if len(drawn) == len(videos):
                 return self.join(rng, drawn) | {'skipped': skipped}
             index = int(rng.integers(len(self.videos)))
-        last = list(skipped.values())[-1]
-        raise DataError(f'100 videos in a row cannot be read; the last: {last}')
+        _, reason = skipped.popitem()
+        raise DataError(f'100 videos in a row cannot be read; the last: {reason}')
 
     def choose(self, rng, index):
         """The videos of an item: one, or with pairs='videos' another of the same action too."""
@@ -214,10 +214,8 @@ class Clips(Dataset):
         item['frames'] = [part['frames'] for part in drawn]
         for key in ('where', 'time', 'length', 'valid', 'labels'):
             item[key] = torch.from_numpy(np.concatenate([part[key] for part in drawn]))
-        size_a = item['frames'][0].shape[2:]
-        size_b = item['frames'][-1].shape[2:]
-        draw_a = draw_augmentation(rng, *size_a, **self.strength)
-        draw_b = draw_augmentation(rng, *size_b, **self.strength)
+        draw_a = draw_augmentation(rng, *item['frames'][0].shape[2:], **self.strength)
+        draw_b = draw_augmentation(rng, *item['frames'][-1].shape[2:], **self.strength)
         return item | {'augment': [draw_a, draw_b]}
 
 
@@ -236,13 +234,15 @@ def count_phases(videos):
 
 def collate(items):
     """Items -> a dict: time, length, valid, labels stacked to (B, ...), lists of the rest."""
-    batch = {key: [item[key] for item in items] for key in items[0]}
+    batch = {}
+    for key in items[0]:
+        batch[key] = [item[key] for item in items]
     for key in ('time', 'length', 'valid', 'labels'):
         batch[key] = torch.stack(batch[key])
-    skipped = {}
+    batch['skipped'] = {}
     for item in items:
-        skipped |= item['skipped']
-    return batch | {'skipped': skipped}
+        batch['skipped'] |= item['skipped']
+    return batch
 
 
 def leave_signals(_worker):

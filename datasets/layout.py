@@ -59,7 +59,7 @@ def first_match(data, pattern):
 
 
 def read_dataset(dataset, row, data, size, label_unit=None):
-    """What row.read finds in a folder, or a DataError that names the data set and where to get it."""
+    """What row.read finds in a folder; a DataError names the data set and where to get it."""
     if not data or not Path(data).is_dir():
         what = f'{data} is no folder' if data else 'no folder given'
         raise DataError(f'{dataset}: {what} (--data). {row.source}')

@@ -1,8 +1,9 @@
 """Which packets of a video file are its frames, and where to start decoding for each.
 
-A file is a row of packets, each a frame or, in some formats, a part of one. Most frames are told from
-those before them: decoding starts at a key frame. A packet says when its frame is decoded (dts) and
-when it is shown (pts), which is later where a frame is also told from one that comes after it.
+A file is a row of packets, each a frame or, in some formats, a part of one. Most frames are stored
+as what differs from others, so decoding starts at a key frame, which stands alone. A packet says
+when its frame is decoded (dts) and when it is shown (pts): not in the same order, where a frame
+(a B-frame) also needs one that is shown after it.
 """
 from typing import NamedTuple
 

@@ -1,8 +1,9 @@
 """One video: its name, its labels, and a file or a folder of images decoded frame by frame.
 
 Frame i is the i-th that a player shows, turned as a player turns it: uint8 (3, H, W). `Video` is
-what the rest of the house knows of a video. Video files are decoded here, by PyAV (packets.py finds
-where their frames are); folders of pictures in images.py. Whatever a file can have wrong with it becomes a `DataError` of one line.
+what the rest of the house knows of a video. Video files are decoded here, by PyAV (packets.py says
+where their frames are); folders of pictures in images.py. Whatever a file can have wrong with it
+becomes a `DataError` of one line.
 """
 import itertools
 from collections import deque
