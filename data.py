@@ -7,11 +7,9 @@ each, and how to augment them; `augment` does so on the device that trains, (T, 
 """
 import argparse
 import math
-import os
 import signal
 import sys
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,8 +18,8 @@ from torch.utils.data import Dataset
 
 from datasets import finegym, folder, k400, penn, pouring, synthetic
 from datasets.doctor import doctor
-from datasets.images import frame_folder
-from datasets.layout import NOTE, printable, say, shortened
+from datasets.images import frame_folder  # noqa: F401, for users of this file
+from datasets.layout import printable, read_dataset, say_remarks
 from datasets.segments import UNITS
 from datasets.video import DataError, Video, one_line, video_file
 
@@ -44,44 +42,23 @@ DATASETS = {
 
 
 def find(dataset, data, size, label_unit=None):
-    """-> {'train': [Video], 'val': [Video]}, [remarks: see datasets/layout.py]; DataError if a split is empty."""
+    """-> {'train': [Video], 'val': [Video]}, [remarks]; DataError if there is nothing to use."""
     if dataset not in DATASETS:
         raise DataError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
-    row = DATASETS[dataset]
-    if not data or not Path(data).is_dir():
-        what = f'{data} is no folder' if data else 'no folder given'
-        raise DataError(f'{dataset}: {what} (--data). {row.source}')
-    if label_unit and not row.segments:
-        raise DataError(f'{dataset}: its labels are no segments, so leave out --label-unit')
-    options = {'unit': label_unit} if label_unit else {}
-    try:
-        videos, remarks = row.read(Path(data), size, **options)
-    except DataError as error:
-        raise DataError(f'{dataset}: {error}') from None
-    for split in videos:
-        if not videos[split] and (row.metrics, split) != ('none', 'val'):
-            why = f' ({shortened(remarks)})' if remarks else ''
-            raise DataError(f'{dataset}: no {split} video in {data}{why}. {row.source}')
-    return videos, remarks
+    return read_dataset(dataset, DATASETS[dataset], data, size, label_unit)
 
 
 def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
     """A data set by name -> {'train': [Video], 'val': [Video]}; DataError if it cannot be used.
 
-    data: the folder as downloaded. image_size: frames of Penn, Pouring and folder are squashed to it, others
-    keep their size. seed: the synthetic set's. label_unit: 'seconds' or 'frames', of labels that are segments.
-    What is missing or not used is said in a few lines; the doctor names it all.
+    data: the folder as downloaded. image_size: Penn, Pouring and folder are squashed to it. seed:
+    the synthetic set's. label_unit: 'seconds' or 'frames', of labels that are segments. What is
+    missing or not used is said in a few lines; the doctor names it all.
     """
     if dataset in DATASETS and not DATASETS[dataset].on_disk:
         return DATASETS[dataset].read(seed)
     videos, remarks = find(dataset, data, image_size, label_unit)
-    missing = [line for line in remarks if not line.startswith(NOTE)]
-    if missing:
-        say(f'{dataset}: {len(missing)} missing, among them {", ".join(missing[:3])}; '
-            f'python data.py {dataset} --data {data} names them all')
-    for line in remarks:
-        if line.startswith(NOTE):
-            say(f'{dataset}: {line}', warning=False)
+    say_remarks(dataset, data, remarks)
     return videos
 
 
@@ -89,10 +66,9 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
 # Two views of a video (paper, section 3.1)
 
 def two_views(rng, length, frames, *, block='length', shift=0.8):
-    """Time stamps of two views of a video of `length` frames -> int64 (2, T), rising.
+    """Time stamps of two views of a video -> int64 (2, T), rising; those >= length are padding.
 
     block: as in `draw_view`. shift: view b's block begins at most so many clip lengths from view a.
-    Time stamps >= length are padding.
     """
     view_a = draw_view(rng, length, frames, block)
     near = view_a[0], int(shift * min(length, frames))
@@ -188,8 +164,8 @@ class Clips(Dataset):
             if len(drawn) == len(videos):
                 return self.join(rng, drawn) | {'skipped': skipped}
             index = int(rng.integers(len(self.videos)))
-        last = list(skipped.values())[-1]
-        raise DataError(f'100 videos in a row cannot be read; the last: {last}')
+        _, reason = skipped.popitem()
+        raise DataError(f'100 videos in a row cannot be read; the last: {reason}')
 
     def choose(self, rng, index):
         """The videos of an item: one, or with pairs='videos' another of the same action too."""
@@ -238,10 +214,8 @@ class Clips(Dataset):
         item['frames'] = [part['frames'] for part in drawn]
         for key in ('where', 'time', 'length', 'valid', 'labels'):
             item[key] = torch.from_numpy(np.concatenate([part[key] for part in drawn]))
-        size_a = item['frames'][0].shape[2:]
-        size_b = item['frames'][-1].shape[2:]
-        draw_a = draw_augmentation(rng, *size_a, **self.strength)
-        draw_b = draw_augmentation(rng, *size_b, **self.strength)
+        draw_a = draw_augmentation(rng, *item['frames'][0].shape[2:], **self.strength)
+        draw_b = draw_augmentation(rng, *item['frames'][-1].shape[2:], **self.strength)
         return item | {'augment': [draw_a, draw_b]}
 
 
@@ -260,13 +234,15 @@ def count_phases(videos):
 
 def collate(items):
     """Items -> a dict: time, length, valid, labels stacked to (B, ...), lists of the rest."""
-    batch = {key: [item[key] for item in items] for key in items[0]}
+    batch = {}
+    for key in items[0]:
+        batch[key] = [item[key] for item in items]
     for key in ('time', 'length', 'valid', 'labels'):
         batch[key] = torch.stack(batch[key])
-    skipped = {}
+    batch['skipped'] = {}
     for item in items:
-        skipped |= item['skipped']
-    return batch | {'skipped': skipped}
+        batch['skipped'] |= item['skipped']
+    return batch
 
 
 def leave_signals(_worker):
@@ -324,16 +300,14 @@ def augment(frames, drawn, size):
     """One draw of draw_augmentation for a whole clip: -> normalised (n, 3, S, S)."""
     import torchvision.transforms.v2.functional as TF    # here: it takes as long as PyTorch
     top, left, height, width = drawn['crop']
-    frames = frames[:, :, top:top + height, left:left + width]
-    frames = resize(frames, size)                        # (n, 3, S, S)
+    frames = resize(frames[:, :, top:top + height, left:left + width], size)    # (n, 3, S, S)
     if drawn['flip']:
         frames = frames.flip(-1)
     for name, factor in drawn['colour']:
         adjust = getattr(TF, f'adjust_{name}')
         frames = adjust(frames, factor)
     if drawn['blur']:
-        wide_high = [5, 9]
-        frames = TF.gaussian_blur(frames, wide_high, [drawn['blur'], drawn['blur']])
+        frames = TF.gaussian_blur(frames, [5, 9], drawn['blur'])    # 5 wide, 9 high
     if drawn['grey']:
         frames = TF.rgb_to_grayscale(frames, num_output_channels=3)
     return normalise(frames)
@@ -385,15 +359,13 @@ def denormalise(frames):
     return frames * std + mean
 
 
-# ------------------------------------------------------------------------------------------------------------
-# The doctor: python data.py NAME --data DIR
-
 def main():
-    parser = argparse.ArgumentParser(description='what of a data set is there, and where to get the rest')
+    """The doctor: python data.py NAME --data DIR"""
+    parser = argparse.ArgumentParser(description='what of a data set is there, and what is not')
     parser.add_argument('dataset', choices=[name for name, row in DATASETS.items() if row.on_disk])
     parser.add_argument('--data', required=True, help='its folder')
     parser.add_argument('--decode', action='store_true', help='decode every frame of every video')
-    parser.add_argument('--label-unit', choices=UNITS, help='of labels that are segments: start, end, class')
+    parser.add_argument('--label-unit', choices=UNITS, help='of labels that are segments')
     args = parser.parse_args()
     try:
         videos, remarks = find(args.dataset, args.data, 224, args.label_unit)

@@ -15,7 +15,8 @@ import numpy as np
 
 from datasets.carl import carl
 from datasets.layout import DataSet, layout
-from datasets.video import DataError, one_line, video_file, video_stream
+from datasets.packets import video_stream
+from datasets.video import DataError, one_line, video_file
 
 SOURCE = (
     'Annotation and lists: sdolivia.github.io/FineGym. processed_videos/: its events, each cut '

@@ -8,6 +8,7 @@ text: what is missing or, where it begins with NOTE, something else that the use
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from datasets.video import DataError
@@ -55,6 +56,36 @@ def layout(source, data, *layouts):
 
 def first_match(data, pattern):
     return min(data.glob(pattern), default=None)
+
+
+def read_dataset(dataset, row, data, size, label_unit=None):
+    """What row.read finds in a folder; a DataError names the data set and where to get it."""
+    if not data or not Path(data).is_dir():
+        what = f'{data} is no folder' if data else 'no folder given'
+        raise DataError(f'{dataset}: {what} (--data). {row.source}')
+    if label_unit and not row.segments:
+        raise DataError(f'{dataset}: its labels are no segments, so leave out --label-unit')
+    options = {'unit': label_unit} if label_unit else {}
+    try:
+        videos, remarks = row.read(Path(data), size, **options)
+    except DataError as error:
+        raise DataError(f'{dataset}: {error}') from None
+    for split in videos:
+        if not videos[split] and (row.metrics, split) != ('none', 'val'):
+            why = f' ({shortened(remarks)})' if remarks else ''
+            raise DataError(f'{dataset}: no {split} video in {data}{why}. {row.source}')
+    return videos, remarks
+
+
+def say_remarks(dataset, data, remarks):
+    """What is missing in one line, notes in a line each."""
+    missing = [line for line in remarks if not line.startswith(NOTE)]
+    if missing:
+        say(f'{dataset}: {len(missing)} missing, among them {", ".join(missing[:3])}; '
+            f'python data.py {dataset} --data {data} names them all')
+    for line in remarks:
+        if line.startswith(NOTE):
+            say(f'{dataset}: {line}', warning=False)
 
 
 def printable(text):

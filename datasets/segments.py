@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from datasets.tables import all_numbers, number
-from datasets.video import timetable, video_stream
+from datasets.packets import timetable, video_stream
 
 UNITS = ('seconds', 'frames')
 SLACK = 5e-4  # of a second: people write three decimals at best

@@ -1,20 +1,22 @@
 """One video: its name, its labels, and a file or a folder of images decoded frame by frame.
 
 Frame i is the i-th that a player shows, turned as a player turns it: uint8 (3, H, W). `Video` is
-what the rest of the house knows of a video. Video files are decoded here, by PyAV; folders of
-pictures in images.py. Whatever a file can have wrong with it becomes a `DataError` of one line.
+what the rest of the house knows of a video. Video files are decoded here, by PyAV (packets.py says
+where their frames are); folders of pictures in images.py. Whatever a file can have wrong with it
+becomes a `DataError` of one line.
 """
 import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import NamedTuple
 
 import av
 import numpy as np
 import torch
 from torch.utils.data import get_worker_info
+
+from datasets.packets import runs, timetable, video_stream
 
 # libav reports a damaged packet from its decoding threads. If such a report goes to Python's
 # logging, the thread waits for the interpreter lock, while whoever frees the decoder holds that
@@ -26,7 +28,7 @@ av.logging.set_level(None)
 VIDEO_FILES = {
     '.mp4', '.m4v', '.mov', '.qt', '.3gp', '.3g2', '.mj2',            # MPEG-4, phones
     '.avi', '.divx', '.wmv', '.asf', '.flv', '.f4v', '.rm', '.rmvb',  # PCs, the web
-    '.mkv', '.webm', '.ogv', '.ogm', '.nut', '.y4m',          # open ones
+    '.mkv', '.webm', '.ogv', '.ogm', '.nut', '.y4m',                  # open ones
     '.mpg', '.mpeg', '.m1v', '.m2v', '.mpv', '.vob', '.mod', '.tod',  # DVDs and camcorders
     '.ts', '.mts', '.m2ts', '.m2t', '.mxf', '.dv', '.gxf', '.dav',    # camcorders and broadcast
     '.h264', '.264', '.h265', '.hevc', '.ivf', '.mjpg', '.mjpeg', '.gif'}
@@ -114,65 +116,6 @@ class Video:
         if self.mask is None:
             return None
         return self.mask(self.positions(indices))
-
-
-# --------------------------------------------------------------------------------------------------
-# Which packets of a file are frames, and where to start for each
-
-class Timetable(NamedTuple):
-    """The frames of a file, found from its packets without decoding them."""
-    shown: np.ndarray    # int64 (frames,): when each is shown, rising
-    keys: np.ndarray     # int64 (key frames,), rising: the first frame that is decoded from each
-    seek: list           # (key frames,): where to seek for each
-
-
-def video_stream(file):
-    """The first video of an open file; a cover picture beside it is not one."""
-    for stream in file.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
-    raise ValueError('it holds none')
-
-
-def timetable(path):
-    """The timetable of an mp4 or mov file; None where a packet is not surely the frame of its time.
-
-    The header's count is not asked for: a file that was cut off ends with its last whole packet. A
-    cut without encoding anew leaves an edit list: frames before it are decoded, but not shown.
-    """
-    shown, hidden, keys = [], [], []
-    with av.open(str(path)) as file:
-        if 'mp4' not in file.format.name:
-            return None
-        for packet in file.demux(video_stream(file)):
-            if not packet.size or packet.is_corrupt:
-                continue
-            if packet.pts is None:
-                return None
-            if packet.is_keyframe:
-                keys.append((packet.pts, packet.dts))
-            if packet.is_discard:
-                hidden.append(packet.pts)
-            else:
-                shown.append(packet.pts)
-    if not keys or not shown:
-        return Timetable(np.zeros(0, np.int64), np.zeros(0, np.int64), [])
-    first, last = min(shown), max(shown)
-    if len(set(shown)) < len(shown) or any(first <= pts <= last for pts in hidden):
-        return None    # after several cuts, times do not rise with the file
-    keys.sort()
-    key_times = [pts for pts, _ in keys]
-    # What precedes the first key frame does not decode.
-    shown = np.array(sorted(pts for pts in shown if pts >= key_times[0]), np.int64)
-    return Timetable(shown, np.searchsorted(shown, key_times), [dts for _, dts in keys])
-
-
-def runs(indices, keys):
-    """Rising indices, cut where seeking skips over 16 frames -> [(key frame to seek, indices)]."""
-    start = np.searchsorted(keys, indices, 'right') - 1    # from which key frame each is decoded
-    skips = keys[start[1:]] > indices[:-1] + 16
-    cuts = np.flatnonzero(skips) + 1
-    return [(key[0], run) for key, run in zip(np.split(start, cuts), np.split(indices, cuts))]
 
 
 # --------------------------------------------------------------------------------------------------

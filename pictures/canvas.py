@@ -56,9 +56,7 @@ def spaced(n, wanted):
 
 def denormalise(images):
     """Normalised (F, 3, S, S) -> RGB in 0..1."""
-    mean = torch.tensor(data.MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(data.STD, device=images.device)[:, None, None]
-    return (images * std + mean).clamp(0, 1)
+    return data.denormalise(images).clamp(0, 1)
 
 
 def on_screen(images):
