@@ -44,7 +44,10 @@ DATASETS = {
 
 
 def find(dataset, data, size, label_unit=None):
-    """-> {'train': [Video], 'val': [Video]}, [remarks: see datasets/layout.py]; DataError if a split is empty."""
+    """-> {'train': [Video], 'val': [Video]}, [remarks, as datasets/layout.py says].
+
+    DataError if a split is empty.
+    """
     if dataset not in DATASETS:
         raise DataError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
     row = DATASETS[dataset]
@@ -68,9 +71,9 @@ def find(dataset, data, size, label_unit=None):
 def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
     """A data set by name -> {'train': [Video], 'val': [Video]}; DataError if it cannot be used.
 
-    data: the folder as downloaded. image_size: frames of Penn, Pouring and folder are squashed to it, others
-    keep their size. seed: the synthetic set's. label_unit: 'seconds' or 'frames', of labels that are segments.
-    What is missing or not used is said in a few lines; the doctor names it all.
+    data: the folder as downloaded. image_size: frames of Penn, Pouring and folder are squashed to
+    it, others keep their size. seed: the synthetic set's. label_unit: 'seconds' or 'frames', of
+    labels that are segments. What is missing or not used is said; the doctor names it all.
     """
     if dataset in DATASETS and not DATASETS[dataset].on_disk:
         return DATASETS[dataset].read(seed)
@@ -385,15 +388,17 @@ def denormalise(frames):
     return frames * std + mean
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The doctor: python data.py NAME --data DIR
 
 def main():
-    parser = argparse.ArgumentParser(description='what of a data set is there, and where to get the rest')
-    parser.add_argument('dataset', choices=[name for name, row in DATASETS.items() if row.on_disk])
+    on_disk = [name for name, row in DATASETS.items() if row.on_disk]
+    parser = argparse.ArgumentParser(
+        description='what of a data set is there, and where to get the rest')
+    parser.add_argument('dataset', choices=on_disk)
     parser.add_argument('--data', required=True, help='its folder')
     parser.add_argument('--decode', action='store_true', help='decode every frame of every video')
-    parser.add_argument('--label-unit', choices=UNITS, help='of labels that are segments: start, end, class')
+    parser.add_argument('--label-unit', choices=UNITS, help='of labels that are segments')
     args = parser.parse_args()
     try:
         videos, remarks = find(args.dataset, args.data, 224, args.label_unit)
