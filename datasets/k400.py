@@ -99,11 +99,11 @@ def clips_below(folder):
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders.sort()
         for file in sorted(files):
-            stem = file
-            while Path(stem).suffix.lower() in VIDEO_FILES:  # some mirrors have .mp4.mkv
-                stem = Path(stem).stem
+            stem, ending = os.path.splitext(file)
+            is_video = ending.lower() in VIDEO_FILES
+            stem = stem.removesuffix('.mp4')  # some mirrors have .mp4.mkv
             match = re.fullmatch(r'(.+)_(\d+)_(\d+)', stem)
-            if match and stem != file:
+            if match and is_video:
                 clip = match[1], int(match[2]), int(match[3])
                 clips[clip] = Path(parent, file)
             else:
