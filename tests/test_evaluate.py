@@ -696,7 +696,7 @@ def test_pictures_without_entities_or_labels(network, tmp_path, pool):
     plain = models.build_model(SETTINGS | {'pool': pool})
     result = evaluate.assess({'a': plain}, {'train': [], 'val': [Film('a', 3)]}, SETTINGS | {'pool': pool})
     figures.draw_all(plain, result, 'a', tmp_path, tmp_path / 'log.jsonl')
-    assert [path.name for path in tmp_path.iterdir()] == ['entities.png']
+    assert {path.name for path in tmp_path.iterdir()} == {'entities.png', 'entities.mp4'}
 
 
 @pytest.mark.parametrize('change, message', [
