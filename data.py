@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from datasets import finegym, folder, k400, penn, pouring, synthetic
 from datasets.doctor import doctor
 from datasets.images import frame_folder  # noqa: F401, for users of this file
+from datasets.labels import check_labels
 from datasets.layout import printable, read_dataset, say_remarks
 from datasets.segments import UNITS
 from datasets.video import DataError, Video, one_line, video_file
@@ -59,6 +60,8 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
         return DATASETS[dataset].read(seed)
     videos, remarks = find(dataset, data, image_size, label_unit)
     say_remarks(dataset, data, remarks)
+    if DATASETS[dataset].counted:
+        say_remarks(dataset, data, check_labels(videos), 'with labels that do not fit, used without')
     return videos
 
 

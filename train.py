@@ -60,6 +60,8 @@ class Settings(models.Architecture):
                            group='data')
     data: str = setting(None, 'the folder it lies in', metavar='DIR')
     data_seed: int = setting(0, 'draws the synthetic set', least=0)
+    label_unit: str = setting(None, 'of labels that are segments: seconds or frames',
+                              choices=['seconds', 'frames'])
     crop: float = setting(0.8, 'smallest share of the area that a crop keeps', least=0.01, most=1)
     jitter: float = setting(0.8, 'strength of the colour jitter', least=0)
     hue: float = setting(0.2, 'strength of its hue shift', least=0, most=0.5)
@@ -222,7 +224,10 @@ def train(settings, fresh=False):
     s = settings
     rank, world, device = join_processes(s.device)
     check(s, world)
-    videos = data.load(s.dataset, s.data, image_size=s.image_size, seed=s.data_seed)
+    videos = data.load(s.dataset, s.data, image_size=s.image_size, seed=s.data_seed,
+                       label_unit=s.label_unit)
+    if OBJECTIVES[s.loss].labels and not any(video.annotate for video in videos['train']):
+        raise RunError(f'--loss {s.loss}: needs phase labels, and no video to train on has any')
     if len(videos['train']) < s.batch:
         raise RunError(f'--batch {s.batch}: only {len(videos["train"])} videos to train on')
     run = Run(s, fresh, videos, rank, world, device)
@@ -394,7 +399,8 @@ class Run:
         checkpoint = dict(
             settings=asdict(self.settings), model=self.model.trained_state(),
             optimizer=self.optimizer.state_dict(), backbone=self.fingerprint,
-            step=self.step, epoch=self.step // self.steps)
+            step=self.step, epoch=self.step // self.steps,
+            classes=self.videos['train'][0].classes)      # names of the labels, where they have any
         if self.objective.teacher:
             checkpoint['teacher'] = self.options['teacher'].trained_state()
         if self.rank == 0:
@@ -412,9 +418,9 @@ class Run:
         if any(all_gather(self.stop_asked)):
             raise KeyboardInterrupt
         picture = self.path.with_name('entities.png') if last else None
-        metrics = evaluate.evaluate(self.model, self.videos, self.settings, controls=last,
-                                    picture=picture)
-        self.log.write(step=self.step, epoch=self.step // self.steps, **metrics)
+        log = partial(self.log.write, step=self.step, epoch=self.step // self.steps)
+        evaluate.evaluate(self.model, self.videos, self.settings, controls=last, picture=picture,
+                          log=log)
         listen_to_signals(self.ask_to_stop)
         self.progress.since = time.time()
 

@@ -126,7 +126,7 @@ def load_strictly(module, state, source):
         nearest = [f' (nearest: {other})' for other in difflib.get_close_matches(key, unknown, 1)]
         problems.append(f'missing {key}' + ''.join(nearest))
     problems += [f'unknown {key}' for key in unknown]
-    for key in own.keys() & state.keys():
+    for key in [key for key in own if key in state]:
         shape = tuple(getattr(state[key], 'shape', ()))
         if not torch.is_tensor(state[key]) or shape != own[key].shape:
             problems.append(f'{key} is {shape}, not {tuple(own[key].shape)}')

@@ -77,11 +77,11 @@ def read_dataset(dataset, row, data, size, label_unit=None):
     return videos, remarks
 
 
-def say_remarks(dataset, data, remarks):
-    """What is missing in one line, notes in a line each."""
+def say_remarks(dataset, data, remarks, kind='missing'):
+    """What is missing (or another kind of trouble) in one line, notes in a line each."""
     missing = [line for line in remarks if not line.startswith(NOTE)]
     if missing:
-        say(f'{dataset}: {len(missing)} missing, among them {", ".join(missing[:3])}; '
+        say(f'{dataset}: {len(missing)} {kind}, among them {", ".join(missing[:3])}; '
             f'python data.py {dataset} --data {data} names them all')
     for line in remarks:
         if line.startswith(NOTE):
