@@ -1,4 +1,4 @@
-"""One's own videos and a trained model: two or more aligned, phases carried over to a folder of them.
+"""One's own videos and a trained model: two or more aligned, or phases carried over to a folder.
 
     evaluate.py CHECKPOINT --align A.mp4 B.mp4     -> align_files
     evaluate.py CHECKPOINT --predict DIR           -> predict_folder
@@ -18,9 +18,10 @@ def embed_whole(network, videos, settings):
     """All frames of videos -> [EmbeddedVideo], [(n, D)], {video: why it cannot be read}."""
     device = next(network.mtf.parameters()).device
     limit = data.DATASETS[settings['dataset']].limit
+    workers = settings['workers']
     with evaluating([network]):
         embedded, embeddings, skipped = embed_all(
-            {'': network}, videos, limit=limit, device=device, workers=settings['workers'])
+            {'': network}, videos, limit=limit, device=device, workers=workers)
     return embedded, embeddings[''], skipped
 
 
@@ -43,7 +44,8 @@ def align_files(network, settings, paths, out, method='dtw'):
     """
     paths = [Path(path) for path in paths]
     size = network.backbone.image_size
-    _, embeddings, skipped = embed_whole(network, [video_at(path, size) for path in paths], settings)
+    squashed = [video_at(path, size) for path in paths]
+    _, embeddings, skipped = embed_whole(network, squashed, settings)
     if skipped:
         raise data.DataError(next(iter(skipped.values())))
     videos = [video_at(path) for path in paths]
@@ -67,10 +69,10 @@ def predict_folder(network, settings, labelled, embeddings, folder, out, fit):
     embedded, others, skipped = embed_whole(network, videos, settings)
     readable = [one.video for one in embedded]
     if not readable:
-        raise data.DataError(f'{folder}: no video can be read; the first: {skipped.popitem()[1]}')
-    place = {video: each for video, each in zip(videos, found)}
-    times = [None if place[video].frames else frame_times(place[video].path, video.frames)
-             for video in readable]
+        why = next(iter(skipped.values()))
+        raise data.DataError(f'{folder}: no video can be read; the first: {why}')
+    place = {video: each.path for video, each in zip(videos, found)}
+    times = [times_of(place[video], video.frames) for video in readable]
     paths = [Path(out, name) for name in file_names(readable)]
     notes = predict(labelled, embeddings, readable, others, paths, fit=fit, times=times)
     notes += [f'left out: {why}' for why in skipped.values()]

@@ -11,13 +11,14 @@ from evaluation.own_videos import align_files, embed_whole, predict_folder
 from made import table_of
 from pictures.film import film_frames, write_film
 
-SETTINGS = dict(backbone='tiny', layers=[1, 2, 4], entity_width=16, frames=8, fc_width=16, embedding=8)
+SMALL = dict(backbone='tiny', layers=[1, 2, 4], entity_width=16, frames=8, fc_width=16,
+             embedding=8)
 
 
 @pytest.fixture(scope='module')
 def network():
     torch.manual_seed(0)
-    return models.build_model(SETTINGS)
+    return models.build_model(SMALL)
 
 
 @pytest.fixture
@@ -41,12 +42,14 @@ def ball(n, size, rate, path):
 def test_files_of_different_size_and_rate_are_aligned(network, settings, tmp_path):
     ball(12, (60, 100), 10, tmp_path / 'a.mp4')
     ball(30, (120, 70), 25, tmp_path / 'b.mp4')
-    notes = align_files(network, settings, [tmp_path / 'a.mp4', tmp_path / 'b.mp4'], tmp_path / 'o.mp4')
+    paths = [tmp_path / 'a.mp4', tmp_path / 'b.mp4']
+    notes = align_files(network, settings, paths, tmp_path / 'o.mp4')
     assert len(notes) == 1
     assert notes[0].startswith('b.mp4: on average the match is')
     rows = table_of(tmp_path / 'o.csv')
-    assert float(rows[-1]['seconds_a']) == pytest.approx(1.1, abs=1e-3)
-    assert float(rows[-1]['seconds_b']) == pytest.approx(int(rows[-1]['frame_b']) / 25, abs=1e-3)
+    last = rows[-1]
+    assert float(last['seconds_a']) == pytest.approx(1.1, abs=1e-3)
+    assert float(last['seconds_b']) == pytest.approx(int(last['frame_b']) / 25, abs=1e-3)
     assert len(list(film_frames(tmp_path / 'o.mp4'))) == 12
 
 
@@ -55,7 +58,8 @@ def test_a_folder_of_images_has_no_clock(network, settings, tmp_path):
     (tmp_path / 'b').mkdir()
     for i in range(4):
         Image.new('RGB', (30, 40), (60 * i, 0, 0)).save(tmp_path / 'b' / f'{i}.png')
-    notes = align_files(network, settings, [tmp_path / 'a.mp4', tmp_path / 'b'], tmp_path / 'o.mp4')
+    paths = [tmp_path / 'a.mp4', tmp_path / 'b']
+    notes = align_files(network, settings, paths, tmp_path / 'o.mp4')
     assert 'b: no times in it, taken as 25 frames a second' in notes
 
 
@@ -63,8 +67,9 @@ def test_a_folder_of_images_has_no_clock(network, settings, tmp_path):
 def test_what_is_no_video_is_one_line(network, settings, tmp_path, content):
     ball(3, (40, 40), 10, tmp_path / 'a.mp4')
     (tmp_path / 'b.mp4').write_bytes(content)
+    paths = [tmp_path / 'a.mp4', tmp_path / 'b.mp4']
     with pytest.raises(data.DataError, match='b.mp4'):
-        align_files(network, settings, [tmp_path / 'a.mp4', tmp_path / 'b.mp4'], tmp_path / 'o.mp4')
+        align_files(network, settings, paths, tmp_path / 'o.mp4')
     assert not (tmp_path / 'o.mp4').exists()
 
 
