@@ -9,6 +9,7 @@ import data
 from datasets.folder import as_video
 from datasets.search import Search
 from datasets.segments import frame_times
+from datasets.video import DataError
 from evaluation.embedding import embed_all, evaluating, file_names
 from pictures.align import align
 from pictures.predict import predict
@@ -47,7 +48,7 @@ def align_files(network, settings, paths, out, method='dtw'):
     squashed = [video_at(path, size) for path in paths]
     _, embeddings, skipped = embed_whole(network, squashed, settings)
     if skipped:
-        raise data.DataError(next(iter(skipped.values())))
+        raise DataError(next(iter(skipped.values())))
     videos = [video_at(path) for path in paths]
     times = [times_of(path, video.frames) for path, video in zip(paths, videos)]
     return align(videos, embeddings, out, times=times, method=method)
@@ -63,14 +64,14 @@ def predict_folder(network, settings, labelled, embeddings, folder, out, fit):
     search = Search(folder)
     found = [each._replace(labels=None) for each in search.below(folder)]
     if not found:
-        raise data.DataError(f'{folder}: no video in it')
+        raise DataError(f'{folder}: no video in it')
     size = network.backbone.image_size
     videos = [as_video(each, size, None, None) for each in found]
     embedded, others, skipped = embed_whole(network, videos, settings)
     readable = [one.video for one in embedded]
     if not readable:
-        why = next(iter(skipped.values()))
-        raise data.DataError(f'{folder}: no video can be read; the first: {why}')
+        first = next(iter(skipped.values()))
+        raise DataError(f'{folder}: no video can be read: {first}')
     place = {video: each.path for video, each in zip(videos, found)}
     times = [times_of(place[video], video.frames) for video in readable]
     paths = [Path(out, name) for name in file_names(readable)]
