@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 import data
 from pictures.align import film_alignment, match
-from pictures.canvas import (BLUE, COLOURS, RED, WIDTH, colour_bar, denormalise, draw_bar, figure,
+from pictures.canvas import (BLUE, COLOURS, RED, WIDTH, class_name, colour_bar, draw_bar, figure,
                              on_screen, plain, save, show, spaced, tinted)
 from pictures.film import Panel, play
 
@@ -70,7 +70,7 @@ def look_at_all(network, video, n, part=16):
 def share_of_patches(actor, backbone, patches):
     """The actor's mask, bool (F, H, W), through the same crop as the frames -> (F, P) in 0..1."""
     mask = actor.to(torch.uint8)[:, None].expand(-1, 3, -1, -1) * 255
-    mask = denormalise(data.center(mask, backbone.image_size))[:, :1]        # (F, 1, S, S)
+    mask = data.denormalise(data.center(mask, backbone.image_size))[:, :1]        # (F, 1, S, S)
     side = math.isqrt(patches)
     used = side * backbone.patch_size  # pixels that fill no patch are left out
     mask = F.interpolate(mask[..., :used, :used], side, mode='area')         # (F, 1, side, side)
@@ -306,7 +306,8 @@ def draw_retrieval(network, embedded, embeddings, path, *, queries=5, k=5):
                 confused[kind] = confused.get(kind, 0) + 1
             axes.imshow(frames_at(network, embedded[i], [j])[0], interpolation='lanczos')
             axes.set(xticks=[], yticks=[])
-            axes.set_title(f'phase {other}{mark}', color=colour, fontsize=10)
+            name = class_name(embedded[i].video.classes, other)
+            axes.set_title(f'phase {name}{mark}', color=colour, fontsize=10)
             axes.spines[:].set(color=colour, linewidth=3)
         grid[line, 0].set_ylabel(embedded[own].video.action)
     wrong = sum(confused.values())
@@ -336,14 +337,15 @@ def draw_phases(predictions, path):
         classes = np.union1d(true[true >= 0], predicted)
         wrong = (true >= 0) & (predicted != true)
         right = 1 - wrong.sum() / max(1, (true >= 0).sum())
-        draw_bar(bars, 0, predicted, classes)
-        draw_bar(bars, 1, true, classes)
+        names = one['video'].video.classes
+        draw_bar(bars, 0, predicted, classes, names)
+        draw_bar(bars, 1, true, classes, names)
         bars.bar(np.flatnonzero(wrong) + 0.5, 0.2, width=1, bottom=-0.75, color=RED)
         bars.set(title=f'{one["video"].video.name}: {right:.0%} right', xlim=(0, len(true)))
         bars.set_yticks([-0.65, 0, 1], ['wrong', 'predicted', 'true'] if bars is grid[0, 0] else [])
         for colour, (k, (target, guess)) in zip(COLOURS * 9, one['progress'].items()):
             curves.plot(target, '--', color=colour)
-            curves.plot(guess, color=colour, label=f'end of {k}')
+            curves.plot(guess, color=colour, label=f'end of {class_name(names, k)}')
         curves.axhline(0, color='grey', linewidth=0.8)
         curves.set_xlabel('frame')
         curves.legend(fontsize=8)

@@ -158,4 +158,5 @@ def film_alignment(path, videos, indices, times, similarities, *, unit='seconds'
     rate = SLOW
     if unit == 'seconds' and seconds > 0:
         rate = (len(first) - 1) / seconds
-    play(path, panels, rate, curves=curves, title=title)
+    columns = len(videos) if len(videos) < 4 else math.ceil(math.sqrt(len(videos)))
+    play(path, panels, rate, curves=curves, columns=columns, title=title)

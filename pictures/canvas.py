@@ -54,20 +54,15 @@ def spaced(n, wanted):
     return np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(int))
 
 
-def denormalise(images):
-    """Normalised (F, 3, S, S) -> RGB in 0..1."""
-    return data.denormalise(images).clamp(0, 1)
-
-
 def on_screen(images):
     """Normalised (F, 3, S, S) -> uint8 (F, S, S, 3)."""
-    return to_bytes(denormalise(images))
+    return to_bytes(data.denormalise(images))
 
 
 def to_bytes(images):
     """RGB in 0..1 (F, 3, S, S) -> uint8 (F, S, S, 3)."""
     images = rearrange(images.cpu(), 'f rgb h w -> f h w rgb')
-    return (images * 255).round().byte().numpy()
+    return (images * 255).round().clamp(0, 255).byte().numpy()
 
 
 def rgb(colour):
@@ -82,7 +77,7 @@ def tinted(images, attention):
     strength = times_uniform.log() / math.log(STRONGEST)                     # (F, P) in -1..1
     strength = rearrange(strength, 'f (r c) -> f 1 r c', r=math.isqrt(patches))
     strength = F.interpolate(strength, images.shape[-1], mode='bilinear')    # (F, 1, S, S)
-    grey = 0.2 + 0.6 * denormalise(images).cpu().mean(1, keepdim=True)
+    grey = 0.2 + 0.6 * data.denormalise(images).cpu().mean(1, keepdim=True)
     more = torch.tensor(rgb(ORANGE) / 255)[:, None, None].float()            # (3, 1, 1)
     less = torch.tensor(rgb(BLUE) / 255)[:, None, None].float()
     colour = torch.where(strength > 0, more, less) * (0.4 + 0.8 * grey)      # (F, 3, S, S)
@@ -130,12 +125,21 @@ def runs(labels):
     return [(start, stop, labels[start]) for start, stop in zip(cuts, cuts[1:])]
 
 
-def draw_bar(axes, height, labels, classes):
-    """Phases as a coloured bar, numbered where there is room; unlabelled stays white."""
+def class_name(names, label):
+    """The name of a label, where the data set has names; else its number."""
+    if names and names[label]:
+        return names[label]
+    return str(label)
+
+
+def draw_bar(axes, height, labels, classes, names=None):
+    """Phases as a coloured bar, named where there is room; unlabelled stays white."""
     for start, stop, label in runs(labels):
         if label < 0:
             continue
         colour = COLOURS[np.searchsorted(classes, label) % len(COLOURS)]
         axes.barh(height, stop - start, left=start, height=0.8, color=colour)
-        if stop - start > len(labels) / 20:
-            axes.text((start + stop) / 2, height, label, ha='center', va='center', fontsize=9)
+        name = class_name(names, label)
+        if stop - start > len(labels) * len(name) / 40:
+            middle = (start + stop) / 2
+            axes.text(middle, height, name, ha='center', va='center', fontsize=9)

@@ -76,23 +76,6 @@ def film_frames(path):
             yield frame.to_ndarray(format='rgb24')
 
 
-def frame_times(path, frames):
-    """When each of a video file's frames is shown, in seconds from the first -> float64 (frames,).
-
-    None where it is not known, as for a folder of images.
-    """
-    if not Path(path).is_file():
-        return None
-    try:
-        with av.open(str(path)) as file:
-            times = [frame.time for frame in file.decode(video=0)]
-    except (av.FFmpegError, IndexError):  # cut short, or without a picture
-        return None
-    if len(times) != frames or None in times:
-        return None
-    return np.array(times) - times[0]
-
-
 def animate(film, path, *, width=480, rate=10, seconds=8):
     """The beginning of a film as an animated WebP or GIF, as the ending of `path` says."""
     with av.open(str(film)) as file:

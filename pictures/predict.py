@@ -13,7 +13,7 @@ import numpy as np
 
 from datasets.video import DataError
 from pictures.align import known_times
-from pictures.canvas import BLUE, WIDTH, draw_bar, figure, plain, save, show, spaced
+from pictures.canvas import BLUE, WIDTH, class_name, draw_bar, figure, plain, save, show, spaced
 
 FOLDS = 10            # parts held out in turn; single videos, if there are no more than that
 FRAMES = 10           # of the filmstrip
@@ -24,6 +24,7 @@ class Teacher(NamedTuple):
     classifier: Any      # frames (M, D) -> phase, with its probability
     progress: dict       # {phase: regression of phase_progress}
     videos: int          # how many they are
+    names: list | None   # of the phases, by number
     accuracy: float      # share of right frames in held-out ones, nan if it cannot be told
 
 
@@ -69,13 +70,14 @@ def phase_progress(labels):
     return progress
 
 
-def learn(embeddings, labels, fit):
+def learn(embeddings, labels, names, fit):
     """Teacher of one action, from the embeddings (n_i, D) and labels (n_i,) of its videos."""
     from sklearn.linear_model import Ridge
     x, y = labelled_frames(embeddings, labels)
     target = np.concatenate([phase_progress(one)[one >= 0] for one in labels])
     progress = {k: Ridge().fit(x[y == k], target[y == k]) for k in np.unique(y)}
-    return Teacher(fit(x, y), progress, len(embeddings), held_out_accuracy(embeddings, labels, fit))
+    accuracy = held_out_accuracy(embeddings, labels, fit)
+    return Teacher(fit(x, y), progress, len(embeddings), names, accuracy)
 
 
 def apply(teacher, embeddings):
@@ -93,16 +95,16 @@ def teachers(embedded, embeddings, fit):
     groups = {}
     for one, x in zip(embedded, embeddings):
         if (one.labels >= 0).any():
-            xs, ys = groups.setdefault(one.video.action, ([], []))
+            xs, ys, _ = groups.setdefault(one.video.action, ([], [], one.video.classes))
             xs.append(x)
             ys.append(one.labels)
     found = {}
-    for action, (xs, ys) in groups.items():
+    for action, (xs, ys, names) in groups.items():
         phases = np.unique(labelled_frames(xs, ys)[1])
         if len(phases) < 2:
             name = action or 'labels'
             raise DataError(f'{name}: one phase only, {phases[0]}; label another one too')
-        found[action] = learn(xs, ys, fit)
+        found[action] = learn(xs, ys, names, fit)
     if not found:
         raise DataError('no labelled video to carry phases over from')
     return found
@@ -135,7 +137,7 @@ def predict(embedded, embeddings, videos, others, paths, *, fit, times=None):
         prediction = apply(teacher, z)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_table(f'{path}.csv', prediction, seconds)
+        write_table(f'{path}.csv', prediction, seconds, teacher.names)
         draw_prediction(video, prediction, teacher, f'{path}.png')
     return notes
 
@@ -148,13 +150,13 @@ def how_sure(teacher):
     return f'{count}: held out in turn, {teacher.accuracy:.0%} of their frames come out right'
 
 
-def write_table(path, prediction, seconds):
+def write_table(path, prediction, seconds, names):
     with open(path, 'w', newline='', encoding='utf-8') as file:
         table = csv.writer(file)
         table.writerow(['frame', 'seconds', 'phase', 'probability', 'progress'])
         for frame, (second, phase, probability, progress) in enumerate(zip(seconds, *prediction)):
-            row = [frame, f'{second:.3f}', phase, f'{probability:.3f}', f'{progress:.3f}']
-            table.writerow(row)
+            numbers = [f'{probability:.3f}', f'{progress:.3f}']
+            table.writerow([frame, f'{second:.3f}', class_name(names, phase), *numbers])
 
 
 def draw_prediction(video, prediction, teacher, path):
@@ -167,7 +169,7 @@ def draw_prediction(video, prediction, teacher, path):
     frames, bar, curve = fig.subplots(3, 1, height_ratios=[tall, 0.4, 0.8])
     show(frames, [strip])
     frames.set_title(video.name)
-    draw_bar(bar, 0, prediction.phase, teacher.classifier.classes_)
+    draw_bar(bar, 0, prediction.phase, teacher.classifier.classes_, teacher.names)
     bar.set(xlim=(0, n), xticks=[], yticks=[0])
     bar.set_yticklabels(['phase'])
     bar.spines[:].set_visible(False)

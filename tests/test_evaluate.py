@@ -266,6 +266,7 @@ def test_clock_is_four_cosines():
 class Film:
     """A video of noise, with a square actor."""
     action = None
+    classes = None
 
     def __init__(self, name, frames, labels=None, broken=False, size=24):
         self.name, self.frames, self.broken, self.size = name, frames, broken, size

@@ -18,7 +18,8 @@ import model as models
 from made import arc, embedded, grey
 from pictures import canvas, lesson
 
-SMALL = dict(backbone='tiny', layers=[1, 2, 4], entity_width=16, frames=8, fc_width=16, embedding=8)
+SMALL = dict(backbone='tiny', layers=[1, 2, 4], entity_width=16, frames=8, fc_width=16,
+             embedding=8)
 PICTURE = (72, 72)    # what the tiny backbone sees
 
 
@@ -124,8 +125,9 @@ def test_wrong_phases_are_named(saved):
     fig, caption = saved[0]
     assert 'phase 0 is taken for 1 in 1 frames' in caption
     assert 'every frame is right' in caption
-    assert '75% right' in fig.axes[0].get_title()
-    assert '100% right' in fig.axes[1].get_title()
+    left, right = fig.axes[:2]
+    assert '75% right' in left.get_title()
+    assert '100% right' in right.get_title()
 
 
 def test_what_cannot_be_drawn_is_said(saved, network, tmp_path):

@@ -164,14 +164,6 @@ def test_a_film_reads_back(tmp_path, size):
     np.testing.assert_allclose(levels, 20 * np.arange(10), atol=3)
 
 
-def test_the_times_of_frames(tmp_path):
-    path = tmp_path / 'film.mp4'
-    film.write_film(path, plain_frames(10, (16, 16), 20), 12.5)
-    np.testing.assert_allclose(film.frame_times(path, 10), np.arange(10) / 12.5, atol=1e-3)
-    assert film.frame_times(path, 11) is None
-    assert film.frame_times(tmp_path, 10) is None
-
-
 def test_a_film_that_fails_leaves_nothing(tmp_path):
     def broken():
         yield np.zeros((16, 16, 3), np.uint8)
@@ -202,10 +194,3 @@ def test_animated(tmp_path, ending):
     with Image.open(tmp_path / f'film.{ending}') as image:
         assert image.size == (40, 20)
         assert image.n_frames == 10
-
-
-def test_the_times_of_a_broken_file_are_not_known(tmp_path):
-    whole = tmp_path / 'film.mp4'
-    film.write_film(whole, plain_frames(10, (64, 64), 20), 10)
-    (tmp_path / 'text.mp4').write_text('no film')
-    assert film.frame_times(tmp_path / 'text.mp4', 10) is None

@@ -67,7 +67,8 @@ def test_phase_progress():
     np.testing.assert_array_equal(progress, [np.nan, 0, 0.5, 1, 0, 0, 1])
 
 
-@pytest.mark.parametrize('label, says', [(-1, 'no labelled video'), (0, 'squat: one phase only, 0')])
+@pytest.mark.parametrize('label, says', [
+    (-1, 'no labelled video'), (0, 'squat: one phase only, 0')])
 def test_labels_that_teach_nothing_are_refused(label, says):
     videos, embeddings = labelled_set(2)
     videos = [one._replace(labels=np.full(12, label)) for one in videos]
