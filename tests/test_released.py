@@ -207,7 +207,6 @@ SMALL = {
     'LSTP on a ResNet': (
         dict(FUSION_TYPE='smart', SMART_FINAL='one'),
         RESNET_SMALL | dict(pool='lstp', entities=3)),
-    'a ResNet, frozen': (dict(FLATTEN_METHOD='max_pool'), RESNET_SMALL),
     'CARL with two blocks': (dict(FLATTEN_METHOD='max_pool'), RESNET_SMALL | dict(depth=2)),
 }
 
