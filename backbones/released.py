@@ -35,6 +35,8 @@ RENAMES = names.RENAMES + [
     (r'^embed\.embedding_layer\.', 'mtf.out.'),
     (r'^ssl_projection\.net\.', 'head.'),
 ]
+# CARL's checkpoint for FineGym: blocks, T. It alone takes sequences of up to 6000 frames, not 1000
+FINEGYM = (3, 240)
 
 
 def is_released(content):
@@ -83,25 +85,32 @@ def settings_of(ours, theirs, config, path):
     if frames is None:
         raise ModelError(f'{path}: its settings say no TRAIN.NUM_FRAMES, on which time depends')
     name, row = backbone_of(ours, path)
+    is_carl = any(key.startswith('res_finetune.') for key in theirs)
+    depth = len({key.split('.')[2] for key in ours if key.startswith('mtf.blocks.')})
     settings = dict(
-        dataset=None, data=None, data_seed=0,
-        limit=number(config, 'EVAL', 'FRAMES_PER_BATCH'),
-        backbone=name, weights='random', layers=[row.layers],
+        dataset=None, data=None, data_seed=0, backbone=name, weights='random',
+        layers=[row.layers],
         image_size=number(config, 'IMAGE_SIZE') or row.image_size,
-        train_backbone=['layer4'] if any(key.startswith('res_finetune.') for key in theirs) else [],
-        entities=1, entity_width=384, disjoint=False, readout='cls',
+        train_backbone=['layer4'] if is_carl else [],
+        entity_width=384, disjoint=False, readout='cls',
         frames=frames, merge=1, dropout=0.1, loss='scl',
         fc_width=len(ours['mtf.fc.1.weight']), embedding=len(ours['mtf.out.weight']),
-        depth=len({key.split('.')[2] for key in ours if key.startswith('mtf.blocks.')}))
+        depth=depth, limit=number(config, 'EVAL', 'FRAMES_PER_BATCH'))
+    if is_carl and settings['limit'] is None:
+        settings['limit'] = 6000 if (depth, frames) == FINEGYM else 1000
+    return settings | tokens_of(ours, theirs, row, config, path)
+
+
+def tokens_of(ours, theirs, row, config, path):
+    """The part of the settings that says how frames become tokens, and tokens an embedding."""
     if 'pool.own' in ours:
-        settings |= lstp_of(ours['pool.own'], row, config, path)
+        settings = lstp_of(ours['pool.own'], row, config, path)
     elif 'pool.split.weight' in ours:
         width = number(config, 'SMART_POOL_CHANNELS') or 384
-        settings |= dict(pool='fwb', entity_width=width,
-                         entities=len(ours['pool.split.weight']) // width)
+        entities = len(ours['pool.split.weight']) // width
+        settings = dict(pool='fwb', entity_width=width, entities=entities)
     else:
-        settings['pool'] = late_fusion(theirs, row, config, path)
-        return settings
+        return dict(pool=late_fusion(theirs, row, config, path), entities=1)
     inputs = ours['mtf.fc.1.weight'].shape[1]
     if inputs != settings['entity_width'] + settings['entities']:
         raise ModelError(f'{path}: without SMART_ONE_HOT: the entities here always have an id')
@@ -181,7 +190,7 @@ def number(config, *path):
 
 def read_config(path):
     """The config.yml in the folder of a checkpoint or in the one above."""
-    for folder in list(Path(path).resolve().parents)[:2]:
+    for folder in list(Path(path).absolute().parents)[:2]:
         file = folder / 'config.yml'
         if file.exists():
             return parse_yaml(file.read_text(encoding='utf-8', errors='replace'))

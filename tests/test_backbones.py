@@ -1,4 +1,5 @@
 """The backbones against the reference numbers (tests/golden) and against plain forms."""
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ GOLDEN = Path(__file__).parent / 'golden'
 SIZES = dict(width=32, depth=4, heads=2)
 
 
+@cache
 def golden(name):
     return {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / f'{name}.npz').items()}
 
@@ -307,10 +309,10 @@ def test_resnet_is_torchvisions():
     ours = model.BACKBONES['resnet50'].make(None).eval()
     state, _ = backbone_state(reference.state_dict(), ours, 'torchvision')
     load_strictly(ours, state, 'torchvision')
-    for size in 64, 100:
-        x = torch.randn(2, 3, size, size)
+    for size in 64, 70:
+        x = torch.randn(1, 3, size, size)
         ours.image_size = size
         features = ours(x)
-        assert features.cls is None and features.patches.shape == (2, ours.grid ** 2, 2048)
+        assert features.cls is None and features.patches.shape == (1, ours.grid ** 2, 2048)
         logits = reference.fc(features.patches.mean(1))
         assert_close(logits, reference(x), 1e-5)
