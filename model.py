@@ -287,7 +287,7 @@ def architecture(settings):
     for name, (section, module) in parts.items():
         parameters = sum(weight.numel() for weight in module.parameters())
         trained = any(weight.requires_grad for weight in module.parameters())
-        macs = sum(counts[f'MVFormer.{name}'].values()) // 2
+        macs = sum(counts.get(f'MVFormer.{name}', {}).values()) // 2       # an average has none
         rows.append((name, section, shapes[name], parameters, trained, macs))
     return rows
 

@@ -432,15 +432,24 @@ training('images cut short', VIDEOS, r'\d.png', 'cannot be read as an image',
 evaluating('no val video that can be read', RUN + VIDEOS, 'no val video.*3', r'\d.png',
            each(VAL, lambda video: [image.write_bytes(b'') for image in video.iterdir()]))
 
-# labels: where no video is left whose labels fit
-evaluating('too few labels', RUN + VIDEOS, 'no val video.*3', r'3 labels for \d frames', label(b'0 0 1'))
+# labels that are neither numbers nor names throughout
 evaluating('labels that are words', RUN + VIDEOS, r'3\.txt', 'one integer label', label(b'up up down down'))
-evaluating('labels that are fractions', RUN + VIDEOS, r'3\.txt', 'one integer label', label(b'0 0.5 1 1'))
-evaluating('labels below -1', RUN + VIDEOS, r'3\.txt.*-7', '-1 for none', label(b'0 -7 1 1'))
-evaluating('labels that are not text', RUN + VIDEOS, r'3\.txt', 'one integer label', label(b'\xff\xfe\x00'))
-evaluating('no label in the file', RUN + VIDEOS, r'3\.txt', 'one integer label', label(b''))
-evaluating('labels with code', RUN + VIDEOS, r'3\.npy', 'one integer label a frame',
-           each(VAL, lambda video: np.save(f'{video}.npy', np.array([Code(video.parents[2])], object))))
+
+# labels that do not fit: said once, before any work; their videos count for what needs no labels
+MISFITS = []
+
+
+def misfit(name, words, make):
+    MISFITS.append(pytest.param(words, make, id=name.replace(' ', '-')))
+
+
+misfit('too few labels', r'3 labels for \d frames', label(b'0 0 1'))
+misfit('labels that are fractions', r'3\.txt: not one integer label', label(b'0 0.5 1 1'))
+misfit('labels below -1', r'3\.txt: labels from -7 .* or -1 for none', label(b'0 -7 1 1'))
+misfit('labels that are not text', r'3\.txt: .*not UTF-8', label(b'\xff\xfe\x00'))
+misfit('no label in the file', r'3\.txt: .*nothing in it', label(b''))
+misfit('labels with code', r'3\.npy: .*allow_pickle',
+       each(VAL, lambda video: np.save(f'{video}.npy', np.array([Code(video.parents[2])], object))))
 
 # the layouts of the other data sets
 doctor('Penn without labels', 'penn --data {here}', 'lacks penn_action_labels/train', 'TCC', folder('frames'))
@@ -522,6 +531,20 @@ def test_the_cause_in_a_worker_is_one_line(run, stage, tmp_path):
     assert code == 2 and '.mp4' in the_line(errors)
 
 
+@pytest.mark.parametrize('words, make', MISFITS)
+def test_labels_that_do_not_fit_are_said_and_their_videos_count_without(words, make, run, stage, tmp_path, monkeypatch):
+    here = tmp_path / 'here'
+    here.mkdir()
+    make(here, stage)
+    with quiet_pictures(monkeypatch):
+        code, screen, errors = run('evaluate.py', shlex.split(fill(RUN + VIDEOS, here=here, stage=stage)))
+    assert code == 0 and re.search(words, errors) and '2 with labels that do not fit' in errors
+    assert errors.count('labels that do not fit') == 1 and 'Traceback' not in errors
+    header = next(line for line in screen.splitlines() if 'tau' in line)
+    assert 'classification' in header or header.split() == ['tau']
+    assert not list(tmp_path.rglob('harm'))
+
+
 # ----------------------------------------------------------------------------------- looks bad, and must work
 
 @contextlib.contextmanager
@@ -574,7 +597,7 @@ def test_odd_input_works(what, run, stage, tmp_path, monkeypatch):
     skipped = (out / 'skipped.txt').read_text() if (out / 'skipped.txt').exists() else ''
     if what == 'broken':
         assert {line.split(':')[0] for line in skipped.splitlines()} >= {'empty.mp4', 'cut', 'no frame.mp4'}
-        assert set(numbers['skipped']) == {'empty.mp4', 'cut', 'no frame.mp4', '3'} and 'skipped' in screen
-        assert '1 labels for 5 frames' in table
+        assert set(numbers['skipped']) == {'empty.mp4', 'cut', 'no frame.mp4'} and 'skipped' in screen
+        assert '1 labels for 5 frames' in errors
     else:
         assert not skipped and not numbers['skipped']
