@@ -7,7 +7,6 @@ each, and how to augment them; `augment` does so on the device that trains, (T, 
 """
 import argparse
 import math
-import signal
 import sys
 from functools import cache
 
@@ -246,13 +245,6 @@ def collate(items):
     for item in items:
         batch['skipped'] |= item['skipped']
     return batch
-
-
-def leave_signals(_worker):
-    """For workers: Ctrl-C and a batch system's SIGTERM reach them too, but are for the process that
-    trains to heed; give it ten seconds for that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10))
 
 
 # --------------------------------------------------------------------------------------------------

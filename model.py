@@ -9,7 +9,7 @@ The frozen backbone looks at single frames. `python model.py` prints the archite
 """
 import argparse
 import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +24,13 @@ from backbones.resnet50 import RESNET50
 from backbones.weights import ModelError, fingerprint, load_strictly, load_weights, read_file
 from lstp import POOLERS
 from mtf import MTF, READOUTS
+from running.settings import add_arguments, setting
 
 BACKBONES = DINO | DINOV2 | DINOV3 | RESNET50
 
 
 # ----------------------------------------------------------------------------------------------
 # Settings: the paper's for Penn Action
-
-def setting(default, help, **about):
-    """A setting and its flag. about: argparse's choices and metavar, the group in --help, and the
-    least and most that are allowed."""
-    return field(default=default, metadata=dict(help=help, **about))
-
 
 @dataclass
 class Architecture:
@@ -320,34 +315,6 @@ def main():
         kind = {True: 'trained', False: 'frozen', None: ''}[trained]
         print(line(name, section, ' x '.join(map(str, shape)), f'{parameters:,}', kind,
                    f'{macs / frames / 1e6:,.2f} M', f'{macs / 1e9:,.3f} G'))
-
-
-def comma_separated(text):
-    """'4,8,12' -> [4, 8, 12]; 'layer4' -> ['layer4']."""
-    return [int(part) if part.isdigit() else part for part in text.split(',') if part]
-
-
-def add_arguments(parser, defaults):
-    """A flag for every setting of a dataclass, in the groups that they name."""
-    group = parser
-    for each in fields(defaults):
-        argument = dict(each.metadata)
-        argument.pop('least', None)
-        argument.pop('most', None)
-        if 'group' in argument:
-            group = parser.add_argument_group(argument.pop('group'))
-        default = getattr(defaults, each.name)
-        shown = ','.join(map(str, default)) if isinstance(default, (list, tuple)) else default
-        if shown not in (None, ''):
-            argument['help'] += f' [{shown}]'
-        if each.type is bool:
-            argument['action'] = argparse.BooleanOptionalAction
-        elif each.type is list:
-            argument['type'] = comma_separated
-        else:
-            argument['type'] = each.type
-            argument.setdefault('metavar', {int: 'N', float: 'X', str: 'NAME'}[each.type])
-        group.add_argument('--' + each.name.replace('_', '-'), default=default, **argument)
 
 
 if __name__ == '__main__':

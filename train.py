@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,9 +30,10 @@ import evaluate
 import model as models
 from backbones.weights import load_strictly
 from loss import OBJECTIVES
-from model import setting
 from running.processes import RunError, all_gather, half_precision, join_processes, print_rank0
 from running.record import Log, Progress, open_folder, report_skipped, save_checkpoint
+from running.settings import add_arguments, check_limits, refuse_changes, setting
+from running.workers import leave_signals, watched
 
 
 # ----------------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def parse(argv=None):
         usage='%(prog)s [options]', allow_abbrev=False,
         description=f'Train MV-Former. In brackets: the defaults for --dataset {defaults.dataset}.',
         formatter_class=partial(argparse.HelpFormatter, max_help_position=42, width=120))
-    models.add_arguments(parser, defaults)
+    add_arguments(parser, defaults)
     parser.add_argument('--fresh', action='store_true',
                         help='begin anew; the old run is kept under another name')
     arguments = vars(parser.parse_args(argv))
@@ -123,13 +124,7 @@ def check(settings, world):
     s = settings
     if not s.layers or not all(isinstance(layer, int) for layer in s.layers):
         raise RunError(f'--layers {",".join(map(str, s.layers))}: give numbers, e.g. 4,8,12')
-    for each in fields(s):
-        value = getattr(s, each.name)
-        least = each.metadata.get('least', -math.inf)
-        most = each.metadata.get('most', math.inf)
-        if each.type in (int, float) and not (least <= value <= most and math.isfinite(value)):
-            bound = f'at least {least}' if value < least or math.isinf(most) else f'at most {most}'
-            raise RunError(f'--{each.name.replace("_", "-")} {value}: must be {bound}')
+    check_limits(s)
     objective = OBJECTIVES[s.loss]
     if objective.interleaved and s.frames % 2:
         raise RunError(f'--frames {s.frames}: {s.loss} takes pairs of them; choose an even number')
@@ -359,23 +354,8 @@ class Run:
         sampler = batches(len(self.clips), s, self.step, self.rank, self.world)
         loader = torch.utils.data.DataLoader(
             self.clips, batch_sampler=sampler, collate_fn=data.collate, num_workers=s.workers,
-            pin_memory=self.device.type == 'cuda', worker_init_fn=data.leave_signals)
-        try:
-            iterator = iter(loader)
-            if hasattr(signal, 'SIGCHLD'):
-                # a worker's death is then noticed while waiting for a batch, never within a step
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            yield from iterator
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            # a dead worker shows as a broken connection where it died while handing a batch over
-            text = str(error)
-            died = 'DataLoader worker' in text or 'shared memory' in text
-            if isinstance(error, RuntimeError) and not died:
-                raise
-            self.save()
-            raise RunError(f'a process that decodes videos died, most likely for want of memory; '
-                           f'step {self.step} is saved: the same command with fewer --workers, '
-                           f'or 0, goes on from there') from None
+            pin_memory=self.device.type == 'cuda', worker_init_fn=leave_signals)
+        return watched(loader, self.save)
 
     def take_step(self, batch):
         s = self.settings
@@ -442,14 +422,7 @@ def last_checkpoint(settings, path):
         resumed = models.load_checkpoint(path)
     except models.ModelError as error:
         raise RunError(f'{error}; choose another --out, or --fresh to begin anew') from None
-    old = asdict(Settings()) | resumed['settings']        # a version before a setting: its default
-    differences = []
-    for name, value in asdict(settings).items():
-        if name not in MAY_CHANGE and value != old[name]:
-            differences.append(f'{name} was {old[name]}, now {value}')
-    if differences:
-        raise RunError(f'{path}: was trained with other settings ({"; ".join(differences)}); '
-                       f'give those, another --out, or --fresh to begin anew')
+    refuse_changes(settings, resumed['settings'], MAY_CHANGE, path)
     return resumed
 
 

@@ -152,7 +152,7 @@ def test_a_worker_without_shared_memory_is_one_line(monkeypatch):
     saved = []
     run.save = lambda: saved.append(True)
     monkeypatch.setattr(torch.utils.data, 'DataLoader', Loader)
-    with pytest.raises(RunError, match='memory.*step 7 is saved.*--workers'):
+    with pytest.raises(RunError, match='memory.*what was trained is saved.*--workers'):
         list(run.batches())
     assert saved == [True]
 

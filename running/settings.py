@@ -1,0 +1,67 @@
+"""Settings: the fields of a dataclass, each with its command-line flag and its limits."""
+import argparse
+import math
+from dataclasses import asdict, field, fields
+
+from running.processes import RunError
+
+
+def setting(default, help, **about):
+    """A field and its flag. about: argparse's choices and metavar, the group in --help, and the
+    least and most that are allowed."""
+    return field(default=default, metadata=dict(help=help, **about))
+
+
+def add_arguments(parser, defaults):
+    """A flag for every setting of a dataclass, in the groups that they name."""
+    group = parser
+    for each in fields(defaults):
+        argument = dict(each.metadata)
+        argument.pop('least', None)
+        argument.pop('most', None)
+        if 'group' in argument:
+            group = parser.add_argument_group(argument.pop('group'))
+        default = getattr(defaults, each.name)
+        shown = ','.join(map(str, default)) if isinstance(default, (list, tuple)) else default
+        if shown not in (None, ''):
+            argument['help'] += f' [{shown}]'
+        if each.type is bool:
+            argument['action'] = argparse.BooleanOptionalAction
+        elif each.type is list:
+            argument['type'] = comma_separated
+        else:
+            argument['type'] = each.type
+            argument.setdefault('metavar', {int: 'N', float: 'X', str: 'NAME'}[each.type])
+        group.add_argument('--' + each.name.replace('_', '-'), default=default, **argument)
+
+
+def comma_separated(text):
+    """'4,8,12' -> [4, 8, 12]; 'layer4' -> ['layer4']."""
+    return [int(part) if part.isdigit() else part for part in text.split(',') if part]
+
+
+def check_limits(settings):
+    """Refuse a number below its least or above its most. Errors: RunError."""
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        least = each.metadata.get('least', -math.inf)
+        most = each.metadata.get('most', math.inf)
+        if each.type in (int, float) and not (least <= value <= most and math.isfinite(value)):
+            bound = f'at least {least}' if value < least or math.isinf(most) else f'at most {most}'
+            raise RunError(f'--{each.name.replace("_", "-")} {value}: must be {bound}')
+
+
+def refuse_changes(settings, old, may_change, path):
+    """Going on with a run needs the settings it began with. Errors: RunError.
+
+    old: the dict in the checkpoint at `path`; a setting that it lacks, being of an earlier version,
+    had its default.
+    """
+    old = asdict(type(settings)()) | old
+    changes = []
+    for name, value in asdict(settings).items():
+        if name not in may_change and value != old[name]:
+            changes.append(f'{name} was {old[name]}, now {value}')
+    if changes:
+        raise RunError(f'{path}: was trained with other settings ({"; ".join(changes)}); '
+                       f'give those, another --out, or --fresh to begin anew')

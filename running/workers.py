@@ -1,0 +1,31 @@
+"""The processes that decode videos beside the one that trains: signals, and their death."""
+import signal
+
+from running.processes import RunError
+
+
+def leave_signals(_worker):
+    """For workers: Ctrl-C and a batch system's SIGTERM reach them too, but are for the process that
+    trains to heed; give it ten seconds for that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10))
+
+
+def watched(loader, save):
+    """Yield a DataLoader's batches; where a worker dies, save() and stop. Errors: RunError."""
+    try:
+        iterator = iter(loader)
+        if hasattr(signal, 'SIGCHLD'):
+            # a worker's death is then noticed while waiting for a batch, never within a step
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        yield from iterator
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # a dead worker shows as a broken connection where it died while handing a batch over
+        text = str(error)
+        died = 'DataLoader worker' in text or 'shared memory' in text
+        if isinstance(error, RuntimeError) and not died:
+            raise
+        save()
+        raise RunError('a process that decodes videos died, most likely for want of memory; what '
+                       'was trained is saved: the same command with fewer --workers, or 0, goes '
+                       'on from there') from None
