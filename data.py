@@ -5,9 +5,7 @@ each, and how to augment them; `augment` does so on the device that trains, (T, 
 (T, 3, S, S); `center` is what evaluation does instead. A file that is wrong makes a `DataError`.
 `python data.py NAME --data DIR` tells what of a data set is there.
 """
-import argparse
 import math
-import sys
 from functools import cache
 
 import numpy as np
@@ -15,13 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from datasets import finegym, folder, k400, penn, pouring, synthetic
-from datasets.doctor import doctor
+from datasets import doctor, finegym, folder, k400, penn, pouring, synthetic
 from datasets.images import frame_folder  # noqa: F401, for users of this file
-from datasets.labels import check_labels
-from datasets.layout import printable, read_dataset, say_remarks
-from datasets.segments import UNITS
-from datasets.video import DataError, Video, one_line, video_file
+from datasets.labels import check_labels, count_phases
+from datasets.layout import read_dataset, say_remarks
+from datasets.video import DataError, Video, video_file  # noqa: F401, for users of this file
 
 MEAN = (0.485, 0.456, 0.406)    # of ImageNet's red, green and blue, from 0 to 1
 STD = (0.229, 0.224, 0.225)
@@ -41,13 +37,6 @@ DATASETS = {
 }
 
 
-def find(dataset, data, size, label_unit=None):
-    """-> {'train': [Video], 'val': [Video]}, [remarks]; DataError if there is nothing to use."""
-    if dataset not in DATASETS:
-        raise DataError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
-    return read_dataset(dataset, DATASETS[dataset], data, size, label_unit)
-
-
 def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
     """A data set by name -> {'train': [Video], 'val': [Video]}; DataError if it cannot be used.
 
@@ -55,11 +44,14 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
     the synthetic set's. label_unit: 'seconds' or 'frames', of labels that are segments. What is
     missing or not used is said in a few lines; the doctor names it all.
     """
-    if dataset in DATASETS and not DATASETS[dataset].on_disk:
-        return DATASETS[dataset].read(seed)
-    videos, remarks = find(dataset, data, image_size, label_unit)
+    if dataset not in DATASETS:
+        raise DataError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
+    row = DATASETS[dataset]
+    if not row.on_disk:
+        return row.read(seed)
+    videos, remarks = read_dataset(dataset, row, data, image_size, label_unit)
     say_remarks(dataset, data, remarks)
-    if DATASETS[dataset].counted:
+    if row.counted:
         say_remarks(dataset, data, check_labels(videos), 'with labels that do not fit, used without')
     return videos
 
@@ -221,19 +213,6 @@ class Clips(Dataset):
         return item | {'augment': [draw_a, draw_b]}
 
 
-def count_phases(videos):
-    """How many phases the videos of one action have: they are numbered from 0."""
-    most = 0
-    for video in videos:
-        try:
-            labels = video.labels
-        except DataError:    # the video is skipped and named when it is drawn
-            continue
-        if labels is not None:
-            most = max(most, int(labels.max()) + 1)
-    return most
-
-
 def collate(items):
     """Items -> a dict: time, length, valid, labels stacked to (B, ...), lists of the rest."""
     batch = {}
@@ -355,19 +334,7 @@ def denormalise(frames):
 
 
 def main():
-    """The doctor: python data.py NAME --data DIR"""
-    parser = argparse.ArgumentParser(description='what of a data set is there, and what is not')
-    parser.add_argument('dataset', choices=[name for name, row in DATASETS.items() if row.on_disk])
-    parser.add_argument('--data', required=True, help='its folder')
-    parser.add_argument('--decode', action='store_true', help='decode every frame of every video')
-    parser.add_argument('--label-unit', choices=UNITS, help='of labels that are segments')
-    args = parser.parse_args()
-    try:
-        videos, remarks = find(args.dataset, args.data, 224, args.label_unit)
-        doctor(args.dataset, DATASETS[args.dataset], args.data, videos, remarks, args.decode)
-    except (DataError, OSError) as error:
-        print(printable(f'data.py: error: {one_line(error)}'), file=sys.stderr)
-        sys.exit(2)
+    doctor.main(DATASETS)
 
 
 if __name__ == '__main__':

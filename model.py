@@ -59,12 +59,14 @@ class Architecture:
         """Fill in what follows from the backbone. Returns self."""
         row = BACKBONES[self.backbone]
         if self.layers is None and POOLERS[self.pool].many_layers and row.layers > 1:
-            self.layers = [row.layers // 3, 2 * row.layers // 3, row.layers]       # 4, 8, 12 of 12
+            third = row.layers / 3                        # 4, 8, 12 of 12
+            self.layers = [int(third), int(2 * third), row.layers]
         elif self.layers is None:
             self.layers = [row.layers]
         self.layers = list(self.layers)
         self.train_backbone = list(self.train_backbone)
-        self.image_size = self.image_size or row.image_size
+        if not self.image_size:
+            self.image_size = row.image_size
         return self
 
 
@@ -151,15 +153,20 @@ class MVFormer(nn.Module):
         entities, _ = self.entities(images)                                        # (B*T, N, d)
         z = self.mtf(rearrange(entities, '(b t) n d -> b t n d', b=b), valid)      # (B, T, D)
         if project:
-            z = rearrange(self.head(rearrange(z, 'b t d -> (b t) d')), '(b t) d -> b t d', b=b)
+            rows = self.head(rearrange(z, 'b t d -> (b t) d'))
+            z = rearrange(rows, '(b t) d -> b t d', b=b)
         z = z.float()
         return F.normalize(z, dim=-1) if normalize else z
 
     def trained_state(self):
         """The state dict without the frozen part, of which a checkpoint keeps the fingerprint."""
-        frozen = {f'backbone.{name}' for name, _ in self.backbone.named_buffers()}
-        frozen |= {name for name, weight in self.named_parameters() if not weight.requires_grad}
-        return {key: value for key, value in self.state_dict().items() if key not in frozen}
+        state = self.state_dict()
+        for name, _ in self.backbone.named_buffers():
+            del state[f'backbone.{name}']
+        for name, weight in self.named_parameters():
+            if not weight.requires_grad:
+                del state[name]
+        return state
 
 
 def build_model(settings, backbone=None):
@@ -282,7 +289,8 @@ def architecture(settings):
     for name, (section, module) in parts.items():
         parameters = sum(weight.numel() for weight in module.parameters())
         trained = any(weight.requires_grad for weight in module.parameters())
-        macs = sum(counts.get(f'MVFormer.{name}', {}).values()) // 2       # an average has none
+        counted = counts.get(f'MVFormer.{name}', {})      # an average multiplies nothing
+        macs = sum(counted.values()) // 2
         rows.append((name, section, shapes[name], parameters, trained, macs))
     return rows
 

@@ -154,11 +154,11 @@ def training_step(model, batch, settings, optimizer, device, options):
     valid = rearrange(batch['valid'], 'b v t -> (b v) t')
     with mixed_precision(device):
         z = model(clips, valid, project=objective.project, normalize=objective.unit)
+        if objective.teacher:
+            options = options | options['teacher'](clips, valid)
     z = rearrange(z, '(b v) t d -> b v t d', v=2)                          # (B, 2, T, D)
     if objective.labels:
         options = options | dict(labels=batch['labels'])
-    if objective.teacher:
-        options = options | ask_teacher(options['teacher'], clips, valid)
     loss = objective.loss(z, batch['time'], batch['length'], batch['valid'], **options)
     optimizer.zero_grad()
     loss.backward()
@@ -171,13 +171,6 @@ def to_device(batch, device):
     """The batch's tensors on the device; its lists of frames follow in data.views."""
     return {name: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
             for name, value in batch.items()}
-
-
-def ask_teacher(teacher, clips, valid):
-    """What distillation takes besides (objectives/distill.py), from the same two views."""
-    with mixed_precision(clips.device):
-        logits = teacher(clips, valid)
-    return dict(teacher=rearrange(logits, '(b v) t k -> b v t k', v=2), centre=teacher.centre)
 
 
 def mixed_precision(device):
@@ -304,12 +297,12 @@ class Run:
             all_gather(None)
         if self.objective.head:
             self.model.head = self.objective.head(s.embedding, self.clips.classes)
-        self.fingerprint = models.fingerprint(self.model.backbone)
         if resumed:
             models.load_trained(self.model, resumed, self.path)
         elif s.init:
             same = start['settings']['loss'] == s.loss    # else it was another objective's head
             models.load_trained(self.model, start, s.init, head=same)
+        self.fingerprint = models.fingerprint(self.model.backbone)
         self.model.to(self.device)
         half = half_precision(self.device)
         if half and not s.train_backbone:
@@ -339,9 +332,10 @@ class Run:
         print_rank0(' '.join(f'{name}={value}' for name, value in asdict(s).items()))
         trained = sum(weight.numel() for weight in self.optimizer.param_groups[0]['params'])
         precision = str(next(self.model.backbone.parameters()).dtype).removeprefix('torch.')
-        line = (f'{len(self.videos["train"])} videos to train on, {len(self.videos["val"])} to '
-                f'validate; {self.steps} steps an epoch; {trained:,} weights are trained; '
-                f'{self.world} x {self.device.type}, backbone in {precision}')
+        videos = {split: len(self.videos[split]) for split in self.videos}
+        line = (f'{videos["train"]} videos to train on, {videos["val"]} to validate; {self.steps} '
+                f'steps an epoch; {trained:,} weights are trained; {self.world} x '
+                f'{self.device.type}, backbone in {precision}')
         if self.device.type == 'cuda' and s.compile:
             line += '; compiling it, the first step takes a minute or more'
         if self.step:

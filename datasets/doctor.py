@@ -2,7 +2,9 @@
 
     python data.py NAME --data DIR [--decode]
 """
+import argparse
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -11,8 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.labels import check_labels
-from datasets.layout import NOTE, printable
-from datasets.video import DataError
+from datasets.layout import NOTE, printable, read_dataset
+from datasets.segments import UNITS
+from datasets.video import DataError, one_line
 
 
 class Report(NamedTuple):
@@ -110,3 +113,20 @@ def verdict(row, videos, wrong):
     if lacks:
         return f'usable, but lacking: {", ".join(lacks)}. {row.source}'
     return 'usable; see the notes above' if wrong['note'] else 'complete'
+
+
+def main(datasets):
+    """The command of data.py. datasets: data.DATASETS."""
+    parser = argparse.ArgumentParser(description='what of a data set is there, and what is not')
+    parser.add_argument('dataset', choices=[name for name, row in datasets.items() if row.on_disk])
+    parser.add_argument('--data', required=True, help='its folder')
+    parser.add_argument('--decode', action='store_true', help='decode every frame of every video')
+    parser.add_argument('--label-unit', choices=UNITS, help='of labels that are segments')
+    args = parser.parse_args()
+    row = datasets[args.dataset]
+    try:
+        videos, remarks = read_dataset(args.dataset, row, args.data, 224, args.label_unit)
+        doctor(args.dataset, row, args.data, videos, remarks, args.decode)
+    except (DataError, OSError) as error:
+        print(printable(f'data.py: error: {one_line(error)}'), file=sys.stderr)
+        sys.exit(2)

@@ -183,3 +183,16 @@ def classes_of(video):
     except DataError:
         return set()
     return set() if labels is None else set(labels[labels >= 0].tolist())
+
+
+def count_phases(videos):
+    """How many phases the videos of one action have: they are numbered from 0."""
+    most = 0
+    for video in videos:
+        try:
+            labels = video.labels
+        except DataError:    # the video is skipped and named when it is drawn
+            continue
+        if labels is not None:
+            most = max(most, int(labels.max()) + 1)
+    return most

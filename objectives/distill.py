@@ -13,7 +13,7 @@ import math
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from einops import repeat
+from einops import rearrange, repeat
 from torch import nn
 
 from objectives.objective import masked_mean, objective
@@ -83,7 +83,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, clips, valid):
-        """clips (B, T, 3, H, W), valid (B, T) -> logits (B, T, K)."""
+        """Two views a video (B * 2, T, 3, H, W), valid (B * 2, T) -> what distill takes besides."""
         self.logits = self.model(clips, valid, project=True, normalize=False)
         self.valid = valid
         # DINO and SVT start with a centre of 0. Then what all frames say outweighs what tells them
@@ -91,7 +91,7 @@ class Teacher(nn.Module):
         unset = (self.centre == 0).all()
         mean = new_centre(self.centre, self.logits, valid, momentum=0)
         self.centre.copy_(torch.where(unset, mean, self.centre))
-        return self.logits
+        return dict(teacher=rearrange(self.logits, '(b v) t k -> b v t k', v=2), centre=self.centre)
 
     def follow(self, student, progress):
         """After a step: the centre follows the logits, the copy the student. progress: 0 to 1."""
