@@ -42,8 +42,7 @@ def videos_of(seeds, each, length=16):
             for k in range(each):
                 act = Act(action, (seed, 0, number, k))
                 chosen = torch.linspace(0, act.count() - 1, length).round().long().numpy()
-                act.poses, act.labels = act.poses[chosen], act.labels[chosen]          # draw no frame that is not kept
-                videos.append(act.drawn[0])
+                videos.append(torch.stack(list(act.decode(chosen))))                   # draws no other frame
     return torch.stack(videos)
 
 
