@@ -128,11 +128,19 @@ def along(start, length, angle):
     return start[0] + length * math.sin(angle), start[1] - length * math.cos(angle)
 
 
+def draw_body(rng):
+    """Lengths in body heights; of an arm and a leg each half has that length."""
+    torso = rng.uniform(.29, .34)
+    arm = rng.uniform(.165, .185)
+    leg = rng.uniform(.22, .25)
+    return {'torso': torso, 'arm': arm, 'leg': leg}
+
+
 def skeleton(pose, half, body):
     """One pose (9,) in degrees -> joints {name: [points (x right, y up)]} in body heights.
 
     The feet stand around x = 0, the lowest hand or foot at y = 0.
-    half: half the shoulders' width; body: the lengths of 'torso', 'arm' and 'leg' (half of a limb).
+    half: half the shoulders' width; body: as `draw_body` draws it.
     """
     torso, *limbs = [math.radians(angle) for angle in pose]
     up = math.sin(torso), math.cos(torso)

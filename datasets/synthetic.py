@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from datasets.drawing import FINE, SIZE, WIDE
-from datasets.drawing import Distractor, Figure, dress, oval, paint_scene, skeleton
+from datasets.drawing import Distractor, Figure, draw_body, dress, oval, paint_scene, skeleton
 from datasets.layout import DataSet
 from datasets.video import Video
 
@@ -80,6 +80,17 @@ def perform(action, rng):
     return poses + rng.normal(0, 2, 9) + 1.5 * sway, labels
 
 
+def paint_held(pen, action, phase, joints, actor):
+    """The golf club; the ball until it is thrown."""
+    _, (bend_x, bend_y), (x, y) = joints['arm1']
+    if action == 'golf_swing':
+        end = x + 1.7 * (x - bend_x), y + 1.7 * (y - bend_y)
+        pen.line([actor.at((x, y)), actor.at(end)], fill=(30, 30, 30), width=6)
+    if action == 'baseball_pitch' and phase < 2:
+        ball = actor.at((x + .4 * (x - bend_x), y + .4 * (y - bend_y)))
+        oval(pen, *ball, 11, 11, (250, 250, 250))
+
+
 class Stage:
     """What stays the same through a video: body, clothes and place, the scene, the distractors."""
 
@@ -87,11 +98,7 @@ class Stage:
         self.action = action
         self.labels = labels
         half = ACTIONS[action][0]
-        body = {
-            'torso': rng.uniform(.29, .34),
-            'arm': rng.uniform(.165, .185),
-            'leg': rng.uniform(.22, .25),
-        }
+        body = draw_body(rng)
         self.joints = [skeleton(pose, half, body) for pose in poses.tolist()]
         points = [np.concatenate(list(joints.values())) for joints in self.joints]
         points = np.concatenate(points)                       # (n * 14, 2)
@@ -115,7 +122,7 @@ class Stage:
         pen = ImageDraw.Draw(picture)
         for distractor in self.distractors:
             distractor.paint(pen, t)
-        self.paint_held(pen, t)
+        paint_held(pen, self.action, self.labels[t], self.joints[t], self.actor)
         self.actor.paint(pen, self.joints[t], self.actor.clothes)
         return self.finish(picture).transpose(2, 0, 1)
 
@@ -125,16 +132,6 @@ class Stage:
         white = [(255,)] * len(self.actor.clothes)
         self.actor.paint(ImageDraw.Draw(picture), self.joints[t], white)
         return self.finish(picture) > 127 * .7       # half of a pixel, be it of a far, darker limb
-
-    def paint_held(self, pen, t):
-        """The golf club; the ball until it is thrown."""
-        _, (bend_x, bend_y), (x, y) = self.joints[t]['arm1']
-        if self.action == 'golf_swing':
-            end = x + 1.7 * (x - bend_x), y + 1.7 * (y - bend_y)
-            pen.line([self.actor.at((x, y)), self.actor.at(end)], fill=(30, 30, 30), width=6)
-        if self.action == 'baseball_pitch' and self.labels[t] < 2:
-            ball = self.actor.at((x + .4 * (x - bend_x), y + .4 * (y - bend_y)))
-            oval(pen, *ball, 11, 11, (250, 250, 250))
 
     def finish(self, picture):
         """Average down to SIZE; half of the videos are mirrored."""
