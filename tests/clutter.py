@@ -18,11 +18,11 @@ MARGIN = 24             # pixels of the drawing on each side that the camera may
 
 class Clutter:
     """tall: of the actor and the others, in pixels of a frame before the camera's crop; people who
-    stand; leaves, drawn anew in every frame; movers: distractors; shake: the camera's standard
-    deviation in pixels of the drawing."""
+    stand; leaves, drawn anew in every frame, anywhere or `apart` from the actor; movers:
+    distractors; shake: the camera's standard deviation in pixels of the drawing."""
 
     def __init__(self, action, poses, labels, rng, *, tall=(26, 34), people=3, leaves=140,
-                 movers=1, shake=10.):
+                 movers=1, shake=10., apart=False):
         self.action = action
         self.labels = labels
         self.leaves = leaves
@@ -37,16 +37,28 @@ class Clutter:
             (joints,), other = place(rng, [pose], half, floor - rng.uniform(-10, 30), tall)
             other.paint(pen, joints, other.clothes)
         self.bushes = []
-        for _ in range(6):
+        while len(self.bushes) < 6:
             centre = rng.uniform(0, WIDE, 2)
             reach = rng.uniform(30, 80, 2)
-            self.bushes.append((centre, reach, colour(rng, (.1, .8), (.3, .9))))
+            paint = colour(rng, (.1, .8), (.3, .9))
+            if not apart or self.beside_actor(centre, reach):
+                self.bushes.append((centre, reach, paint))
         self.distractors = [Distractor(rng, floor) for _ in range(movers)]
         self.mirrored = rng.random() < .5
         self.seed = int(rng.integers(2 ** 31))
         steps = rng.normal(0, shake, (len(poses) + 2, 2))
         camera = (steps[2:] + steps[1:-1] + steps[:-2]) / 3 ** .5    # neighbouring frames are alike
         self.camera = np.clip(MARGIN + camera, 0, 2 * MARGIN)        # (n, 2)
+
+    def beside_actor(self, centre, reach):
+        """Does a bush lie outside of all that the actor will cover?"""
+        points = [np.concatenate(list(joints.values())) for joints in self.joints]
+        points = np.concatenate(points)
+        left, top = self.actor.at((points[:, 0].min(), points[:, 1].max()))
+        right, bottom = self.actor.at((points[:, 0].max(), 0))
+        aside = max(left - centre[0], centre[0] - right) / reach[0]
+        away = max(top - centre[1], centre[1] - bottom) / reach[1]
+        return max(aside, away) > .8
 
     def frame(self, t):
         picture = self.scene.copy()
@@ -99,11 +111,28 @@ def place(rng, poses, half, floor, tall):
     return joints, figure
 
 
+class Grain:
+    """The set's own scene through a noisy camera: what hardly shows in a token drowns."""
+
+    def __init__(self, action, poses, labels, rng, *, deviation=12.):
+        self.stage = Stage(action, poses, labels, rng)
+        self.mirrored = self.stage.mirrored
+        self.mask = self.stage.mask
+        self.deviation = deviation                                   # of 255
+        self.seed = int(rng.integers(2 ** 31))
+
+    def frame(self, t):
+        rng = np.random.default_rng([self.seed, int(t)])
+        noise = rng.normal(0, self.deviation, (3, SIZE, SIZE))
+        return np.clip(self.stage.frame(t) + noise, 0, 255).astype(np.uint8)
+
+
 SCENES = {
     'present': Stage,
     'clutter': Clutter,
-    'people': partial(Clutter, leaves=0, movers=0, shake=0.),
-    'leaves': partial(Clutter, people=0, movers=0, shake=0.),
-    'still': partial(Clutter, movers=0, shake=0.),
-    'large': partial(Clutter, tall=(38, 46)),
+    'foliage': partial(Clutter, tall=(38, 46), movers=0, shake=0.),
+    'yard': partial(Clutter, tall=(38, 46), apart=True, movers=0, shake=0.),
+    'grain': Grain,
+    'coarse grain': partial(Grain, deviation=30.),
+    'people': partial(Clutter, tall=(38, 46), leaves=0, movers=0, shake=0.),
 }

@@ -84,7 +84,7 @@ CLAIMS = [
 ]
 
 
-# ---------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------
 # The frozen features, once
 
 class Version(NamedTuple):
@@ -102,7 +102,7 @@ class Cached(NamedTuple):
 
 
 def cover(masks, drawn, backbone):
-    """Masks bool (n, H, W) through an augmentation's crop and flip -> the share of each patch (n, P)."""
+    """Masks bool (n, H, W), cropped and flipped as drawn -> the share of each patch (n, P)."""
     masks = masks[:, None].float()
     if drawn is not None:
         top, left, height, width = drawn['crop']
@@ -167,7 +167,7 @@ def cache(backbone, videos, versions, seed, keep):
     return found
 
 
-# ---------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------
 # The probe: no training of MV-Former at all
 
 def probe(cached):
@@ -196,7 +196,7 @@ def probe(cached):
     return table
 
 
-# ---------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------
 # One run
 
 class Model(torch.nn.Module):
@@ -280,7 +280,7 @@ def train_row(row, width, videos, settings):
 
 @torch.no_grad()
 def embed(model, videos):
-    """-> a unit-length embedding (n, D) a video, the mean mass of each entity on the actor or []."""
+    """-> unit-length embeddings (n, D) of each video, each entity's mean mass on the actor or []."""
     embeddings = []
     masses = []
     for video in videos:
@@ -334,7 +334,7 @@ def clock(cached):
     return score(embeddings, cached)
 
 
-# ---------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------
 # The table
 
 def print_table(results, clock_scores):
