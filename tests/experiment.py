@@ -1,0 +1,442 @@
+"""The rows of the paper's Tables 3 and 6 in miniature, quickly enough for several seeds.
+
+The frozen features are computed once: every video passes the backbone in some augmented versions
+and a clean one. A run draws its two views from two versions of a video, trains pooler, MTF and
+projection head as train.py does, and embeds the clean videos. All rows see the same data and the
+same seeds, so they are compared by paired differences over the seeds.
+
+Two rows are controls. `corners` gets the mean of the four corner patches alone, where the actor
+hardly ever is: what it scores above the clock, patches know of the pose wherever they lie, and then
+it cannot matter where LSTP looks. `actor` gets the mean of the actor's patches, told by the mask:
+what attention could gain if it were perfect.
+
+    python tests/experiment.py --scene clutter --weights FILE --seeds 6-13
+    python tests/experiment.py --probe         # no training: what single tokens tell of the pose
+"""
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from sklearn.linear_model import Ridge
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import data
+import evaluate
+import train
+from clutter import SCENES
+from datasets.synthetic import ACTIONS, synthetic
+from loss import OBJECTIVES
+from lstp import POOLERS
+from model import build_backbone
+from mtf import MTF
+
+ALL_LAYERS = (1, 2, 3, 4)               # of the tiny backbone
+SEVERAL = (2, 3, 4)
+METRICS = ('classification', 'progression', 'tau', 'ap5')
+ONE_TOKEN = ('cls', 'avg', 'max', 'corners', 'actor')
+
+
+class Row(NamedTuple):
+    """A row of a table: pool is a pooler of lstp.py, or one of ONE_TOKEN."""
+    pool: str
+    layers: tuple = (4,)
+    entities: int = 1
+    readout: str = 'cls'
+    disjoint: bool = False
+
+
+ROWS = {
+    'lstp-3': Row('lstp', SEVERAL, 3),
+    'lstp-1': Row('lstp', SEVERAL, 1),
+    'last-3': Row('lstp', (4,), 3),
+    'last-1': Row('lstp', (4,), 1),
+    'lstp-3, avg readout': Row('lstp', SEVERAL, 3, readout='avg'),
+    'lstp-3, disjoint': Row('lstp', SEVERAL, 3, disjoint=True),
+    'fwb-3': Row('fwb', (4,), 3),
+    'cls': Row('cls'),
+    'avg': Row('avg'),
+    'max': Row('max'),
+    'corners': Row('corners'),
+    'actor': Row('actor'),
+    'avg, several layers': Row('avg', SEVERAL),
+    'actor, several layers': Row('actor', SEVERAL),
+    'corners, several layers': Row('corners', SEVERAL),
+}
+# the paper's claims: (better row, worse row, where it is made)
+CLAIMS = [
+    ('last-3', 'cls', 'Table 6: LSTP + MTF over CLS'),
+    ('last-3', 'avg', 'Table 6: LSTP + MTF over AVG'),
+    ('last-3', 'max', 'Table 6: LSTP + MTF over MAX'),
+    ('last-3', 'last-1', 'Tables 3, 6: three entities over one'),
+    ('lstp-3', 'lstp-1', 'Table 3: three entities over one, several layers'),
+    ('lstp-3', 'last-3', 'Table 3: several layers over the last'),
+    ('lstp-1', 'last-1', 'Table 3: several layers over the last, one entity'),
+    ('last-3', 'fwb-3', 'Table 3: LSTP over the fixed-width baseline'),
+    ('actor', 'avg', 'control: what perfect attention gains'),
+    ('corners', 'clock', 'control: what the corners know'),
+]
+
+
+# ----------------------------------------------------------------------------------------------
+# The frozen features, once
+
+class Version(NamedTuple):
+    """One augmentation of a video of n frames, half precision."""
+    patches: dict           # {layer: (n, P, C)}
+    tokens: dict            # {(one of ONE_TOKEN, layer): (n, C)}
+    actor: torch.Tensor     # the actor's share of each patch (n, P)
+
+
+class Cached(NamedTuple):
+    action: str
+    labels: np.ndarray      # (n,)
+    activity: np.ndarray    # (n,) the pose's distance from the idle pose, in degrees
+    versions: list          # the clean one first
+
+
+def cover(masks, drawn, backbone):
+    """Masks bool (n, H, W), cropped and flipped as drawn -> the share of each patch (n, P)."""
+    masks = masks[:, None].float()
+    if drawn is not None:
+        top, left, height, width = drawn['crop']
+        masks = masks[:, :, top:top + height, left:left + width]
+        masks = masks.flip(-1) if drawn['flip'] else masks
+    size = backbone.grid * backbone.patch_size
+    masks = F.interpolate(masks, (size, size), mode='bilinear')
+    return F.avg_pool2d(masks, backbone.patch_size).flatten(1)
+
+
+def pool_once(patches, cls, actor, side):
+    """patches (n, P, C) of one layer -> {name: (n, C)}, what the rows with one token get."""
+    weights = actor + 1e-6                                            # (n, P)
+    weights = weights / weights.sum(-1, keepdim=True)
+    corners = [0, side - 1, -side, -1]
+    return {
+        'cls': cls,
+        'avg': patches.mean(1),
+        'max': patches.amax(1),
+        'corners': patches[:, corners].mean(1),
+        'actor': einsum(weights, patches, 'n p, n p c -> n c'),
+    }
+
+
+@torch.no_grad()
+def version_of(backbone, images, actor, keep):
+    """Normalised images (n, 3, S, S) -> Version; patches only of the layers in `keep`."""
+    parts = [backbone(part) for part in images.split(32)]
+    cls = torch.cat([part.cls for part in parts])                     # (n, C)
+    patches = torch.cat([part.patches for part in parts])             # (n, P, 4*C)
+    tokens = {}
+    kept = {}
+    for layer, each in zip(ALL_LAYERS, patches.chunk(4, -1)):
+        for name, token in pool_once(each, cls, actor, backbone.grid).items():
+            tokens[name, layer] = token.half()
+        if layer in keep:
+            kept[layer] = each.half()
+    return Version(kept, tokens, actor.half())
+
+
+def cache(backbone, videos, versions, seed, keep):
+    """[Video] -> [Cached], each with a clean version and `versions` augmented ones."""
+    settings = train.preset('synthetic')
+    strength = dict(brightness=settings.jitter, contrast=settings.jitter,
+                    saturation=settings.jitter, hue=settings.hue)
+    size = backbone.image_size
+    found = []
+    for number, video in enumerate(videos):
+        frames = video.read(range(video.frames))                      # (n, 3, H, W)
+        masks = video.actor(range(video.frames))                      # (n, H, W)
+        clean = data.center(frames, size)
+        kept = [version_of(backbone, clean, cover(masks, None, backbone), keep)]
+        for version in range(versions):
+            rng = np.random.default_rng([seed, number, version])
+            drawn = data.draw_augmentation(rng, *frames.shape[2:], **strength)
+            images = data.augment(frames, drawn, size)
+            kept.append(version_of(backbone, images, cover(masks, drawn, backbone), keep))
+        _, idle, _ = ACTIONS[video.action]
+        poses = video.decode.__self__.poses                           # (n, 9)
+        activity = np.linalg.norm(poses - idle, axis=1)
+        found.append(Cached(video.action, video.labels, activity, kept))
+    return found
+
+
+# ----------------------------------------------------------------------------------------------
+# The probe: no training of MV-Former at all
+
+def probe(cached):
+    """R^2 on val of a ridge regression from one token to how far the actor is from the idle pose.
+
+    Both are taken relative to their mean over the video, as the MTF can do, so that clothes and
+    scenes matter little. -> {name: [R^2 of layers 1, 2, 3, 4]}
+    """
+    def gather(split, name, layer):
+        tokens = [video.versions[0].tokens[name, layer].float() for video in cached[split]]
+        return torch.cat([each - each.mean(0) for each in tokens]).numpy()
+
+    activity = {}
+    for split in cached:
+        parts = [video.activity - video.activity.mean() for video in cached[split]]
+        activity[split] = np.concatenate(parts)
+    table = {}
+    for name in ONE_TOKEN:
+        table[name] = []
+        for layer in ALL_LAYERS:
+            x = gather('train', name, layer)
+            scale = x.std(0) + 1e-6
+            val_x = gather('val', name, layer)
+            ridge = Ridge(alpha=30, fit_intercept=False).fit(x / scale, activity['train'])
+            table[name].append(ridge.score(val_x / scale, activity['val']))
+    return table
+
+
+# ----------------------------------------------------------------------------------------------
+# One run
+
+class Model(torch.nn.Module):
+    """Pooler, MTF and head on cached features; `settings` of train.py."""
+
+    def __init__(self, row, width, settings):
+        super().__init__()
+        self.row = row
+        channels = width * len(row.layers)
+        self.pool = None
+        ids = False
+        if row.pool not in ONE_TOKEN:
+            self.pool = POOLERS[row.pool](channels, width, entities=row.entities,
+                                          width=settings.entity_width, disjoint=row.disjoint)
+            channels = self.pool.width
+            ids = self.pool.append_ids
+        self.mtf = MTF(channels, row.entities, frames=settings.frames, append_ids=ids,
+                       fc_width=settings.fc_width, depth=settings.depth,
+                       readout=row.readout, dropout=settings.dropout)
+        self.head = OBJECTIVES['scl'].head(settings.embedding, None)
+
+    def entities(self, version, frames):
+        """Frames (n,) of a cached video -> entities (n, N, d), attention (n, N, P) or None."""
+        if self.row.pool in ONE_TOKEN:
+            tokens = [version.tokens[self.row.pool, layer][frames] for layer in self.row.layers]
+            return torch.cat(tokens, -1).float()[:, None], None
+        cls = version.tokens['cls', 4][frames].float()
+        if self.row.pool == 'fwb':
+            return self.pool(None, cls)
+        patches = [version.patches[layer][frames] for layer in self.row.layers]
+        return self.pool(torch.cat(patches, -1).float(), cls)
+
+
+def two_views_of(model, videos, rng, frames):
+    """-> entities (2B, T, N, d), times (B, 2, T), lengths (B, 2), valid (B, 2, T)."""
+    entities = []
+    times = []
+    lengths = []
+    valid = []
+    for video in videos:
+        length = len(video.labels)
+        time = data.two_views(rng, length, frames)                    # (2, T)
+        clamped = np.minimum(time, length - 1)
+        chosen = 1 + rng.permutation(len(video.versions) - 1)[:2]     # two different versions
+        for view, version in zip(clamped, chosen):
+            entities.append(model.entities(video.versions[version], view)[0])
+        times.append(clamped)
+        lengths.append([length, length])
+        valid.append(time < length)
+    times = torch.from_numpy(np.stack(times))
+    valid = torch.from_numpy(np.stack(valid))
+    return torch.stack(entities), times, torch.tensor(lengths), valid
+
+
+def train_row(row, width, videos, settings):
+    """-> a trained Model in eval mode, the mean loss of the last fifth of the steps."""
+    torch.manual_seed(settings.seed)
+    model = Model(row, width, settings)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr,
+                                 weight_decay=settings.weight_decay)
+    losses = []
+    for epoch in range(settings.epochs):
+        rng = np.random.default_rng([settings.seed, epoch])
+        for group in optimizer.param_groups:
+            group['lr'] = train.learning_rate(settings, epoch)
+        order = rng.permutation(len(videos))
+        for start in range(0, len(videos) - settings.batch + 1, settings.batch):
+            batch = [videos[i] for i in order[start:start + settings.batch]]
+            entities, times, lengths, valid = two_views_of(model, batch, rng, settings.frames)
+            z = model.mtf(entities, rearrange(valid, 'b v t -> (b v) t'))         # (2B, T, D)
+            z = F.normalize(model.head(rearrange(z, 'b t d -> (b t) d')), dim=-1)
+            z = rearrange(z, '(b v t) d -> b v t d', v=2, t=settings.frames)
+            loss = OBJECTIVES['scl'].loss(z, times, lengths, valid)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 10)
+            optimizer.step()
+            losses.append(loss.item())
+    return model.eval(), float(np.mean(losses[-len(losses) // 5:]))
+
+
+@torch.no_grad()
+def embed(model, videos):
+    """-> unit-length embeddings (n, D) of each video, each entity's mean mass on the actor or []."""
+    embeddings = []
+    masses = []
+    for video in videos:
+        clean = video.versions[0]
+        entities, attention = model.entities(clean, np.arange(len(video.labels)))
+        z = model.mtf(entities[None])[0]
+        embeddings.append(F.normalize(z, dim=-1).numpy())
+        if attention is not None:
+            attention = attention / attention.sum(-1, keepdim=True).clamp_min(1e-12)
+            mass = einsum(attention, clean.actor.float(), 'f n p, f p -> f n')
+            masses.append(mass.mean(0))
+    mass = torch.stack(masses).mean(0).tolist() if masses else []
+    return embeddings, mass
+
+
+def score(embeddings, cached):
+    """{split: [(n, D)]} -> {metric: mean over the actions}."""
+    scores = []
+    for action in ACTIONS:
+        parts = {}
+        for split in cached:
+            pairs = zip(embeddings[split], cached[split])
+            own = [(z, video.labels) for z, video in pairs if video.action == action]
+            parts[split], parts[split, 'labels'] = zip(*own)
+        both = parts['train'], parts['train', 'labels'], parts['val'], parts['val', 'labels']
+        scores.append({
+            'classification': evaluate.classification(*both),
+            'progression': evaluate.progression(*both),
+            'tau': evaluate.kendalls_tau(parts['val']),
+            'ap5': evaluate.retrieval(parts['val'], parts['val', 'labels'], 5),
+        })
+    return {metric: float(np.mean([each[metric] for each in scores])) for metric in METRICS}
+
+
+def run(name, width, cached, settings):
+    """Train and score one row with one seed -> a dict, one line of the results' file."""
+    begun = time.time()
+    model, loss = train_row(ROWS[name], width, cached['train'], settings)
+    train_embeddings, _ = embed(model, cached['train'])
+    val_embeddings, mass = embed(model, cached['val'])
+    scores = score({'train': train_embeddings, 'val': val_embeddings}, cached)
+    return dict(row=name, seed=settings.seed, loss=loss, mass=mass,
+                seconds=round(time.time() - begun), **scores)
+
+
+def clock(cached):
+    """The control that sees no pixel."""
+    embeddings = {}
+    for split, videos in cached.items():
+        embeddings[split] = [evaluate.clock(len(video.labels)) for video in videos]
+    return score(embeddings, cached)
+
+
+# ----------------------------------------------------------------------------------------------
+# The table
+
+def print_table(results, clock_scores):
+    """Mean, standard deviation over the seeds; then the claims as paired differences."""
+    runs = {}
+    for result in results:
+        runs.setdefault(result['row'], {})[result['seed']] = result
+    print(f'{"row":26}seeds' + ''.join(f'{metric:>18}' for metric in METRICS) + '  best mass')
+    print(f'{"clock":31}' + ''.join(f'{clock_scores[metric]:18.3f}' for metric in METRICS))
+    for name, by_seed in runs.items():
+        cells = []
+        for metric in METRICS:
+            values = [each[metric] for each in by_seed.values()]
+            cells.append(f'{np.mean(values):.3f} +- {np.std(values):.3f}')
+        best = [max(each['mass']) for each in by_seed.values() if each['mass']]
+        masses = ' '.join(f'{mass:.2f}' for mass in best)
+        print(f'{name:26}{len(by_seed):5}' + ''.join(f'{cell:>18}' for cell in cells), '', masses)
+    print('\npaired differences, mean +- standard error over the seeds that both rows have')
+    for better, worse, claim in CLAIMS:
+        line = f'{claim:52}'
+        seeds = sorted(runs.get(better, {}).keys() & runs.get(worse, runs.get(better, {})).keys())
+        if len(seeds) < 2 or (worse not in runs and worse != 'clock'):
+            continue
+        for metric in METRICS:
+            differences = []
+            for seed in seeds:
+                other = clock_scores if worse == 'clock' else runs[worse][seed]
+                differences.append(runs[better][seed][metric] - other[metric])
+            error = np.std(differences, ddof=1) / len(seeds) ** .5
+            line += f'  {metric} {np.mean(differences):+.3f} +- {error:.3f}'
+        print(line, f' ({len(seeds)} seeds)')
+
+
+def numbers(text):
+    """'6-13' or '0,1,2' -> a list of numbers."""
+    if '-' in text:
+        first, last = text.split('-')
+        return list(range(int(first), int(last) + 1))
+    return [int(part) for part in text.split(',')]
+
+
+def parse():
+    preset = train.preset('synthetic')
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--scene', default='present', choices=list(SCENES))
+    parser.add_argument('--weights', help='of the tiny backbone; else those that train.py uses')
+    parser.add_argument('--rows', default=';'.join(ROWS), help='separated by ;')
+    parser.add_argument('--seeds', type=numbers, default=[0], help='of training, e.g. 0,1 or 6-13')
+    parser.add_argument('--data-seed', type=int, default=0, help='draws the videos')
+    parser.add_argument('--train', type=int, default=16, help='videos of each action')
+    parser.add_argument('--val', type=int, default=8)
+    parser.add_argument('--versions', type=int, default=4, help='augmented ones of a train video')
+    parser.add_argument('--epochs', type=int, default=24)
+    parser.add_argument('--lr', type=float, default=preset.lr)
+    parser.add_argument('--entity-width', type=int, default=preset.entity_width)
+    parser.add_argument('--dropout', type=float, default=preset.dropout)
+    parser.add_argument('--probe', action='store_true', help='only the probe, no run')
+    parser.add_argument('--out', type=Path, default='runs/experiment.jsonl', help='a line a run')
+    return parser.parse_args()
+
+
+def main():
+    args = parse()
+    names = args.rows.split(';')
+    settings = train.preset('synthetic')
+    settings.epochs = args.epochs
+    settings.lr = args.lr
+    settings.entity_width = args.entity_width
+    settings.dropout = args.dropout
+
+    begun = time.time()
+    keep = set()
+    for name in names:
+        if ROWS[name].pool == 'lstp' and not args.probe:
+            keep |= set(ROWS[name].layers)
+    backbone = build_backbone('tiny', weights=args.weights, layers=ALL_LAYERS)
+    videos = synthetic(args.data_seed, args.train, args.val, SCENES[args.scene])
+    versions = 0 if args.probe else args.versions
+    cached = {
+        'train': cache(backbone, videos['train'], versions, args.data_seed, keep),
+        'val': cache(backbone, videos['val'], 0, args.data_seed, keep),
+    }
+    area = np.mean([video.versions[0].actor.float().mean() for video in cached['val']])
+    print(f'{args.scene}: features in {time.time() - begun:.0f} s; the actor covers {area:.3f}')
+    print('what one token tells of the pose, R^2 at layers 1, 2, 3, 4')
+    for name, values in probe(cached).items():
+        print(f'  {name:8}' + ''.join(f'{value:8.3f}' for value in values), flush=True)
+    if args.probe:
+        return
+
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    results = []
+    for settings.seed in args.seeds:
+        for name in names:
+            result = run(name, backbone.width, cached, settings)
+            results.append(result)
+            print(json.dumps(result), flush=True)
+            with open(args.out, 'a') as file:
+                file.write(json.dumps(vars(args) | result, default=str) + '\n')
+    print_table(results, clock(cached))
+
+
+if __name__ == '__main__':
+    main()
