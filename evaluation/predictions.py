@@ -1,0 +1,48 @@
+"""The phases and the progress that the table's two regressions predict, frame by frame."""
+from operator import itemgetter
+
+import numpy as np
+
+from evaluation.labels import by_action, labelled_only, lists_of
+
+
+def predictions(result, name, regressions, wanted=3):
+    """What figures.draw_phases draws: phases and progress of some val videos, the actions in turn.
+
+    result: of evaluate.assess; name: the model's in it; regressions: evaluate.py's functions
+    predict_phases, progression_targets, predict_progress
+    -> [{'video': EmbeddedVideo, 'predicted': (n,), 'progress': {k: (true (n,), predicted (n,))}}],
+    without actions of one class or more than 20.
+    """
+    embedded = result['embedded']
+    candidates = []
+    for members in by_action(result['dataset'], embedded).values():
+        known = [embedded['train'][i].labels for i in members['train']]
+        classes = np.unique(np.concatenate([[], *known]))
+        if not 2 <= np.sum(classes >= 0) <= 20:
+            continue
+        for turn, position in enumerate(members['val']):
+            if (embedded['val'][position].labels >= 0).any():
+                candidates.append((turn, position, members))
+    candidates.sort(key=itemgetter(0))
+    found = []
+    for _, position, members in candidates[:wanted]:
+        lists = lists_of(members, embedded, result['embeddings'][name])
+        z = result['embeddings'][name]['val'][position]
+        found.append(predict_one(embedded['val'][position], z, *lists[:2], *regressions))
+    return found
+
+
+def predict_one(one, z, train, train_labels, predict_phases, progression_targets, predict_progress):
+    """An EmbeddedVideo, its embeddings (n, D), those of its action's train videos -> its dict."""
+    x, y = labelled_only(train, train_labels)
+    x = np.concatenate(x)
+    classes = np.unique(np.concatenate([one.labels, *y]))
+    targets = np.concatenate([progression_targets(labels, classes) for labels in y])
+    truth = progression_targets(one.labels, classes)
+    progress = {}
+    for k, true, guess in zip(classes.tolist(), truth.T, predict_progress(x, targets, z).T):
+        if np.isfinite(true).all() and np.isfinite(guess).all():
+            progress[k] = true, guess
+    predicted = predict_phases(x, np.concatenate(y), z)
+    return {'video': one, 'predicted': predicted, 'progress': progress}
