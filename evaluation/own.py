@@ -84,9 +84,12 @@ def predict_folder(network, settings, train, folder, out, fit):
     search = Search(folder)
     found = search.below(folder)
     for note in search.notes():
-        print(printable(note))
+        print(printable(note))  # what is passed over
     if not found:
         raise data.DataError(f'{folder}: no video in it')
+    beside = sum(one.labels is not None for one in found)
+    if beside:
+        print(f'note: labels beside {beside} of the videos are not used')
     sources = {}
     for one in found:
         video = unlabelled(one, settings['image_size'])
