@@ -2,8 +2,8 @@
 
     python evaluate.py runs/penn/checkpoint.pt      the four metrics beside two controls
     python evaluate.py runs/seed*/checkpoint.pt     several: mean +- 2 standard deviations
-    python evaluate.py CKPT --align A.mp4 B.mp4     a film: the same moment of both (evaluation/own.py)
-    python evaluate.py CKPT --predict DIR           phases of one's own videos
+    python evaluate.py CKPT --align A.mp4 B.mp4     a film: the same moment of one's own videos
+    python evaluate.py CKPT --predict DIR           their phases (both: evaluation/own.py)
 
 Embeddings: one (n, D) array a video, of unit length; labels: int (n,), -1 = none. Two controls: the
 `clock` knows how far into its video a frame is and sees no pixel; `untrained` is the model before

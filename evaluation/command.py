@@ -1,6 +1,7 @@
 """The command line of evaluate.py, and what is wrong with it, found before any work begins."""
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 
 from evaluation.labels import fractions
@@ -14,37 +15,42 @@ def parse(argv=None):
     parser = argparse.ArgumentParser(
         description='Embed every frame, print four metrics beside two controls, draw attention. '
                     "Or look at one's own videos.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=110),
         usage='%(prog)s CHECKPOINT [CHECKPOINT ...] [options]', allow_abbrev=False)
-    parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
-                        help='of train.py; several of one data set: mean ± 2 standard deviations')
-    group = parser.add_argument_group('where things are')
-    group.add_argument('--dataset', metavar='NAME', help='the data set [that of training]')
-    group.add_argument('--data', metavar='DIR', help='its folder [where it was at training]')
-    group.add_argument('--data-seed', type=natural, metavar='N',
-                       help='draws the synthetic set [as at training]')
-    group.add_argument('--weights', metavar='FILE', help='of the frozen backbone [as at training]')
-    group.add_argument('--workers', type=natural, metavar='N',
-                       help='processes that decode videos [as at training]')
-    group.add_argument('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
-    group = parser.add_argument_group('what to make beside the table')
-    group.add_argument('--fractions', metavar='F,F,...', type=fractions,
-                       help='a table: classification from parts of the train labels, as 0.1,0.5,1')
-    group.add_argument('--focus', action='store_true',
-                       help='a table: how much attention lies on the actor')
-    group.add_argument('--figures', metavar='DIR', type=Path,
-                       help='all pictures of the first checkpoint [entities.png beside it alone]')
-    group.add_argument('--embeddings', metavar='DIR', type=Path,
-                       help='one float32 array (n, D) a video: DIR/train/*.npy, DIR/val/*.npy')
-    group.add_argument('--json', metavar='FILE', type=Path, help='all numbers')
-    group = parser.add_argument_group("one's own videos, instead of the table")
-    group.add_argument('--align', metavar='VIDEO', type=Path, nargs='+',
-                       help='a film: the first video, and the same moment of each other one')
-    group.add_argument('--method', choices=list(METHODS), help='how they are matched [dtw]')
-    group.add_argument('--predict', metavar='DIR', type=Path,
-                       help='phases of the videos in DIR, from the labelled ones of training')
-    group.add_argument('--out', metavar='PATH', type=Path,
-                       help='of the film [aligned.mp4], or folder of the phases [predicted]')
+    parser.add_argument(
+        'checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
+        help='of train.py; several of one data set: mean ± 2 standard deviations')
+
+    add = parser.add_argument_group('where things are').add_argument
+    add('--dataset', metavar='NAME', help='the data set [that of training]')
+    add('--data', metavar='DIR', help='its folder [where it was at training]')
+    add('--data-seed', metavar='N', type=natural,
+        help='draws the synthetic set [as at training]')
+    add('--weights', metavar='FILE',
+        help='of the frozen backbone [as at training]')
+    add('--workers', metavar='N', type=natural,
+        help='processes that decode videos [as at training]')
+    add('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
+
+    add = parser.add_argument_group('what to make beside the table').add_argument
+    add('--fractions', metavar='F,F,...', type=fractions,
+        help='a table: classification from parts of the train labels, as 0.1,0.5,1')
+    add('--focus', action='store_true',
+        help='a table: how much attention lies on the actor')
+    add('--figures', metavar='DIR', type=Path,
+        help='all pictures of the first checkpoint [entities.png beside it alone]')
+    add('--embeddings', metavar='DIR', type=Path,
+        help='one float32 array (n, D) a video: DIR/train/*.npy, DIR/val/*.npy')
+    add('--json', metavar='FILE', type=Path, help='all numbers')
+
+    add = parser.add_argument_group("one's own videos, instead of the table").add_argument
+    add('--align', metavar='VIDEO', type=Path, nargs='+',
+        help='a film: the first video, and the same moment of each other one')
+    add('--method', choices=list(METHODS), help='how they are matched [dtw]')
+    add('--predict', metavar='DIR', type=Path,
+        help='phases of the videos in DIR, from the labelled ones of training')
+    add('--out', metavar='PATH', type=Path,
+        help='of the film [aligned.mp4], or folder of the phases [predicted]')
     return parser.parse_args(argv)
 
 
@@ -83,16 +89,18 @@ def check_flags(args):
         raise RunError('--align and --predict: one at a time')
     if args.method and not args.align:
         raise RunError('--method goes with --align')
-    own = 'align' if args.align else 'predict'
-    if not args.align and not args.predict:
-        if args.out:
-            raise RunError('--out goes with --align or --predict')
-        return
+    if args.align or args.predict:
+        check_table_flags(args, '--align' if args.align else '--predict')
+    elif args.out:
+        raise RunError('--out goes with --align or --predict')
+
+
+def check_table_flags(args, own):
     if len(args.checkpoints) > 1:
-        raise RunError(f'--{own} takes one checkpoint, not {len(args.checkpoints)}')
+        raise RunError(f'{own} takes one checkpoint, not {len(args.checkpoints)}')
     for flag in TABLE_FLAGS:
         if getattr(args, flag):
-            raise RunError(f'--{flag} goes with the table, not with --{own}')
+            raise RunError(f'--{flag} goes with the table, not with {own}')
 
 
 def check_alignment(args):

@@ -81,25 +81,11 @@ def predict_folder(network, settings, train, folder, out, fit):
 
     train: [Video], those labelled teach; fit: evaluate.fit_classifier.
     """
-    search = Search(folder)
-    found = search.below(folder)
-    for note in search.notes():
-        print(printable(note))  # what is passed over
-    if not found:
-        raise data.DataError(f'{folder}: no video in it')
-    beside = sum(one.labels is not None for one in found)
-    if beside:
-        print(f'note: labels beside {beside} of the videos are not used')
-    sources = {}
-    for one in found:
-        video = unlabelled(one, settings['image_size'])
-        video.action = one.action or folder.resolve().name
-        sources[video] = one
+    sources = find(folder, settings['image_size'])
     train = labelled(train)
     actions = {video.action: None for video in train}
     for video in sources:
         teacher_of(video, actions)    # now, and not after hours of work
-
     teachers, known, broken = embed(network, train, settings, 'labelled')
     embedded, embeddings, skipped = embed(network, list(sources), settings, 'predict')
     if not is_rank0():
@@ -108,17 +94,38 @@ def predict_folder(network, settings, train, folder, out, fit):
         print(printable(f'note: {note}'))
     if not embedded:
         raise data.DataError(f'{folder}: none of its videos can be read')
-    chosen = [sources[one.video] for one in embedded]
     videos = []
-    for one, source in zip(embedded, chosen):
+    times = []
+    paths = []
+    for one in embedded:
+        source = sources[one.video]
         video = in_own_shape(unlabelled(source))
         video.action = one.video.action
         videos.append(video)
-    times = [frame_times(one.path, len(z)) for one, z in zip(chosen, embeddings)]
-    paths = [out / one.name for one in chosen]
+        times.append(frame_times(source.path, one.frames))
+        paths.append(out / source.name)
     for note in predict(teachers, known, videos, embeddings, paths, fit=fit, times=times):
         print(printable(note))
     print(printable(f'written: {len(paths)} tables and pictures below {out}'))
+
+
+def find(folder, size):
+    """{Video: datasets.search.Found} of a folder, and a line on what is passed over."""
+    search = Search(folder)
+    found = search.below(folder)
+    for note in search.notes():
+        print(printable(note))
+    if not found:
+        raise data.DataError(f'{folder}: no video in it')
+    beside = sum(one.labels is not None for one in found)
+    if beside:
+        print(f'note: labels beside {beside} of the videos are not used')
+    sources = {}
+    for one in found:
+        video = unlabelled(one, size)
+        video.action = one.action or folder.resolve().name
+        sources[video] = one
+    return sources
 
 
 def unlabelled(found, size=None):
