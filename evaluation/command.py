@@ -30,7 +30,8 @@ def parse(argv=None):
         help='of the frozen backbone [as at training]')
     add('--workers', metavar='N', type=natural,
         help='processes that decode videos [as at training]')
-    add('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
+    add('--device', metavar='NAME',
+        help='cuda, mps or cpu [the best there is]')
 
     add = parser.add_argument_group('what to make beside the table').add_argument
     add('--fractions', metavar='F,F,...', type=fractions,
@@ -41,12 +42,14 @@ def parse(argv=None):
         help='all pictures of the first checkpoint [entities.png beside it alone]')
     add('--embeddings', metavar='DIR', type=Path,
         help='one float32 array (n, D) a video: DIR/train/*.npy, DIR/val/*.npy')
-    add('--json', metavar='FILE', type=Path, help='all numbers')
+    add('--json', metavar='FILE', type=Path,
+        help='all numbers')
 
     add = parser.add_argument_group("one's own videos, instead of the table").add_argument
     add('--align', metavar='VIDEO', type=Path, nargs='+',
         help='a film: the first video, and the same moment of each other one')
-    add('--method', choices=list(METHODS), help='how they are matched [dtw]')
+    add('--method', choices=list(METHODS),
+        help='how they are matched [dtw]')
     add('--predict', metavar='DIR', type=Path,
         help='phases of the videos in DIR, from the labelled ones of training')
     add('--out', metavar='PATH', type=Path,
