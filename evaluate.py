@@ -2,21 +2,18 @@
 
     python evaluate.py runs/penn/checkpoint.pt      the four metrics beside two controls
     python evaluate.py runs/seed*/checkpoint.pt     several: mean +- 2 standard deviations
+    python evaluate.py CKPT --align A.mp4 B.mp4     a film: the same moment of one's own videos
+    python evaluate.py CKPT --predict DIR           their phases (both: evaluation/own.py)
 
 Embeddings: one (n, D) array a video, of unit length; labels: int (n,), -1 = none. Two controls: the
 `clock` knows how far into its video a frame is and sees no pixel; `untrained` is the model before
 training. What is not above both has learned nothing that a metric can see. The machinery (decoding,
-processes, printing) and what goes beyond the paper's metrics are in evaluation/.
+processes, flags, printing) and what goes beyond the paper's metrics are in evaluation/.
 """
-import argparse
-import json
 import math
-import os
 import re
 import sys
 from functools import partial
-from operator import itemgetter
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,12 +23,15 @@ import data
 import figures
 import model as models
 from evaluation.checkpoints import load_models
+from evaluation.command import check, parse
 from evaluation.embedding import embed_splits
 from evaluation.focus import focus_table
 from evaluation.labels import by_action, has_labels, labelled_only, lists_of
-from evaluation.labels import few_labels_table, fractions
+from evaluation.labels import few_labels_table
 from evaluation.linear import linear_classifier
-from evaluation.table import mean, mean_row, print_table, remarks, write_json
+from evaluation.own import align_files, predict_folder
+from evaluation.predictions import predictions
+from evaluation.table import mean, mean_row, print_result, remarks, write_json
 from running.processes import RunError, is_rank0, join_processes
 
 BLOCK = 2 ** 24  # numbers in a metric's largest temporary array
@@ -320,16 +320,6 @@ def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
     return means
 
 
-def print_result(result, names):
-    """The table of the checkpoints `names`, and what its reader must know of the data."""
-    counts = [f'{len(videos)} {split}' for split, videos in result['embedded'].items() if videos]
-    if result['rows']:
-        heading = f'{result["dataset"]}: {", ".join(counts)} videos'
-        print_table(heading, result['rows'], names, paper=result['paper'])
-    for remark in result['remarks']:
-        print('note:', remark)
-
-
 def attempt(what, function, *arguments):
     """Optional output: what fails becomes a printed note. No picture is worth a result."""
     try:
@@ -338,94 +328,25 @@ def attempt(what, function, *arguments):
         print(f'note: no {what}: {" ".join(str(error).split()) or type(error).__name__}')
 
 
-def predictions(result, name, wanted=3):
-    """What figures.draw_phases draws: phases and progress of some val videos, the actions in turn.
-
-    -> [{'video': EmbeddedVideo, 'predicted': (n,), 'progress': {k: (true (n,), predicted (n,))}}],
-    without actions of one class or more than 20.
-    """
-    embedded, embeddings = result['embedded'], result['embeddings'][name]
-    candidates = []
-    for members in by_action(result['dataset'], embedded).values():
-        known = [embedded['train'][i].labels for i in members['train']]
-        classes = np.unique(np.concatenate([[], *known]))
-        if not 2 <= np.sum(classes >= 0) <= 20:
-            continue
-        for turn, position in enumerate(members['val']):
-            if (embedded['val'][position].labels >= 0).any():
-                candidates.append((turn, position, members))
-    candidates.sort(key=itemgetter(0))
-    found = []
-    for _, position, members in candidates[:wanted]:
-        one, z = embedded['val'][position], embeddings['val'][position]
-        train, train_labels, _, _ = lists_of(members, embedded, embeddings)
-        x, y = labelled_only(train, train_labels)
-        x = np.concatenate(x)
-        classes = np.unique(np.concatenate([one.labels, *y]))
-        targets = np.concatenate([progression_targets(labels, classes) for labels in y])
-        truth = progression_targets(one.labels, classes)
-        progress = {}
-        for k, true, guess in zip(classes.tolist(), truth.T, predict_progress(x, targets, z).T):
-            if np.isfinite(true).all() and np.isfinite(guess).all():
-                progress[k] = true, guess
-        predicted = predict_phases(x, np.concatenate(y), z)
-        found.append({'video': one, 'predicted': predicted, 'progress': progress})
-    return found
-
-
 # --------------------------------------------------------------------------------------------------
 # The command
 
-def parse(argv=None):
-    parser = argparse.ArgumentParser(
-        description='Embed every frame, print four metrics beside two controls, draw attention.',
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
-        usage='%(prog)s CHECKPOINT [CHECKPOINT ...] [options]', allow_abbrev=False)
-    parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
-                        help='of train.py; several of one data set: mean ± 2 standard deviations')
-    group = parser.add_argument_group('where things are')
-    group.add_argument('--dataset', metavar='NAME', help='the data set [that of training]')
-    group.add_argument('--data', metavar='DIR', help='its folder [where it was at training]')
-    group.add_argument('--data-seed', type=natural, metavar='N',
-                       help='draws the synthetic set [as at training]')
-    group.add_argument('--weights', metavar='FILE', help='of the frozen backbone [as at training]')
-    group.add_argument('--workers', type=natural, metavar='N',
-                       help='processes that decode videos [as at training]')
-    group.add_argument('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
-    group = parser.add_argument_group('what to make')
-    group.add_argument('--fractions', metavar='F,F,...', type=fractions,
-                       help='a table: classification from parts of the train labels, as 0.1,0.5,1')
-    group.add_argument('--focus', action='store_true',
-                       help='a table: how much attention lies on the actor')
-    group.add_argument('--figures', metavar='DIR', type=Path,
-                       help='all pictures of the first checkpoint [entities.png beside it alone]')
-    group.add_argument('--embeddings', metavar='DIR', type=Path,
-                       help='one float32 array (n, D) a video: DIR/train/*.npy, DIR/val/*.npy')
-    group.add_argument('--json', metavar='FILE', type=Path, help='all numbers')
-    return parser.parse_args(argv)
-
-
-def natural(text):
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'{text}: must be a whole number, at least 0')
-    return int(text)
-
-
 def run(args):
     """Errors: DataError, ModelError, RunError, OSError, each one line."""
-    if args.json and (args.json.suffix != '.json' or args.json.is_dir()):
-        raise OSError(f'{args.json}: --json writes a file; let its name end in .json')
-    for folder in filter(None, (args.figures, args.embeddings, args.json and args.json.parent)):
-        folder.mkdir(parents=True, exist_ok=True)  # now, and not after hours of work
-        if not os.access(folder, os.W_OK):
-            raise OSError(f'{folder}: cannot be written to')
+    check(args)
     _, _, device = join_processes(args.device)
     networks, settings = load_models(
         args.checkpoints, device, dataset=args.dataset, data=args.data,
         data_seed=args.data_seed, weights=args.weights, workers=args.workers)
+    names = list(networks)
+    first = networks[names[0]]
+    if args.align:
+        return align_files(first, settings, args.align, args.out, args.method)
     videos = data.load(settings['dataset'], settings['data'],
                        image_size=settings['image_size'], seed=settings['data_seed'])
-    names = list(networks)
+    if args.predict:
+        return predict_folder(first, settings, videos['train'], args.predict, args.out,
+                              fit_classifier)
     folders = {}
     for name in names if args.embeddings else []:
         inner = re.sub(r'[^\w.-]+', '_', name) if len(names) > 1 else ''
@@ -452,7 +373,8 @@ def make_more(args, networks, settings, result):
     folder = args.checkpoints[0].parent
     if args.figures:
         print(f'drawing {args.figures}')
-        result['predictions'] = attempt('predictions', predictions, result, names[0])
+        result['predictions'] = attempt('predictions', predictions, result, names[0],
+                                        (predict_phases, progression_targets, predict_progress))
         notes = attempt('pictures', figures.draw_all,
                         first, result, names[0], args.figures, folder / 'log.jsonl')
         for note in notes or []:

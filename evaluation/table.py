@@ -80,6 +80,16 @@ def print_table(heading, rows, names, columns=METRICS, paper=None):
         print(verdict(rows, names, {metric: columns[metric] for metric in there}))
 
 
+def print_result(result, names):
+    """The table of the checkpoints `names`, and what its reader must know of the data."""
+    counts = [f'{len(videos)} {split}' for split, videos in result['embedded'].items() if videos]
+    if result['rows']:
+        heading = f'{result["dataset"]}: {", ".join(counts)} videos'
+        print_table(heading, result['rows'], names, paper=result['paper'])
+    for remark in result['remarks']:
+        print('note:', remark)
+
+
 def remarks(actions, embedded, skipped, progress=True):
     """What a reader of the table must know about the data, one line each.
 

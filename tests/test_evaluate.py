@@ -541,7 +541,8 @@ def test_predictions_of_a_few_val_videos():
             embeddings[split] += x
             results[action, split] = np.concatenate(x), np.concatenate(y)
     result = dict(dataset='penn', embedded=seen, embeddings={'a': embeddings})
-    found = evaluate.predictions(result, 'a')
+    regressions = evaluate.predict_phases, evaluate.progression_targets, evaluate.predict_progress
+    found = evaluate.predictions(result, 'a', regressions)
     assert [one['video'].video.name for one in found] == ['jump0', 'run0', 'jump1']         # the actions in turn
     for one in found:
         n = len(one['video'].labels)

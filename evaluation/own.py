@@ -1,0 +1,147 @@
+"""One's own videos through a trained model: aligned with each other, or their phases predicted.
+
+They are embedded as those of a folder set are, squashed to the model's square, and shown in their
+own shape. Errors, each one line: DataError, OSError, ModelError.
+"""
+from dataclasses import replace
+from functools import partial
+
+import torch.nn.functional as F
+
+import data
+from datasets.folder import as_video
+from datasets.layout import printable, readable
+from datasets.search import Search
+from evaluation.embedding import embed_all, evaluating
+from evaluation.table import name_some
+from pictures.align import align
+from pictures.film import frame_times
+from pictures.predict import predict, teacher_of
+from running.processes import is_rank0
+
+SHOWN = 240    # pixels, the height of a video in a film or picture
+
+
+def embed(network, videos, settings, what):
+    """-> [EmbeddedVideo], [(n_i, D)], {video: why it cannot be read}; all in rank 0."""
+    limit = settings.get('limit') or data.DATASETS[settings['dataset']].limit
+    device = next(network.mtf.parameters()).device
+    with evaluating([network]):
+        embedded, embeddings, skipped = embed_all(
+            {'model': network}, videos, what=what, limit=limit, device=device,
+            workers=settings['workers'])
+    return embedded, embeddings['model'], skipped
+
+
+def in_own_shape(video):
+    """The video in its own shape, but no larger than it is shown: a phone's are 8 megapixels."""
+    return replace(video, decode=partial(smaller, video.decode))
+
+
+def smaller(decode, indices):
+    for frame in decode(indices):
+        height, width = frame.shape[1:]
+        if height > SHOWN:
+            size = SHOWN, max(1, round(width * SHOWN / height))
+            frame = F.interpolate(frame[None], size, mode='bilinear', antialias=True)[0]
+        yield frame
+
+
+# --------------------------------------------------------------------------------------------------
+# --align
+
+def align_files(network, settings, paths, out, method):
+    """Write a film and a table of the first video and the frames of the others that match its."""
+    videos = [video_at(path, settings['image_size']) for path in paths]
+    _, embeddings, skipped = embed(network, videos, settings, 'align')
+    if not is_rank0():
+        return
+    for reason in skipped.values():
+        raise data.DataError(f'{reason}; leave it out or mend it')
+    videos = [in_own_shape(video_at(path)) for path in paths]
+    times = [frame_times(path, len(z)) for path, z in zip(paths, embeddings)]
+    for note in align(videos, embeddings, out, times=times, method=method):
+        print(printable(note))
+    print(printable(f'written: {out}, {out.with_suffix(".csv")}'))
+
+
+def video_at(path, size=None):
+    """A video file or a folder of frames, named by its folder and its own name."""
+    name = readable(path, path.parent.parent)
+    if path.is_dir():
+        return data.frame_folder(name, path, size)
+    return data.video_file(name, path, size)
+
+
+# --------------------------------------------------------------------------------------------------
+# --predict
+
+def predict_folder(network, settings, train, folder, out, fit):
+    """Write a table and a picture of the phases of each video in a folder and its sub-folders.
+
+    train: [Video], those labelled teach; fit: evaluate.fit_classifier.
+    """
+    sources = find(folder, settings['image_size'])
+    train = labelled(train)
+    actions = {video.action: None for video in train}
+    for video in sources:
+        teacher_of(video, actions)    # now, and not after hours of work
+    teachers, known, broken = embed(network, train, settings, 'labelled')
+    embedded, embeddings, skipped = embed(network, list(sources), settings, 'predict')
+    if not is_rank0():
+        return
+    for note in name_some('left out, cannot be read', (broken | skipped).values()):
+        print(printable(f'note: {note}'))
+    if not embedded:
+        raise data.DataError(f'{folder}: none of its videos can be read')
+    videos = []
+    times = []
+    paths = []
+    for one in embedded:
+        source = sources[one.video]
+        video = in_own_shape(unlabelled(source))
+        video.action = one.video.action
+        videos.append(video)
+        times.append(frame_times(source.path, one.frames))
+        paths.append(out / source.name)
+    for note in predict(teachers, known, videos, embeddings, paths, fit=fit, times=times):
+        print(printable(note))
+    print(printable(f'written: {len(paths)} tables and pictures below {out}'))
+
+
+def find(folder, size):
+    """{Video: datasets.search.Found} of a folder, and a line on what is passed over."""
+    search = Search(folder)
+    found = search.below(folder)
+    for note in search.notes():
+        print(printable(note))
+    if not found:
+        raise data.DataError(f'{folder}: no video in it')
+    beside = sum(one.labels is not None for one in found)
+    if beside:
+        print(f'note: labels beside {beside} of the videos are not used')
+    sources = {}
+    for one in found:
+        video = unlabelled(one, size)
+        video.action = one.action or folder.resolve().name
+        sources[video] = one
+    return sources
+
+
+def unlabelled(found, size=None):
+    """What was found in a folder, as a Video: labels beside it would hide its other frames."""
+    return as_video(found._replace(labels=None), size, None, None)
+
+
+def labelled(videos):
+    """Those with labels. Errors: DataError if there are none."""
+    kept = []
+    for video in videos:
+        try:
+            if video.labels is not None:
+                kept.append(video)
+        except data.DataError:    # labels that do not fit: embedding will skip and name the video
+            kept.append(video)
+    if not kept:
+        raise data.DataError('no video of the training set has labels, to carry over to others')
+    return kept
