@@ -140,28 +140,48 @@ def test_torchrun_trains_and_only_rank_0_writes(tmp_path, videos):
 
 # -------------------------------------------------------------------------------------------------------- interruption
 
-@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, videos, how):
+@pytest.mark.parametrize('how, objective', [(signal.SIGKILL, 'distill'), (signal.SIGTERM, 'scl')])
+def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, videos, how, objective):
     """Bit-identical weights and log, also with another number of workers."""
-    flags = [*videos, '--epochs', '5', '--save-every', '0']
-    run('--out', tmp_path / 'whole', *flags)
-    stopped = subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *flags, '--out', tmp_path / 'stopped'],
-                               env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
-    log = tmp_path / 'stopped' / 'log.jsonl'
+    flags = [*videos, '--epochs', '5', '--save-every', '0', '--loss', objective]
+    whole = tmp_path / 'whole'
+    stopped = tmp_path / 'stopped'
+    log = stopped / 'log.jsonl'
+    run('--out', whole, *flags)
+    first = stop_after(3, how, log, '--out', stopped, *flags)
+    run('--out', stopped, *flags, '--workers', 1)
+    a = torch.load(whole / 'checkpoint.pt')
+    b = torch.load(stopped / 'checkpoint.pt')
+    assert 0 < first < a['step'] == b['step']
+    assert_same(a['model'], b['model'])
+    if objective == 'distill':
+        assert 'centre' in a['teacher']
+        assert not torch.equal(a['teacher']['model.pool.shared'], a['model']['pool.shared'])
+        assert_same(a['teacher'], b['teacher'])
+    assert (whole / 'log.jsonl').read_bytes() == log.read_bytes()
+
+
+def stop_after(lines, how, log, *arguments):
+    """Send a run the signal once its log has so many lines -> the step that it has saved."""
+    command = [sys.executable, ROOT / 'train.py', *map(str, arguments)]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     deadline = time.time() + 60
-    while not (log.exists() and log.read_text().count('\n') >= 3) and time.time() < deadline:
+    while not (log.exists() and log.read_text().count('\n') >= lines) and time.time() < deadline:
         time.sleep(0.01)
-    stopped.send_signal(how)
-    output = stopped.communicate(timeout=30)[0]
-    assert stopped.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 0)
-    assert how == signal.SIGKILL or 'goes on from there' in output
-    first = torch.load(tmp_path / 'stopped' / 'checkpoint.pt')['step']
-    assert 0 < first < torch.load(tmp_path / 'whole' / 'checkpoint.pt')['step']
-    run('--out', tmp_path / 'stopped', *flags, '--workers', 1)
-    a, b = (torch.load(tmp_path / name / 'checkpoint.pt') for name in ('whole', 'stopped'))
-    assert a['model'].keys() == b['model'].keys() and a['step'] == b['step']
-    assert all(torch.equal(value, b['model'][key]) for key, value in a['model'].items())
-    assert (tmp_path / 'whole' / 'log.jsonl').read_bytes() == log.read_bytes()
+    process.send_signal(how)
+    output = process.communicate(timeout=30)[0]
+    if how == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 0 and 'goes on from there' in output
+    return torch.load(log.with_name('checkpoint.pt'))['step']
+
+
+def assert_same(a, b):
+    """Two state dicts, to the last bit."""
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
 
 
 def test_a_finished_run_says_so_and_other_settings_are_refused(tmp_path, videos):
