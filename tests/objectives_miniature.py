@@ -5,9 +5,9 @@ and four augmented ones, of every val video in the clean one. A run draws its tw
 augmented versions. All else is what train.py does, by the same functions: `data.Clips` draws frames
 and labels, `train.training_step` is the step, `evaluate.score` scores the clean versions.
 
-    python tests/objectives_miniature.py --data-seed 3                        three rates, one run each
-    python tests/objectives_miniature.py --data-seed 6 --seeds 0,1,2 --lr best   at the better rate
-    python tests/objectives_miniature.py --table                              what is there so far
+    python tests/objectives_miniature.py --data-seed 3       three learning rates, one run each
+    python tests/objectives_miniature.py --data-seed 6 --seeds 0,1,2 --lr best
+    python tests/objectives_miniature.py --table             what is there so far
 
 Every run is one line of --out; those that are there already are not run again.
 """
