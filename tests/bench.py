@@ -81,7 +81,12 @@ def timed(*functions, runs=5, patience=6.):
 
 
 def memory(function):
-    """What a call needs, in words: on the GPU, or resident in RAM (Linux)."""
+    """What a call needs, in words."""
+    return size(bytes_needed(function))
+
+
+def bytes_needed(function):
+    """On the GPU, or resident in RAM (Linux)."""
     if CUDA:
         torch.cuda.reset_peak_memory_stats()
         now, most = torch.cuda.memory_allocated, torch.cuda.max_memory_allocated
@@ -93,7 +98,7 @@ def memory(function):
         now = most = partial(float, 'nan')
     before = now()
     function()
-    return size(most() - before)
+    return most() - before
 
 
 def resident(mark):
@@ -423,6 +428,28 @@ def fusing(entities, frames, backward):
     return run
 
 
+def merging():
+    """What --merge K saves: neighbouring frames share their tokens in the MTF's transformer."""
+    row('merge K: MTF, and backward, T 240, N 6, two views', 'time', 'of K 1', 'memory', 'of K 1')
+    merges = (1, 2, 4)
+    runs = []
+    for k in merges:
+        mtf = MTF(384, 6, frames=240, merge=k).to(DEVICE).train()
+        runs.append(partial(forward_and_backward, mtf, torch.randn(2, 240, 6, 384, device=DEVICE)))
+    times = timed(*runs, runs=9)
+    needed = [bytes_needed(run) for run in runs]
+    for k, time_of_one, bytes_of_one in zip(merges, times, needed):
+        row(f'  K {k}', span(time_of_one), f'{time_of_one / times[0]:.2f}',
+            size(bytes_of_one), f'{bytes_of_one / needed[0]:.2f}')
+
+
+def forward_and_backward(mtf, entities):
+    mtf.zero_grad()
+    with precision():
+        z = mtf(entities)
+    z.float().sum().backward()
+
+
 def growth():
     lengths, counts, too_long = (80, 240, 1000, 5000), (10, 100, 1000), 'not on a CPU'
     for name, backward, most in (('MTF, forward, one video', False, 6000), ('MTF, and backward, one view', True, 3000)):
@@ -444,7 +471,7 @@ def growth():
 
 
 PARTS = {'ceiling': ceiling, 'backbone': backbone, 'step': whole_step, 'lstp': pooling, 'scl': contrast,
-         'decoding': decoding, 'metrics': metrics, 'growth': growth}
+         'decoding': decoding, 'metrics': metrics, 'merge': merging, 'growth': growth}
 
 
 def main():

@@ -1,4 +1,4 @@
-"""Training: its schedule, its order, its checkpoints, and that neither interruption nor processes change it."""
+"""Training: its schedule, order and checkpoints; that no interruption or process changes it."""
 import json
 import math
 import os
@@ -21,8 +21,8 @@ import train
 from running.record import save_checkpoint
 
 ROOT = Path(train.__file__).parent
-TINY = ['--dataset', 'folder', '--backbone', 'tiny', '--frames', '4', '--batch', '4', '--fc-width', '32', '--embedding', '16', '--weights', 'random',
-        '--layers', '1', '--image-size', '24', '--workers', '0']
+TINY = '--dataset folder --backbone tiny --weights random --layers 1 --image-size 24 --frames 4'
+TINY += ' --batch 4 --fc-width 32 --embedding 16 --workers 0'
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
 
 
@@ -31,40 +31,57 @@ def videos(tmp_path_factory):
     """A small data set, as flags."""
     folder = tmp_path_factory.mktemp('videos')
     miniatures.folder(folder, train=16, val=3, frames=8)
-    return [*TINY, '--data', str(folder)]
+    return [*TINY.split(), '--data', str(folder)]
 
 
 def run(*arguments, processes=1, check=True):
-    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)] if processes > 1 else []
-    done = subprocess.run([sys.executable, *launcher, str(ROOT / 'train.py'), *map(str, arguments)], env=ENVIRONMENT,
+    launcher = []
+    if processes > 1:
+        launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', processes]
+    command = [sys.executable, *launcher, ROOT / 'train.py', *arguments]
+    done = subprocess.run([str(part) for part in command], env=ENVIRONMENT,
                           capture_output=True, text=True, timeout=200)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
-def test_presets_are_the_papers():
-    penn = train.preset('penn').resolve()
-    assert (penn.layers, penn.entities, penn.readout, penn.frames) == ([4, 8, 12], 3, 'cls', 80)
-    assert (penn.epochs, penn.batch, penn.lr, penn.weight_decay) == (500, 4, 1e-4, 1e-5)
-    gym = train.preset('finegym288').resolve()
-    assert (gym.layers, gym.entities, gym.readout, gym.frames) == ([10, 11, 12], 6, 'avg', 240)
-    assert (gym.fc_width, gym.embedding, gym.epochs, gym.batch, gym.block) == (1536, 256, 300, 8, 'clip')
-    pouring, k400 = train.preset('pouring').resolve(), train.preset('k400').resolve()
-    assert (pouring.layers, pouring.frames, pouring.epochs) == ([12], 240, 1000)
-    assert (k400.layers, k400.epochs, k400.batch, k400.shift) == ([4, 8, 12], 10, 8, 0)
+PAPER = {
+    'penn': dict(layers=[4, 8, 12], entities=3, readout='cls', frames=80, epochs=500, batch=4,
+                 lr=1e-4, weight_decay=1e-5),
+    'pouring': dict(layers=[12], frames=240, epochs=1000),
+    'finegym288': dict(layers=[10, 11, 12], entities=6, readout='avg', frames=240, fc_width=1536,
+                       embedding=256, epochs=300, batch=8, block='clip'),
+    'k400': dict(layers=[4, 8, 12], epochs=10, batch=8, shift=0),
+}
+
+
+@pytest.mark.parametrize('dataset', PAPER)
+def test_presets_are_the_papers(dataset):
+    settings = train.preset(dataset).resolve()
+    for name, value in PAPER[dataset].items():
+        assert getattr(settings, name) == value, name
+
+
+def settings_of(flags):
+    _, settings, _ = train.parse(flags.split())
+    return settings.resolve()
 
 
 def test_a_preset_may_be_overruled_by_flags_and_layers_follow_the_backbone():
-    _, settings, _ = train.parse(['--dataset', 'penn', '--backbone', 'tiny', '--lr', '0.1'])
-    assert settings.resolve().layers == [1, 2, 4] and settings.lr == 0.1 and settings.image_size == 72
-    assert train.parse(['--dataset', 'penn', '--pool', 'max'])[1].resolve().layers == [12]
-    assert train.parse(['--dataset', 'penn', '--layers', '3,1'])[1].resolve().layers == [3, 1]
+    settings = settings_of('--dataset penn --backbone tiny --lr 0.1')
+    assert settings.layers == [1, 2, 4]
+    assert settings.lr == 0.1
+    assert settings.image_size == 72
+    assert settings_of('--dataset penn --pool max').layers == [12]
+    assert settings_of('--dataset penn --layers 3,1').layers == [3, 1]
 
 
 def test_learning_rate_is_the_cosine():
     settings = train.Settings(epochs=9, lr=2.)
-    assert [train.learning_rate(settings, e) for e in (0, 5, 9)] == pytest.approx(
-        [2, 2 * math.cos(math.pi / 4) ** 2, 2 * math.cos(math.pi * 9 / 20) ** 2])         # (1 + cos 2x)/2 = cos^2 x
+    for epoch in (0, 5, 9):
+        expected = 2 * math.cos(math.pi * epoch / 20) ** 2            # (1 + cos 2x) / 2 = cos^2 x
+        assert train.learning_rate(settings, epoch) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize('world', [1, 2])
@@ -72,10 +89,13 @@ def test_batches_are_permutations_split_over_processes(world):
     settings = train.Settings(epochs=3, batch=4, seed=7)
     ranks = [list(train.batches(11, settings, 0, rank, world)) for rank in range(world)]
     together = [sum(parts, []) for parts in zip(*ranks)]
-    assert together == list(train.batches(11, settings, 0, 0, 1)) and len(together) == 3 * 2
+    assert together == list(train.batches(11, settings, 0, 0, 1))
+    assert len(together) == 3 * 2
     for epoch in range(3):
-        seen = sum(together[2 * epoch:2 * epoch + 2], [])
-        assert {e for e, _ in seen} == {epoch} and len({index for _, index in seen}) == 8
+        drawn = sum(together[2 * epoch:2 * epoch + 2], [])
+        epochs, videos = zip(*drawn)
+        assert set(epochs) == {epoch}
+        assert len(set(videos)) == 8
     for first in range(7):
         assert list(train.batches(11, settings, first, 0, 1)) == together[first:]
 
@@ -90,32 +110,44 @@ def test_a_checkpoint_is_replaced_only_by_a_whole_one(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(OSError, match='No space left.*intact'):
         save_checkpoint(path, dict(step=2))
-    assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]
 
 
-# ----------------------------------------------------------------------------------------------------------- processes
+# ----------------------------------------------------------------------------------------------
+# Processes
 
 def gradients(rank=0, world=1):
     """Gradients and BatchNorm statistics of one SCL step on a global batch of 4 videos."""
     torch.manual_seed(0)
-    settings = vars(train.preset('synthetic').resolve()) | dict(
-        layers=[1], frames=6, entity_width=32, fc_width=32, embedding=16, dropout=0., image_size=16)
-    model = models.build_model(settings)
+    small = dict(layers=[1], frames=6, entity_width=32, fc_width=32, embedding=16, dropout=0.,
+                 image_size=16)
+    model = models.build_model(vars(train.preset('synthetic').resolve()) | small)
     model.head = loss.projection_head(16)
     model.train()
-    clips, valid = torch.randn(4, 2, 6, 3, 16, 16), torch.ones(4, 2, 6, dtype=torch.bool)
+    clips = torch.randn(4, 2, 6, 3, 16, 16)
+    valid = torch.ones(4, 2, 6, dtype=torch.bool)
     valid[1, :, 4:] = False
     when = torch.arange(6).expand(4, 2, 6)
+    length = torch.full((4, 2), 6)
     mine = slice(rank * 4 // world, (rank + 1) * 4 // world)
     parallel = DistributedDataParallel(model) if world > 1 else model
-    z = parallel(clips[mine].flatten(0, 1), valid[mine].flatten(0, 1), project=True).unflatten(0, (-1, 2))
-    loss.scl(z, when[mine], torch.full((4, 2), 6)[mine], valid[mine]).backward()
-    return {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad} | {
-        name: buffer for name, buffer in model.named_buffers() if 'running' in name}
+    z = parallel(clips[mine].flatten(0, 1), valid[mine].flatten(0, 1), project=True)
+    z = z.unflatten(0, (-1, 2))
+    loss.scl(z, when[mine], length[mine], valid[mine]).backward()
+    found = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            found[name] = weight.grad
+    for name, buffer in model.named_buffers():
+        if 'running' in name:
+            found[name] = buffer
+    return found
 
 
 def process(rank, world, folder):
-    dist.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world)
+    meet = f'file://{folder}/meet'
+    dist.init_process_group('gloo', init_method=meet, rank=rank, world_size=world)
     torch.save(gradients(rank, world), f'{folder}/{rank}.pt')
     dist.destroy_process_group()
 
@@ -133,50 +165,82 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
 
 def test_torchrun_trains_and_only_rank_0_writes(tmp_path, videos):
     done = run('--out', tmp_path, *videos, '--epochs', 2, processes=2)
-    assert '2 x cpu' in done.stdout and done.stdout.count('videos to train on') == 1
-    steps = [json.loads(line)['step'] for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
-    assert steps == sorted(steps) and steps[-1] == torch.load(tmp_path / 'checkpoint.pt')['step']
+    assert '2 x cpu' in done.stdout
+    assert done.stdout.count('videos to train on') == 1
+    lines = (tmp_path / 'log.jsonl').read_text().splitlines()
+    steps = [json.loads(line)['step'] for line in lines]
+    assert steps == sorted(steps)
+    assert steps[-1] == torch.load(tmp_path / 'checkpoint.pt')['step']
 
 
-# -------------------------------------------------------------------------------------------------------- interruption
+# ----------------------------------------------------------------------------------------------
+# Interruption
 
-@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, videos, how):
+@pytest.mark.parametrize('how, objective', [(signal.SIGKILL, 'distill'), (signal.SIGTERM, 'scl')])
+def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, videos, how, objective):
     """Bit-identical weights and log, also with another number of workers."""
-    flags = [*videos, '--epochs', '5', '--save-every', '0']
-    run('--out', tmp_path / 'whole', *flags)
-    stopped = subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *flags, '--out', tmp_path / 'stopped'],
-                               env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
-    log = tmp_path / 'stopped' / 'log.jsonl'
+    flags = [*videos, '--epochs', '5', '--save-every', '0', '--loss', objective]
+    whole = tmp_path / 'whole'
+    stopped = tmp_path / 'stopped'
+    log = stopped / 'log.jsonl'
+    run('--out', whole, *flags)
+    first = stop_after(3, how, log, '--out', stopped, *flags)
+    run('--out', stopped, *flags, '--workers', 1)
+    a = torch.load(whole / 'checkpoint.pt')
+    b = torch.load(stopped / 'checkpoint.pt')
+    assert 0 < first < a['step'] == b['step']
+    assert_same(a['model'], b['model'])
+    if objective == 'distill':
+        assert 'centre' in a['teacher']
+        assert not torch.equal(a['teacher']['model.pool.shared'], a['model']['pool.shared'])
+        assert_same(a['teacher'], b['teacher'])
+    assert (whole / 'log.jsonl').read_bytes() == log.read_bytes()
+
+
+def stop_after(lines, how, log, *arguments):
+    """Send a run the signal once its log has so many lines -> the step that it has saved."""
+    command = [sys.executable, ROOT / 'train.py', *map(str, arguments)]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     deadline = time.time() + 60
-    while not (log.exists() and log.read_text().count('\n') >= 3) and time.time() < deadline:
+    while not (log.exists() and log.read_text().count('\n') >= lines) and time.time() < deadline:
         time.sleep(0.01)
-    stopped.send_signal(how)
-    output = stopped.communicate(timeout=30)[0]
-    assert stopped.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 0)
-    assert how == signal.SIGKILL or 'goes on from there' in output
-    first = torch.load(tmp_path / 'stopped' / 'checkpoint.pt')['step']
-    assert 0 < first < torch.load(tmp_path / 'whole' / 'checkpoint.pt')['step']
-    run('--out', tmp_path / 'stopped', *flags, '--workers', 1)
-    a, b = (torch.load(tmp_path / name / 'checkpoint.pt') for name in ('whole', 'stopped'))
-    assert a['model'].keys() == b['model'].keys() and a['step'] == b['step']
-    assert all(torch.equal(value, b['model'][key]) for key, value in a['model'].items())
-    assert (tmp_path / 'whole' / 'log.jsonl').read_bytes() == log.read_bytes()
+    process.send_signal(how)
+    output = process.communicate(timeout=30)[0]
+    if how == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 0 and 'goes on from there' in output
+    return torch.load(log.with_name('checkpoint.pt'))['step']
+
+
+def assert_same(a, b):
+    """Two state dicts, to the last bit."""
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_finished_run_says_so_and_other_settings_are_refused(tmp_path, videos):
     flags = ['--out', tmp_path / 'run', *videos, '--epochs', 2]
     run(*flags)
-    before = {path: path.read_bytes() for path in (tmp_path / 'run').iterdir()}
+    before = contents(tmp_path / 'run')
     assert 'finished' in run(*flags).stdout
     refused = run(*flags, '--lr', 1, check=False)
-    assert refused.returncode == 2 and 'lr was 0.0005, now 1.0' in refused.stderr and 'Traceback' not in refused.stderr
-    assert before == {path: path.read_bytes() for path in (tmp_path / 'run').iterdir()}
+    assert refused.returncode == 2
+    assert 'lr was 0.0005, now 1.0' in refused.stderr
+    assert 'Traceback' not in refused.stderr
+    assert contents(tmp_path / 'run') == before
     run(*flags, '--lr', 1e-3, '--fresh')
-    assert before[tmp_path / 'run' / 'checkpoint.pt'] == (tmp_path / 'run.1' / 'checkpoint.pt').read_bytes()
+    assert contents(tmp_path / 'run.1')['checkpoint.pt'] == before['checkpoint.pt']
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, videos):
     done = run('--out', tmp_path, *videos, '--lr', 1e30, check=False)
-    assert done.returncode == 2 and 'Traceback' not in done.stderr
-    assert 'step 2' in done.stderr and 'videos:' in done.stderr and 'last good checkpoint' in done.stderr
+    assert done.returncode == 2
+    assert 'Traceback' not in done.stderr
+    for part in ('step 2', 'videos:', 'last good checkpoint'):
+        assert part in done.stderr

@@ -1,0 +1,335 @@
+"""Every objective of loss.OBJECTIVES on the synthetic set, quickly enough for several seeds.
+
+The backbone is frozen, so its features are computed once: of every train video in a clean version
+and four augmented ones, of every val video in the clean one. A run draws its two views from two
+augmented versions. All else is what train.py does, by the same functions: `data.Clips` draws frames
+and labels, `train.training_step` is the step, `evaluate.score` scores the clean versions.
+
+    python tests/objectives_miniature.py --data-seed 3       three learning rates, one run each
+    python tests/objectives_miniature.py --data-seed 6 --seeds 0,1,2 --lr best
+    python tests/objectives_miniature.py --table             what is there so far
+
+Every run is one line of --out; those that are there already are not run again.
+"""
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import data
+import evaluate
+import model as models
+import train
+from backbones.dino import Features
+from evaluation.embedding import EmbeddedVideo, embed_entities
+from loss import OBJECTIVES
+
+VERSIONS = 4                             # augmented ones of a train video
+RATES = '1e-4,3e-4,1e-3'
+METRICS = ('classification', 'progression', 'tau', 'ap5')
+CHOSEN_BY = ('classification', 'ap5')    # their mean chooses the learning rate
+CPU = torch.device('cpu')
+
+
+# ----------------------------------------------------------------------------------------------
+# The frozen features, once
+
+@torch.no_grad()
+def features(backbone, images):
+    """Normalised images (n, 3, S, S) -> what the poolers see of them, (n, P, L*C) in half."""
+    parts = [backbone(part).patches.half() for part in images.split(32)]
+    return torch.cat(parts)
+
+
+def versions_of(backbone, video, count, rng, settings):
+    """The clean version of a video and `count` augmented ones -> (1 + count, n, P, L*C)."""
+    frames = video.read(range(video.frames))                          # (n, 3, H, W)
+    size = settings.image_size
+    versions = [features(backbone, data.center(frames, size))]
+    for _ in range(count):
+        drawn = data.draw_augmentation(rng, *frames.shape[2:], **strength(settings))
+        versions.append(features(backbone, data.augment(frames, drawn, size)))
+    return torch.stack(versions)
+
+
+def strength(settings):
+    """How strongly train.py augments."""
+    return dict(scale=(settings.crop, 1), brightness=settings.jitter, contrast=settings.jitter,
+                saturation=settings.jitter, hue=settings.hue)
+
+
+def cached_features(folder, backbone, videos, settings):
+    """{name: versions of the video}, from the file of an earlier call where there is one."""
+    path = folder / f'features_{settings.data_seed}.pt'
+    if not path.exists():
+        cached = {}
+        for split, count in (('train', VERSIONS), ('val', 0)):
+            for number, video in enumerate(videos[split]):
+                rng = np.random.default_rng([settings.data_seed, number])
+                cached[video.name] = versions_of(backbone, video, count, rng, settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(cached, path)
+    return torch.load(path, mmap=True, weights_only=True)
+
+
+class CachedBackbone(nn.Module):
+    """Takes features (F, 1, P, L*C) where a backbone takes images (F, 3, H, W)."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.frozen = backbone
+        self.channels = backbone.channels
+        self.width = backbone.width
+
+    def forward(self, images):
+        return Features(images[:, 0].float(), None)
+
+
+def blank(indices):
+    """Frames of one pixel, instead of decoding what nobody looks at."""
+    return torch.zeros(len(indices), 3, 1, 1, dtype=torch.uint8)
+
+
+class CachedClips(data.Clips):
+    """Clips without pixels, that also draw which two of the augmented versions are the views."""
+
+    def __init__(self, videos, **settings):
+        super().__init__([replace(video, decode=blank) for video in videos], **settings)
+
+    def join(self, rng, drawn):
+        versions = 1 + rng.permutation(VERSIONS)[:2]
+        return super().join(rng, drawn) | {'versions': versions}
+
+
+def cached_views(cached):
+    """What stands for data.views: a batch -> its frames' features (B, 2, T, 1, P, L*C)."""
+    def views(batch, size, device):
+        clips = []
+        for names, times, versions in zip(batch['names'], batch['time'], batch['versions']):
+            view_a = cached[names[0]][versions[0]][times[0]]          # (T, P, L*C)
+            view_b = cached[names[-1]][versions[1]][times[1]]
+            clips.append(torch.stack([view_a, view_b]))
+        return torch.stack(clips)[:, :, :, None]
+    return views
+
+
+# ----------------------------------------------------------------------------------------------
+# One run
+
+def train_model(settings, backbone, videos, cached):
+    """-> the trained model, its losses, how the teacher's entropy went: [(step, whole, single)]."""
+    s = settings
+    objective = OBJECTIVES[s.loss]
+    clips = CachedClips(videos, frames=s.frames, seed=s.seed, block=s.block, shift=s.shift,
+                        pairs=s.pairs, interleaved=objective.interleaved,
+                        labels=objective.labels, **strength(s))
+    torch.manual_seed(s.seed)
+    model = models.build_model(asdict(s), backbone)
+    if objective.head:
+        model.head = objective.head(s.embedding, clips.classes)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.Adam(weights, lr=s.lr, weight_decay=s.weight_decay)
+    options = {name: getattr(s, name) for name in objective.settings}
+    if objective.head and not objective.project:
+        options['classifier'] = model.head
+    if objective.teacher:
+        options['teacher'] = objective.teacher(model)
+
+    model.train()
+    losses = []
+    entropies = []
+    steps = len(videos) // s.batch
+    for step, keys in enumerate(train.batches(len(videos), s, 0, 0, 1)):
+        for group in optimizer.param_groups:
+            group['lr'] = train.learning_rate(s, step // steps)
+        batch = data.collate([clips[key] for key in keys])
+        with patch.object(data, 'views', cached_views(cached)):
+            loss, _ = train.training_step(model, batch, s, optimizer, CPU, options)
+        losses.append(loss.item())
+        if objective.teacher:
+            teacher = options['teacher']
+            if step in (0, 9, 29) or (step + 1) % 60 == 0:
+                entropies.append((step + 1, *teacher_entropy(teacher)))
+            teacher.follow(model, step / (s.epochs * steps))
+    return model.eval(), losses, entropies
+
+
+def teacher_entropy(teacher):
+    """Of what the teacher said in the last step, in units of log K: the entropy of the mean over
+    all frames, 0 where all say the same one thing; and the mean of each frame's own."""
+    logits = teacher.logits[teacher.valid]                            # (frames, K)
+    q = ((logits - teacher.centre) / 0.04).softmax(-1)
+    most = np.log(q.shape[-1])
+    whole = torch.special.entr(q.mean(0)).sum() / most
+    single = torch.special.entr(q).sum(-1).mean() / most
+    return whole.item(), single.item()
+
+
+def embed_video(model, video, versions):
+    """The clean version -> (n, D)."""
+    entities, _ = model.entities(versions[0][:, None])                # (n, N, d)
+    return embed_entities(model, entities, limit=1000)
+
+
+@torch.no_grad()
+def score(embed, videos):
+    """embed: a function of a video -> {metric: mean over the actions}."""
+    embedded = {}
+    embeddings = {}
+    for split in videos:
+        embedded[split] = []
+        embeddings[split] = []
+        for video in videos[split]:
+            everything = np.arange(video.frames)
+            embedded[split].append(EmbeddedVideo(video, video.frames, everything, video.labels))
+            embeddings[split].append(embed(video))
+    scores = evaluate.score('synthetic', embedded, embeddings)['mean']
+    return {metric: scores[metric] for metric in METRICS}
+
+
+def run(settings, backbone, videos, cached):
+    """Train and score one model -> a dict, one line of the results' file."""
+    begun = time.time()
+    model, losses, entropies = train_model(settings, backbone, videos['train'], cached)
+    trained = time.time()
+    scores = score(lambda video: embed_video(model, video, cached[video.name]), videos)
+    last = losses[-len(losses) // settings.epochs:]                   # of the last epoch
+    return scores | dict(first_loss=losses[0], last_loss=float(np.mean(last)),
+                         entropy=entropies, seconds=round(trained - begun))
+
+
+def controls(settings, backbone, videos, cached):
+    """What needs no training -> {name: {metric: value}}."""
+    model = evaluate.untrained(asdict(settings), models.build_model(asdict(settings), backbone))
+    return {
+        'clock': score(lambda video: evaluate.clock(video.frames), videos),
+        'untrained': score(lambda video: embed_video(model, video, cached[video.name]), videos),
+    }
+
+
+# ----------------------------------------------------------------------------------------------
+# The table
+
+def best_rate(results, name):
+    """The learning rate of a row at which its runs on another generator seed were best."""
+    found = [result for result in results if result['row'] == name and result['purpose'] == 'rate']
+    if not found:
+        raise SystemExit(f'--lr best: no run of {name} with --lr given, on any --data-seed; '
+                         f'run that first')
+    best = max(found, key=quality)
+    return best['lr']
+
+
+def quality(result):
+    return np.mean([result[metric] for metric in CHOSEN_BY])
+
+
+def print_table(results):
+    """First the runs that chose the rates, one a line; then mean and 2 standard deviations."""
+    print(f'{"rates":18}{"lr":>8}' + ''.join(f'{metric:>16}' for metric in METRICS))
+    groups = {}
+    for result in results:
+        if result['purpose'] == 'rate':
+            cells = ''.join(f'{result[metric]:16.3f}' for metric in METRICS)
+            print(f'{result["row"]:18}{result["lr"]:8.0e}{cells}')
+        else:
+            groups.setdefault((result['row'], result['lr']), []).append(result)
+    print(f'\n{"row":18}{"lr":>8}' + ''.join(f'{metric:>16}' for metric in METRICS) + '  runs')
+    for (name, lr), runs in groups.items():
+        cells = ''
+        for metric in METRICS:
+            values = [each[metric] for each in runs]
+            cells += f'{f"{np.mean(values):.3f} ± {2 * np.std(values):.3f}":>16}'
+        print(f'{name:18}{lr:8.0e}{cells}{len(runs):6}')
+
+
+def row_name(settings):
+    """'gta', 'gta videos', 'scl merge 2'."""
+    name = settings.loss
+    if settings.pairs == 'videos':
+        name += ' videos'
+    if settings.merge > 1:
+        name += f' merge {settings.merge}'
+    return name
+
+
+def read_results(path):
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--losses', default=','.join(OBJECTIVES), help='e.g. scl,gta')
+    parser.add_argument('--pairs', default='views', choices=['views', 'videos'])
+    parser.add_argument('--merge', type=int, default=1)
+    parser.add_argument('--lr', default=RATES, help="to try each of them; or 'best'")
+    parser.add_argument('--data-seed', type=int, default=3, help='draws the videos')
+    parser.add_argument('--seeds', default='0', help='of training, e.g. 0,1,2')
+    parser.add_argument('--epochs', type=int, default=train.preset('synthetic').epochs)
+    parser.add_argument('--out', type=Path, default=Path('runs/objectives.jsonl'))
+    parser.add_argument('--table', action='store_true', help='only print what is in --out')
+    return parser.parse_args()
+
+
+def plan(args, results):
+    """-> the settings of all runs asked for that are not among the results."""
+    done = {(each['row'], each['lr'], each['data_seed'], each['seed']) for each in results}
+    runs = []
+    for seed in args.seeds.split(','):
+        for loss in args.losses.split(','):
+            settings = train.preset('synthetic').resolve()
+            settings.loss = loss
+            settings.pairs = args.pairs
+            settings.merge = args.merge
+            settings.epochs = args.epochs
+            settings.data_seed = args.data_seed
+            settings.seed = int(seed)
+            name = row_name(settings)
+            rates = [best_rate(results, name)] if args.lr == 'best' else args.lr.split(',')
+            for rate in rates:
+                settings.lr = float(rate)
+                train.check(settings, world=1)
+                if (name, settings.lr, args.data_seed, settings.seed) not in done:
+                    runs.append(train.Settings(**asdict(settings)))
+    return runs
+
+
+def main():
+    args = parse()
+    results = read_results(args.out)
+    if args.table:
+        return print_table(results)
+    runs = plan(args, results)
+    settings = train.preset('synthetic').resolve()
+    settings.data_seed = args.data_seed
+    backbone = models.build_backbone('tiny', layers=settings.layers)
+    videos = data.load('synthetic', seed=args.data_seed)
+    begun = time.time()
+    cached = cached_features(args.out.parent, backbone, videos, settings)
+    print(f'{len(runs)} runs; features in {time.time() - begun:.0f} s', flush=True)
+    backbone = CachedBackbone(backbone)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for settings in runs:
+        result = dict(row=row_name(settings), lr=settings.lr, data_seed=settings.data_seed,
+                      seed=settings.seed, purpose='seeds' if args.lr == 'best' else 'rate')
+        result |= run(settings, backbone, videos, cached)
+        results.append(result)
+        print(json.dumps(result), flush=True)
+        with open(args.out, 'a') as file:
+            file.write(json.dumps(result) + '\n')
+    print_table(results)
+
+
+if __name__ == '__main__':
+    main()
