@@ -5,7 +5,8 @@
       --LSTP------>  entities (B, T, N, d)                lstp.py, section 3.3
       --MTF------->  embeddings (B, T, D)                 mtf.py, section 3.4
 
-The frozen backbone looks at single frames. `python model.py` prints the architecture as a table.
+B clips of T frames (in training the two views of every video), N entities, P patches a frame, L
+backbone layers of width C, D the embedding's width. `python model.py` prints all this as a table.
 """
 import argparse
 import sys
@@ -24,9 +25,78 @@ from backbones.resnet50 import RESNET50
 from backbones.weights import ModelError, fingerprint, load_strictly, load_weights, read_file
 from lstp import POOLERS
 from mtf import MTF, READOUTS
-from running.settings import add_arguments, setting
+from running.processes import RunError
+from running.settings import add_arguments, check_limits, setting
 
 BACKBONES = DINO | DINOV2 | DINOV3 | RESNET50
+
+
+# ----------------------------------------------------------------------------------------------
+# The model
+
+class MVFormer(nn.Module):
+    """Frozen backbone, pooler, MTF and, for training, the head that the objective puts on top."""
+
+    frames_at_once = {'cpu': 32, 'mps': 32, 'cuda': 160}  # of a call of the backbone: its memory
+
+    def __init__(self, backbone, pool, mtf, head=None):
+        super().__init__()
+        self.backbone = backbone
+        self.pool = pool
+        self.mtf = mtf
+        self.head = head
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.backbone.eval()                              # always: its BatchNorm statistics stay
+        return self
+
+    def features(self, images) -> Features:
+        """images (F, 3, height, width), normalised RGB -> patches (F, P, L*C), cls (F, C)."""
+        dtype = next(self.backbone.parameters()).dtype
+        if dtype == torch.float32:
+            return self.backbone(images)
+        # its weights are half precision already: autocast would only take LayerNorm to float32
+        with torch.autocast(images.device.type, enabled=False):
+            patches, cls = self.backbone(images.to(dtype))
+        if torch.is_autocast_enabled(images.device.type):
+            return Features(patches, cls)
+        return Features(patches.float(), None if cls is None else cls.float())
+
+    def entities(self, images):
+        """images (F, 3, height, width) -> entities (F, N, d), attention (F, N, P) or None."""
+        chunks = images.split(self.frames_at_once.get(images.device.type, 32))
+        parts = [self.pool(*self.features(chunk)) for chunk in chunks]
+        entities = torch.cat([entities for entities, _ in parts])
+        if parts[0][1] is None:
+            return entities, None
+        return entities, torch.cat([attention for _, attention in parts])
+
+    def forward(self, clips, valid=None, project=False, normalize=True):
+        """clips (B, T, 3, height, width), valid bool (B, T) -> embeddings (B, T, D), float32.
+
+        project: through the head, as SCL trains it; evaluation never does.
+        normalize: to unit length.
+        """
+        b = len(clips)
+        images = rearrange(clips, 'b t c h w -> (b t) c h w')
+        entities, _ = self.entities(images)                                        # (B*T, N, d)
+        z = self.mtf(rearrange(entities, '(b t) n d -> b t n d', b=b), valid)      # (B, T, D)
+        if project:
+            rows = self.head(rearrange(z, 'b t d -> (b t) d'))
+            z = rearrange(rows, '(b t) d -> b t d', b=b)
+        z = z.float()
+        return F.normalize(z, dim=-1) if normalize else z
+
+    def trained_state(self):
+        """What a checkpoint keeps: the trained weights, and the buffers outside the backbone."""
+        state = self.state_dict()
+        for name, _ in self.backbone.named_buffers():
+            del state[f'backbone.{name}']
+        for name, weight in self.named_parameters():
+            if not weight.requires_grad:
+                del state[name]
+        return state
 
 
 # ----------------------------------------------------------------------------------------------
@@ -36,15 +106,16 @@ BACKBONES = DINO | DINOV2 | DINOV3 | RESNET50
 class Architecture:
     """What the model is made of. train.py adds how it is trained."""
     backbone: str = setting('dino_vitb8', '%(choices)s', choices=list(BACKBONES), group='model')
-    weights: str = setting(None, "its weights, if not the official ones; 'random': none",
+    weights: str = setting(None, "backbone weights, if not the official ones; 'random': none",
                            metavar='FILE')
-    train_backbone: list = setting((), 'parts of it to fine-tune, e.g. layer4; the rest is frozen',
+    train_backbone: list = setting((), 'backbone parts to fine-tune, e.g. layer4; else frozen',
                                    metavar='PARTS')
-    image_size: int = setting(None, 'pixels a side; else what the backbone is used at', least=1)
-    layers: list = setting(None, 'whose patches are used, e.g. 4,8,12', metavar='LAYERS')
+    image_size: int = setting(None, 'pixels a side of a frame, if not as usual', least=1)
+    layers: list = setting(None, 'backbone layers whose patches are used, e.g. 4,8,12',
+                           metavar='LAYERS')
     pool: str = setting('lstp', 'how a frame becomes tokens: %(choices)s', choices=list(POOLERS))
-    entities: int = setting(3, 'N, tokens a frame of lstp and fwb', least=1)
-    entity_width: int = setting(384, 'd, their width', least=1)
+    entities: int = setting(3, 'N, entities a frame, of lstp and fwb', least=1)
+    entity_width: int = setting(384, 'd, width of an entity', least=1)
     disjoint: bool = setting(False, 'lstp: each patch keeps its strongest entity')
     fc_width: int = setting(512, 'width of the two FC layers', least=1)
     depth: int = setting(3, 'transformer blocks of the MTF', least=1)
@@ -52,13 +123,14 @@ class Architecture:
     readout: str = setting('cls', "a frame's embedding: its first token (cls), their mean (avg)",
                            choices=list(READOUTS))
     embedding: int = setting(128, 'D, width of a frame embedding', least=1)
-    dropout: float = setting(0.1, 'in the MTF', least=0, most=0.99)
+    dropout: float = setting(0.1, 'dropout rate of the MTF', least=0, most=0.99)
     frames: int = setting(80, 'T, frames of a training clip', least=2)
 
     def resolve(self):
         """Fill in what follows from the backbone. Returns self."""
         row = BACKBONES[self.backbone]
-        if self.layers is None and POOLERS[self.pool].many_layers and row.layers > 1:
+        several = POOLERS[self.pool].multi_layer_by_default and row.layers > 1
+        if self.layers is None and several:
             third = row.layers / 3                        # 4, 8, 12 of 12
             self.layers = [int(third), int(2 * third), row.layers]
         elif self.layers is None:
@@ -71,7 +143,7 @@ class Architecture:
 
 
 # ----------------------------------------------------------------------------------------------
-# The model
+# From settings to a model
 
 def build_backbone(name, *, weights=None, layers=None, image_size=None):
     """The backbone with its weights, frozen, in eval mode.
@@ -86,7 +158,9 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
         raise ModelError(f'--image-size {image_size}: {name} needs at least {row.patch_size}')
     if image_size and image_size % row.multiple_of:
         raise ModelError(f'--image-size {image_size}: {name} needs a multiple of {row.multiple_of}')
-    layers = list(layers or [row.layers])
+    layers = [row.layers] if layers is None else list(layers)
+    if not layers or not all(isinstance(layer, int) for layer in layers):
+        raise ModelError(f'--layers {",".join(map(str, layers))}: give numbers, e.g. 4,8,12')
     if row.layers == 1 and layers != [1]:
         raise ModelError(f'layers {layers}: {name} has one feature map only; leave --layers out')
     if min(layers) < 1 or max(layers) > row.layers:
@@ -107,75 +181,15 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
     return backbone.requires_grad_(False).eval()
 
 
-class MVFormer(nn.Module):
-    """Frozen backbone, pooler, MTF and, for training, the head that the objective puts on top."""
-
-    frames_at_once = {'cpu': 32, 'mps': 32, 'cuda': 160}  # through the backbone: memory, caches
-
-    def __init__(self, backbone, pool, mtf, head=None):
-        super().__init__()
-        self.backbone = backbone
-        self.pool = pool
-        self.mtf = mtf
-        self.head = head
-
-    def train(self, mode=True):
-        super().train(mode)
-        self.backbone.eval()                              # always: its BatchNorm statistics stay
-        return self
-
-    def features(self, images) -> Features:
-        """images (F, 3, H, W), normalised RGB -> patches and CLS, in the backbone's precision."""
-        dtype = next(self.backbone.parameters()).dtype
-        if dtype == torch.float32:
-            return self.backbone(images)
-        # weights in half precision need no autocast, which would take LayerNorm to float32
-        with torch.autocast(images.device.type, enabled=False):
-            return self.backbone(images.to(dtype))
-
-    def entities(self, images):
-        """images (F, 3, H, W) -> entities (F, N, d), attention (F, N, P) or None."""
-        chunks = images.split(self.frames_at_once.get(images.device.type, 32))
-        parts = [self.pool(*self.features(chunk)) for chunk in chunks]
-        entities = torch.cat([entities for entities, _ in parts])
-        if parts[0][1] is None:
-            return entities, None
-        return entities, torch.cat([attention for _, attention in parts])
-
-    def forward(self, clips, valid=None, project=False, normalize=True):
-        """clips (B, T, 3, H, W), valid bool (B, T) -> embeddings (B, T, D), float32.
-
-        project: through the head, as SCL trains it; evaluation never does.
-        normalize: to unit length.
-        """
-        b = len(clips)
-        images = rearrange(clips, 'b t c h w -> (b t) c h w')
-        entities, _ = self.entities(images)                                        # (B*T, N, d)
-        z = self.mtf(rearrange(entities, '(b t) n d -> b t n d', b=b), valid)      # (B, T, D)
-        if project:
-            rows = self.head(rearrange(z, 'b t d -> (b t) d'))
-            z = rearrange(rows, '(b t) d -> b t d', b=b)
-        z = z.float()
-        return F.normalize(z, dim=-1) if normalize else z
-
-    def trained_state(self):
-        """The state dict without the frozen part, of which a checkpoint keeps the fingerprint."""
-        state = self.state_dict()
-        for name, _ in self.backbone.named_buffers():
-            del state[f'backbone.{name}']
-        for name, weight in self.named_parameters():
-            if not weight.requires_grad:
-                del state[name]
-        return state
-
-
 def build_model(settings, backbone=None):
     """The model that a dict of settings describes, in eval mode, without a head.
 
-    settings: of Architecture; what is absent has its default. backbone: one to share. Errors:
-    ModelError.
+    settings: of Architecture; what is absent has its default, and others are passed over.
+    backbone: one to share. Errors: ModelError.
     """
-    s = asdict(Architecture()) | settings
+    known = {each.name for each in fields(Architecture)}
+    own = {name: value for name, value in settings.items() if name in known}
+    s = asdict(Architecture(**own).resolve())
     if backbone is None:
         backbone = build_backbone(s['backbone'], weights=s['weights'], layers=s['layers'],
                                   image_size=s['image_size'])
@@ -185,9 +199,11 @@ def build_model(settings, backbone=None):
         others = [name for name, pooler in POOLERS.items() if not pooler.needs_cls]
         raise ModelError(f'pool {s["pool"]}: {s["backbone"]} has no CLS token; '
                          f'choose from {", ".join(others)}')
+    if s['disjoint'] and not make_pool.attends:
+        raise ModelError(f'--disjoint: pool {s["pool"]} has no attention; choose lstp')
     pool = make_pool(backbone.channels, backbone.width, entities=s['entities'],
                      width=s['entity_width'], disjoint=s['disjoint'])
-    mtf = MTF(pool.width, pool.entities, append_ids=pool.append_ids, frames=s['frames'],
+    mtf = MTF(pool.width, pool.num_entities, append_ids=pool.append_ids, frames=s['frames'],
               fc_width=s['fc_width'], depth=s['depth'], merge=s['merge'], embedding=s['embedding'],
               readout=s['readout'], dropout=s['dropout'])
     return MVFormer(backbone, pool, mtf).eval()
@@ -227,7 +243,7 @@ def load_checkpoint(path):
     checkpoint['settings'] = dict(depth=3, merge=1) | checkpoint['settings']
     absent = [each.name for each in fields(Architecture) if each.name not in checkpoint['settings']]
     if absent:
-        raise ModelError(f'{path}: no checkpoint of train.py as it is now: no {absent[0]}; train again')
+        raise ModelError(f'{path}: no checkpoint of train.py as it is: no {absent[0]}; train again')
     if 'pool.query' in checkpoint['model']:
         query = checkpoint['model'].pop('pool.query')
         checkpoint['model'] |= {'pool.own': query, 'pool.shared': torch.zeros(query.shape[1])}
@@ -243,11 +259,11 @@ def load_trained(model, checkpoint, source, head=True):
         raise ModelError(f'{source}: was trained on another backbone than {settings["backbone"]} '
                          f'with these weights; give the right ones by --weights')
     head = head and model.head is not None
-    from_file = model.state_dict() if checkpoint['backbone'] is None else model.trained_state()
+    expected = model.state_dict() if checkpoint['backbone'] is None else model.trained_state()
     state = {}
     for key, value in model.state_dict().items():
-        if key not in from_file or (key.startswith('head.') and not head):
-            state[key] = value                            # stays as it is
+        if key not in expected or (key.startswith('head.') and not head):
+            state[key] = value                            # what the file need not have
     for key, value in checkpoint['model'].items():
         if head or not key.startswith('head.'):
             state[key] = value
@@ -310,8 +326,9 @@ def main():
     add_arguments(parser, Architecture())
     settings = Architecture(**vars(parser.parse_args()))
     try:
-        rows = architecture(asdict(settings.resolve()))
-    except ModelError as error:
+        check_limits(settings.resolve())
+        rows = architecture(asdict(settings))
+    except (ModelError, RunError) as error:
         parser.error(str(error))
     frames = settings.frames
     print(f'MV-Former: one clip of T = {frames} frames, N = {settings.entities} entities, '

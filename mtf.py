@@ -2,9 +2,10 @@
 
     entities (B, T, N, d), valid (B, T)  ->  one embedding a frame (B, T, D), not normalised
 
-B views, T frames, N entities of width d, H the transformer's width. No frame is reduced to one
-vector before the fusion: each entity of each frame is a token that can look at every entity of
-every other frame. A one-hot id tells the entities apart, a time code the frames.
+B clips (in training the two views of every video), T frames, N entities of width d, H the width of
+the transformer. No frame becomes one vector before the fusion: each entity of each frame is a token
+that attends to all entities of all frames. A one-hot id tells the entities apart, a time code the
+frames. "CARL:" marks what the paper takes over from CARL [9] without describing it.
 """
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from running.batchnorm import BatchNorm
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al., 2017), computed by PyTorch's fused kernel."""
+    """Multi-head self-attention (Vaswani et al., 2017) of B sequences of S tokens of width C."""
 
     def __init__(self, width, heads):
         super().__init__()
@@ -28,7 +29,7 @@ class Attention(nn.Module):
         return rearrange(self.qkv(x), 'b s (three h c) -> three b h s c', three=3, h=self.heads)
 
     def forward(self, x, key_mask=None):
-        """x (B, S, C); key_mask bool (B, S), False where nobody may look."""
+        """x (B, S, C); key_mask bool (B, S), False for tokens that nobody attends to."""
         query, key, value = self.split_heads(x)
         if key_mask is not None:
             key_mask = rearrange(key_mask, 'b s -> b 1 1 s')
@@ -53,8 +54,8 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: of the ViT over the patches of a frame (GELU, eps 1e-6, no
-    dropout) and of the MTF over the entities of all frames (ReLU, eps 1e-5, dropout)."""
+    """A pre-norm transformer block: DINO's over the patches of a frame (GELU, eps 1e-6), MTF's
+    over the entities of all frames (ReLU, eps 1e-5, dropout)."""
 
     def __init__(self, width, heads, hidden, *, activation=F.gelu, eps=1e-6, dropout=0.):
         super().__init__()
@@ -70,35 +71,33 @@ class Block(nn.Module):
 
 
 def time_code(frames, trained_frames, width, device=None):
-    """Sine code (frames, width) of the position in time.
-
-    A video of any length is stretched over the positions 0 .. trained_frames-1 of training.
-    Each channel has a frequency of its own; in Vaswani et al. a sine and a cosine share theirs.
-    """
-    position = torch.linspace(0, trained_frames - 1, frames, device=device)    # (S,)
+    """Sine code of the position in time -> (T, H). CARL: a video of any length is stretched over
+    the positions 0 .. trained_frames-1, so that the code says how far into the video a frame is;
+    and channel c has the exponent c/H, where Vaswani et al. give 2i and 2i+1 the same."""
+    position = torch.linspace(0, trained_frames - 1, frames, device=device)    # (T,)
     channel = torch.arange(width, device=device)                               # (H,)
-    angle = position[:, None] / 10000 ** (channel / width)                     # (S, H)
+    angle = position[:, None] / 10000 ** (channel / width)                     # (T, H)
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos())
 
 
-def first_entity(tokens):
-    """Entity 0 is the output token: the paper's CLS style. (B, T, N, H) -> (B, T, H)."""
+def readout_cls(tokens):
+    """Entity 0 is the output token, the paper's CLS style. (B, T, N, H) -> (B, T, H)."""
     return tokens[:, :, 0]
 
 
-def average(tokens):
+def readout_avg(tokens):
     return tokens.mean(2)
 
 
-READOUTS = {'cls': first_entity, 'avg': average}
+READOUTS = {'cls': readout_cls, 'avg': readout_avg}
 
 
 class MTF(nn.Module):
     """Entities of all frames -> one embedding a frame.
 
-    channels: width d of the entities; entities: N; frames: T of the training clips; fc_width,
-    width, hidden: of the FC layers, the transformer, its MLPs; depth: its blocks; embedding: D;
-    merge: how many neighbouring frames share their tokens (future work, section 6).
+    channels: d, width of an entity; entities: N; frames: T of the training clips; fc_width: of the
+    two FC layers; width: H; depth: blocks; hidden: of their MLPs; embedding: D; merge: this many
+    neighbouring frames share their tokens (future work, section 6).
     """
 
     def __init__(self, channels, entities, *, frames, append_ids=True, fc_width=512, width=256,
@@ -110,6 +109,7 @@ class MTF(nn.Module):
         self.readout = READOUTS[readout]
         self.register_buffer('ids', torch.eye(entities) if append_ids else None, persistent=False)
         inputs = channels + entities if append_ids else channels
+        # CARL: two FC layers, each dropout, linear, BatchNorm, ReLU; then a linear to the width H
         self.fc = nn.Sequential(
             nn.Dropout(dropout), nn.Linear(inputs, fc_width), BatchNorm(fc_width), nn.ReLU(),
             nn.Dropout(dropout), nn.Linear(fc_width, fc_width), BatchNorm(fc_width), nn.ReLU(),
@@ -133,18 +133,19 @@ class MTF(nn.Module):
         if self.ids is not None:
             ids = self.ids.to(entities).expand(b, t, n, n)
             entities = torch.cat([entities, ids], -1)                          # (B, T, N, d+N)
-        # one batch of B*T*N rows for the BatchNorms, all entities alike
+        # CARL: the BatchNorms see one batch of B*T*N rows, frames of padding among them
         x = self.fc(rearrange(entities, 'b t n d -> (b t n) d'))
         x = rearrange(x, '(b t n) h -> b t n h', b=b, t=t)
         code = time_code(t, self.frames, self.width, x.device)
         x = self.dropout(x + rearrange(code, 't h -> t 1 h'))
         if self.merge > 1:
-            x, valid = merge_frames(x, valid, self.merge)                      # (B, T/merge, N, H)
-        # one sequence a view: every entity of every frame
+            x, valid = merge_frames(x, valid, self.merge)                      # T becomes T/merge
+        # one sequence a clip: every entity of every frame
         x = rearrange(x, 'b t n h -> b (t n) h')
         key_mask = None if valid is None else repeat(valid, 'b t -> b (t n)', n=n)
         for block in self.blocks:
             x = block(x, key_mask)
+        # CARL: no LayerNorm after the last block
         x = rearrange(x, 'b (t n) h -> b t n h', n=n)
         frame = self.readout(x)                                                # (B, T, H)
         if self.merge > 1:
@@ -155,12 +156,12 @@ class MTF(nn.Module):
 def merge_frames(x, valid, k):
     """Average each entity's tokens over k neighbouring frames, padding left out.
 
-    x (B, T, N, H), valid bool (B, T) or None -> (B, ceil(T/k), N, H), valid of the groups.
+    x (B, T, N, H), valid bool (B, T) or None -> (B, G, N, H), bool (B, G), G = ceil(T/k) groups.
     """
     if valid is None:
         valid = x.new_ones(x.shape[:2])
     missing = -x.shape[1] % k                             # frames short of a whole group
     x = rearrange(F.pad(x, (0, 0, 0, 0, 0, missing)), 'b (t k) n h -> b t k n h', k=k)
-    weight = rearrange(F.pad(valid.to(x), (0, missing)), 'b (t k) -> b t k 1 1', k=k)
-    count = weight.sum(2)                                                      # (B, T/k, 1, 1)
-    return (x * weight).sum(2) / count.clamp(min=1), count[:, :, 0, 0] > 0
+    keep = rearrange(F.pad(valid.to(x), (0, missing)), 'b (t k) -> b t k 1 1', k=k)
+    count = keep.sum(2)                                                        # (B, G, 1, 1)
+    return (x * keep).sum(2) / count.clamp(min=1), count[:, :, 0, 0] > 0

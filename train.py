@@ -4,8 +4,9 @@
     torchrun --nproc_per_node 4 train.py --dataset penn --data DIR   the paper's settings, four GPUs
 
 The batch size is the global one, whatever the number of processes. The same command again goes on
-where the run stopped: every random number comes from (seed, epoch or step, video), so a resumed
-run ends with the same weights as one that was never stopped.
+where the run stopped: every random number comes from (seed, epoch or step, video or process), so a
+resumed run ends with the same weights as one that was never stopped. What the paper leaves out (T,
+widths, epochs, learning rate, weight decay, clipping) is from the authors' configuration files.
 """
 import argparse
 import itertools
@@ -30,17 +31,18 @@ import evaluate
 import model as models
 from backbones.weights import load_strictly
 from loss import OBJECTIVES
-from running.processes import RunError, all_gather, half_precision, join_processes, print_rank0
+from running.processes import RunError, all_gather, half_dtype, join_processes, print_rank0
 from running.record import Log, Progress, open_folder, report_skipped, save_checkpoint
 from running.settings import add_arguments, check_limits, refuse_changes, setting
-from running.workers import leave_signals, watched
+from running.workers import ignore_stop_signals, watched
 
 
 # ----------------------------------------------------------------------------------------------
 # Settings: the paper's for Penn Action, and where another data set differs
 
 PRESETS = {
-    # wide entities: under Adam the logits of LSTP's queries grow with the root of their width
+    # wide entities, lr 1e-3: LSTP has few steps here to sharpen its attention, and under Adam the
+    # logits of its queries grow with the learning rate and the root of their width
     'synthetic': dict(backbone='tiny', frames=16, entity_width=1024, fc_width=256, epochs=16,
                       lr=1e-3, jitter=0.4, hue=0., workers=0),
     'penn': dict(),
@@ -52,7 +54,7 @@ PRESETS = {
 }
 PRESETS['finegym288'] = PRESETS['finegym99']
 # what may differ when a run goes on
-MAY_CHANGE = ('data', 'weights', 'out', 'workers', 'save_every', 'compile', 'device')
+MAY_CHANGE = ('data', 'weights', 'out', 'workers', 'eval_every', 'save_every', 'compile', 'device')
 
 
 @dataclass
@@ -68,9 +70,10 @@ class Settings(models.Architecture):
     hue: float = setting(0.2, 'strength of its hue shift', least=0, most=0.5)
     block: str = setting('length', 'a view comes from 1 to 1.5 lengths of the video or the clip',
                          choices=['length', 'clip'])
-    shift: float = setting(0.8, 'how far apart the two blocks may begin, in clips', least=0)
+    shift: float = setting(0.8, 'block=clip: how far from the first view the second may begin',
+                           least=0)
     loss: str = setting('scl', '%(choices)s', choices=list(OBJECTIVES), group='objective')
-    negatives: str = setting('single', 'scl: frames of the same video (single), or of the batch',
+    negatives: str = setting('single', "scl: frames of the same video, or of a process's batch",
                              choices=['single', 'batch'])
     pairs: str = setting('views', 'compare two views of a video, or two videos of an action',
                          choices=['views', 'videos'])
@@ -122,8 +125,6 @@ def parse(argv=None):
 def check(settings, world):
     """Refuse settings that cannot train. Errors: RunError."""
     s = settings
-    if not s.layers or not all(isinstance(layer, int) for layer in s.layers):
-        raise RunError(f'--layers {",".join(map(str, s.layers))}: give numbers, e.g. 4,8,12')
     check_limits(s)
     objective = OBJECTIVES[s.loss]
     if objective.interleaved and s.frames % 2:
@@ -142,10 +143,11 @@ def check(settings, world):
 # ----------------------------------------------------------------------------------------------
 # One training step
 
-def training_step(model, batch, settings, optimizer, device, options):
+def training_step(model, batch, settings, optimizer, device, options, teacher=None):
     """A batch as data.collate makes it -> the loss and the gradient's norm, still on the device.
 
-    model: the MVFormer or its DistributedDataParallel; options: what the objective takes besides.
+    model: the MVFormer or its DistributedDataParallel; options: what the objective takes besides;
+    teacher: of objectives that have one.
     """
     objective = OBJECTIVES[settings.loss]
     batch = to_device(batch, device)
@@ -154,8 +156,8 @@ def training_step(model, batch, settings, optimizer, device, options):
     valid = rearrange(batch['valid'], 'b v t -> (b v) t')
     with mixed_precision(device):
         z = model(clips, valid, project=objective.project, normalize=objective.unit)
-        if objective.teacher:
-            options = options | options['teacher'](clips, valid)
+        if teacher:
+            options = options | teacher(clips, valid)
     z = rearrange(z, '(b v) t d -> b v t d', v=2)                          # (B, 2, T, D)
     if objective.labels:
         options = options | dict(labels=batch['labels'])
@@ -175,7 +177,7 @@ def to_device(batch, device):
 
 def mixed_precision(device):
     """bfloat16 where the GPU has it, else float32: no loss scaling is ever needed."""
-    if half_precision(device) == torch.bfloat16:
+    if half_dtype(device) == torch.bfloat16:
         return torch.autocast('cuda', dtype=torch.bfloat16)
     return nullcontext()
 
@@ -228,22 +230,21 @@ def train(settings, fresh=False):
     run.model.train()
     for batch in run.batches():
         run.take_step(batch)
-        epoch_ends = run.step % run.steps == 0
-        if not epoch_ends and run.step % run.report_every:
-            continue
-        run.progress.report()
-        leave = any(all_gather(run.stop_asked))
-        if leave or time.time() - run.saved_at > s.save_every:
-            run.save()
-        if leave:
-            print_rank0(f'\nstopped at step {run.step}; the same command goes on from there')
-            return
+        epoch_ends = run.step % run.steps_per_epoch == 0
+        if epoch_ends or run.step % run.report_every == 0:
+            run.progress.report()
+            leave = any(all_gather(run.stop_asked))       # all processes leave at the same step
+            if leave or time.time() - run.saved_at > s.save_every:
+                run.save()
+            if leave:
+                print_rank0(f'\nstopped at step {run.step}; the same command goes on from there')
+                return
         if epoch_ends:
             report_skipped(run.path.with_name('skipped.txt'), run.skipped)
             run.skipped = {}
-            if run.evaluation_is_due():
-                run.evaluate()
-                run.model.train()
+        if run.evaluation_is_due():
+            run.evaluate()
+            run.model.train()
     run.evaluate(last=True)
 
 
@@ -258,7 +259,8 @@ class Run:
         self.world = world
         self.device = device
         self.objective = OBJECTIVES[s.loss]
-        self.steps = len(videos['train']) // s.batch      # of an epoch
+        self.steps_per_epoch = len(videos['train']) // s.batch
+        self.last_step = s.epochs * self.steps_per_epoch
         self.report_every = 10 if device.type == 'cuda' else 1          # a report waits for the GPU
         self.clips = data.Clips(
             videos['train'], frames=s.frames, seed=s.seed, block=s.block, shift=s.shift,
@@ -275,8 +277,8 @@ class Run:
         self.lock = open_folder(self.path.parent, fresh)
         self.announce()
         self.log = Log(self.path.with_name('log.jsonl'), self.step)
-        self.finished = self.log.ends_with_metrics and self.step == s.epochs * self.steps
-        self.progress = Progress(self.log, self.path, epochs=s.epochs, steps=self.steps,
+        self.finished = self.log.ends_with_metrics and self.step == self.last_step
+        self.progress = Progress(self.log, self.path, epochs=s.epochs, steps=self.steps_per_epoch,
                                  frames=s.batch * 2 * s.frames)
         listen_to_signals(self.ask_to_stop)
 
@@ -291,7 +293,7 @@ class Run:
                 s.weights = s.weights or s.init
         torch.manual_seed(s.seed)
         if self.rank > 0:
-            all_gather(None)                              # rank 0 first: it fetches the weights
+            all_gather(None)                              # wait: rank 0 fetches the weights first
         self.model = models.build_model(asdict(s))
         if self.rank == 0:
             all_gather(None)
@@ -304,13 +306,13 @@ class Run:
             models.load_trained(self.model, start, s.init, head=same)
         self.fingerprint = models.fingerprint(self.model.backbone)
         self.model.to(self.device)
-        half = half_precision(self.device)
+        half = half_dtype(self.device)
         if half and not s.train_backbone:
             self.model.backbone.to(half)
         if self.device.type == 'cuda' and s.compile:
             self.model.backbone.compile()
-        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.Adam(weights, lr=s.lr, weight_decay=s.weight_decay)
+        parameters = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.Adam(parameters, lr=s.lr, weight_decay=s.weight_decay)
         if resumed:
             try:
                 self.optimizer.load_state_dict(resumed['optimizer'])
@@ -320,12 +322,11 @@ class Run:
         self.options = {name: getattr(s, name) for name in self.objective.settings}
         if self.objective.head and not self.objective.project:
             self.options['classifier'] = self.model.head
-        if self.objective.teacher:
-            teacher = self.objective.teacher(self.model)
-            if resumed:
-                load_strictly(teacher, teacher.state_dict() | resumed['teacher'], self.path)
-            self.options['teacher'] = teacher
-        self.parallel = DistributedDataParallel(self.model) if self.world > 1 else self.model
+        self.teacher = self.objective.teacher(self.model) if self.objective.teacher else None
+        if self.teacher and resumed:
+            state = self.teacher.state_dict() | resumed['teacher']
+            load_strictly(self.teacher, state, self.path)
+        self.ddp_model = DistributedDataParallel(self.model) if self.world > 1 else self.model
 
     def announce(self):
         s = self.settings
@@ -333,7 +334,7 @@ class Run:
         trained = sum(weight.numel() for weight in self.optimizer.param_groups[0]['params'])
         precision = str(next(self.model.backbone.parameters()).dtype).removeprefix('torch.')
         videos = {split: len(self.videos[split]) for split in self.videos}
-        line = (f'{videos["train"]} videos to train on, {videos["val"]} to validate; {self.steps} '
+        line = (f'{videos["train"]} videos to train on, {videos["val"]} to validate; {self.steps_per_epoch} '
                 f'steps an epoch; {trained:,} weights are trained; {self.world} x '
                 f'{self.device.type}, backbone in {precision}')
         if self.device.type == 'cuda' and s.compile:
@@ -348,21 +349,21 @@ class Run:
         sampler = batches(len(self.clips), s, self.step, self.rank, self.world)
         loader = torch.utils.data.DataLoader(
             self.clips, batch_sampler=sampler, collate_fn=data.collate, num_workers=s.workers,
-            pin_memory=self.device.type == 'cuda', worker_init_fn=leave_signals)
+            pin_memory=self.device.type == 'cuda', worker_init_fn=ignore_stop_signals)
         return watched(loader, self.save)
 
     def take_step(self, batch):
         s = self.settings
-        lr = learning_rate(s, self.step // self.steps)
+        lr = learning_rate(s, self.step // self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group['lr'] = lr
         # what dropout and the objective draw depends on the step alone, so that a run can resume
         seed = np.random.SeedSequence([s.seed, self.step, self.rank]).generate_state(1)[0]
         torch.manual_seed(int(seed))
-        loss, norm = training_step(self.parallel, batch, s, self.optimizer, self.device,
-                                   self.options)
-        if self.objective.teacher:
-            self.options['teacher'].follow(self.model, self.step / (s.epochs * self.steps))
+        loss, norm = training_step(self.ddp_model, batch, s, self.optimizer, self.device,
+                                   self.options, self.teacher)
+        if self.teacher:
+            self.teacher.follow(self.model, self.step / self.last_step)
         self.step += 1
         names = list(itertools.chain(*batch['names']))
         self.progress.add(self.step, lr, names, loss, norm)
@@ -373,26 +374,25 @@ class Run:
         checkpoint = dict(
             settings=asdict(self.settings), model=self.model.trained_state(),
             optimizer=self.optimizer.state_dict(), backbone=self.fingerprint,
-            step=self.step, epoch=self.step // self.steps,
+            step=self.step, epoch=self.step // self.steps_per_epoch,
             classes=self.videos['train'][0].classes)      # names of the labels, where they have any
-        if self.objective.teacher:
-            checkpoint['teacher'] = self.options['teacher'].trained_state()
+        if self.teacher:
+            checkpoint['teacher'] = self.teacher.trained_state()
         if self.rank == 0:
             save_checkpoint(self.path, checkpoint)
 
     def evaluation_is_due(self):
-        every = self.settings.eval_every * self.steps
-        last = self.settings.epochs * self.steps
-        return every > 0 and self.step % every == 0 and 0 < self.step < last
+        every = self.settings.eval_every * self.steps_per_epoch
+        return every > 0 and self.step % every == 0 and 0 < self.step < self.last_step
 
     def evaluate(self, last=False):
-        """Log the metrics; the controls and the picture only at the end."""
+        """Save, evaluate, log the metrics; the controls and the picture only at the end."""
         self.save()
-        listen_to_signals(signal.default_int_handler)     # leaves at once: it will be done again
+        listen_to_signals(signal.default_int_handler)     # Ctrl-C exits; a resumed run repeats it
         if any(all_gather(self.stop_asked)):
             raise KeyboardInterrupt
         picture = self.path.with_name('entities.png') if last else None
-        log = partial(self.log.write, step=self.step, epoch=self.step // self.steps)
+        log = partial(self.log.write, step=self.step, epoch=self.step // self.steps_per_epoch)
         evaluate.evaluate(self.model, self.videos, self.settings, controls=last, picture=picture,
                           log=log)
         listen_to_signals(self.ask_to_stop)
@@ -427,7 +427,7 @@ def main():
     try:
         train(settings.resolve(), fresh)
     except (RunError, data.DataError, models.ModelError, OSError) as error:
-        error.__traceback__ = None                        # lets go of the loader and its processes
+        error.__traceback__ = None                        # it holds the loader, whose workers must end
         lines = str(error).splitlines() or [repr(error)]
         print(f'\n{parser.prog}: error: {lines[-1]}', file=sys.stderr, flush=True)
         sys.exit(2)

@@ -2,7 +2,7 @@
 import os
 
 import model as models
-from running.processes import half_precision
+from running.processes import half_dtype
 
 
 def load_models(paths, device, **given):
@@ -34,7 +34,7 @@ def load_models(paths, device, **given):
         networks[str(path)] = network.to(device)
         if frozen:
             backbones[key] = network.backbone
-    half = half_precision(device)
+    half = half_dtype(device)
     if half:
         for backbone in backbones.values():
             backbone.to(half)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import data
 import model as models
-from running.workers import leave_signals
+from running.workers import ignore_stop_signals
 
 
 class EmbeddedVideo(NamedTuple):
@@ -92,7 +92,7 @@ def embed(networks, videos, positions, *, limit=1000, device='cpu', workers=0):
     (position, why, None). Of a video only the entities are held, never its patches."""
     loader = DataLoader(
         Frames(videos, positions), batch_size=None, collate_fn=tuple, num_workers=workers,
-        worker_init_fn=leave_signals, pin_memory=torch.device(device).type == 'cuda',
+        worker_init_fn=ignore_stop_signals, pin_memory=torch.device(device).type == 'cuda',
         generator=torch.Generator().manual_seed(0))  # not the global one, which training needs
     begun = {}  # parts of several workers' videos come mixed: {position: [[(F, N, d)] a network]}
     for position, n, labels, frames in loader:

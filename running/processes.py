@@ -28,7 +28,7 @@ def pick_device(name=None, local_rank=0):
     return torch.device('cuda', local_rank)
 
 
-def half_precision(device):
+def half_dtype(device):
     """The 16-bit type for a frozen backbone: bfloat16, float16 on GPUs without it, else None."""
     if device.type != 'cuda':
         return None

@@ -155,8 +155,9 @@ class Progress:
         self.pending = []
         self.since = time.time()
 
-        remaining = self.epochs * self.steps - step
-        left = time.strftime('%H:%M:%S', time.gmtime(remaining * self.frames / speed))
+        remaining = self.epochs * self.steps - step       # `step`, `epoch`, `lr`: of the last one
+        minutes, seconds = divmod(round(remaining * self.frames / speed), 60)
+        left = f'{minutes // 60}:{minutes % 60:02}:{seconds:02}'
         mean = sum(self.recent) / len(self.recent)
         line = (f'epoch {epoch + 1}/{self.epochs}  step {step}  loss {mean:.4f}  lr {lr:.1e}  '
                 f'{speed:.0f} frames/s  {left} left')

@@ -4,9 +4,9 @@ import signal
 from running.processes import RunError
 
 
-def leave_signals(_worker):
-    """For workers: Ctrl-C and a batch system's SIGTERM reach them too, but are for the process that
-    trains to heed; give it ten seconds for that."""
+def ignore_stop_signals(_worker):
+    """For workers. Ctrl-C and a batch system's SIGTERM reach them too, but the training process is
+    the one to stop; after SIGTERM it has ten seconds, then they go by themselves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10))
 

@@ -13,7 +13,7 @@ import torch
 import miniatures
 import train
 from running import processes
-from running.processes import RunError, half_precision, join_processes, pick_device
+from running.processes import RunError, half_dtype, join_processes, pick_device
 from running.record import lock_folder, report_skipped
 
 ROOT = Path(train.__file__).parent
@@ -58,11 +58,11 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(monkeypatch):
 def test_a_gpu_without_bfloat16_keeps_its_backbone_in_float16(bfloat16, expected, monkeypatch):
     """A frozen backbone has no gradient that could overflow; what is trained stays in float32."""
     fake(monkeypatch, gpus=1, bfloat16=bfloat16)
-    assert half_precision(torch.device('cuda', 0)) == expected
+    assert half_dtype(torch.device('cuda', 0)) == expected
     autocast = type(train.mixed_precision(torch.device('cuda', 0))).__name__
     assert autocast == ('autocast' if bfloat16 else 'nullcontext')
     for device in 'cpu', 'mps':
-        assert half_precision(torch.device(device)) is None
+        assert half_dtype(torch.device(device)) is None
         assert type(train.mixed_precision(torch.device(device))).__name__ == 'nullcontext'
 
 
