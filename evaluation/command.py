@@ -27,8 +27,8 @@ def parse(argv=None):
     add('--data', metavar='DIR', help='its folder [where it was at training]')
     add('--data-seed', metavar='N', type=natural,
         help='draws the synthetic set [as at training]')
-    add('--label-unit', choices=UNITS,
-        help='of labels that are segments [as at training]')
+    add('--label-unit', metavar='UNIT', choices=UNITS,
+        help='of labels that are segments: seconds or frames [as at training]')
     add('--weights', metavar='FILE',
         help='of the frozen backbone [as at training]')
     add('--workers', metavar='N', type=natural,
