@@ -3,7 +3,7 @@
     python evaluate.py runs/penn/checkpoint.pt      the four metrics beside two controls
     python evaluate.py runs/seed*/checkpoint.pt     several: mean +- 2 standard deviations
     python evaluate.py CKPT --align A.mp4 B.mp4     a film: the same moment of one's own videos
-    python evaluate.py CKPT --predict DIR           their phases (both: evaluation/own.py)
+    python evaluate.py CKPT --predict DIR           their phases (both: evaluation/own_videos.py)
 
 Embeddings: one (n, D) array a video, of unit length; labels: int (n,), -1 = none. Two controls: the
 `clock` knows how far into its video a frame is and sees no pixel; `untrained` is the model before
@@ -29,7 +29,7 @@ from evaluation.focus import focus_table
 from evaluation.labels import by_action, has_labels, labelled_only, lists_of
 from evaluation.labels import few_labels_table
 from evaluation.linear import linear_classifier
-from evaluation.own import align_files, predict_folder
+from evaluation.own_videos import align_files, predict_folder
 from evaluation.predictions import predictions
 from evaluation.table import mean, mean_row, print_result, remarks, write_json
 from running.processes import RunError, is_rank0, join_processes
@@ -336,14 +336,15 @@ def run(args):
     check(args)
     _, _, device = join_processes(args.device)
     networks, settings = load_models(
-        args.checkpoints, device, dataset=args.dataset, data=args.data,
-        data_seed=args.data_seed, weights=args.weights, workers=args.workers)
+        args.checkpoints, device, dataset=args.dataset, data=args.data, weights=args.weights,
+        data_seed=args.data_seed, label_unit=args.label_unit, workers=args.workers)
     names = list(networks)
     first = networks[names[0]]
     if args.align:
         return align_files(first, settings, args.align, args.out, args.method)
     videos = data.load(settings['dataset'], settings['data'],
-                       image_size=settings['image_size'], seed=settings['data_seed'])
+                       image_size=settings['image_size'], seed=settings['data_seed'],
+                       label_unit=settings['label_unit'])
     if args.predict:
         return predict_folder(first, settings, videos['train'], args.predict, args.out,
                               fit_classifier)

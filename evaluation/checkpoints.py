@@ -4,6 +4,8 @@ import os
 import model as models
 from running.processes import half_dtype
 
+DEFAULTS = {'workers': min(4, os.cpu_count()), 'label_unit': None}  # of older and other checkpoints
+
 
 def load_models(paths, device, **given):
     """-> {path: model}, and the settings of the first.
@@ -17,7 +19,10 @@ def load_models(paths, device, **given):
     first = None
     for path in paths:
         checkpoint = models.load_checkpoint(path)
-        settings = {'workers': min(4, os.cpu_count())} | checkpoint['settings'] | given
+        settings = DEFAULTS | checkpoint['settings']
+        if 'dataset' in given:
+            settings['label_unit'] = None    # that of another data set
+        settings |= given
         first = first or settings
         if settings.get('dataset') is None:
             raise models.ModelError(f'{path}: says no data set; give its name by --dataset')
@@ -43,7 +48,7 @@ def load_models(paths, device, **given):
 
 def refuse_mixed(path, settings, first):
     """Only models that see the same frames stand in one table."""
-    for name in ('dataset', 'data', 'data_seed', 'image_size'):
+    for name in ('dataset', 'data', 'data_seed', 'label_unit', 'image_size'):
         if settings[name] != first[name]:
             raise models.ModelError(f'{path}: {name} is {settings[name]}, of the first checkpoint '
                                     f'{first[name]}; evaluate them one by one')

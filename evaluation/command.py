@@ -4,6 +4,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+from datasets.segments import UNITS
 from evaluation.labels import fractions
 from pictures.align import METHODS
 from running.processes import RunError
@@ -26,6 +27,8 @@ def parse(argv=None):
     add('--data', metavar='DIR', help='its folder [where it was at training]')
     add('--data-seed', metavar='N', type=natural,
         help='draws the synthetic set [as at training]')
+    add('--label-unit', metavar='UNIT', choices=UNITS,
+        help='of labels that are segments: seconds or frames [as at training]')
     add('--weights', metavar='FILE',
         help='of the frozen backbone [as at training]')
     add('--workers', metavar='N', type=natural,

@@ -1,35 +1,39 @@
-"""One's own videos and a trained model: two or more aligned, or phases carried over to a folder.
+"""One's own videos through a trained model: aligned with each other, or their phases predicted.
 
-    evaluate.py CHECKPOINT --align A.mp4 B.mp4     -> align_files
-    evaluate.py CHECKPOINT --predict DIR           -> predict_folder
+    python evaluate.py CHECKPOINT --align A.mp4 B.mp4     align_files
+    python evaluate.py CHECKPOINT --predict DIR           predict_folder
+
+They are embedded as those of a folder set are, squashed to the model's square, and shown in their
+own shape. Errors, each one line: DataError, OSError, ModelError.
 """
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
+
+import torch.nn.functional as F
 
 import data
 from datasets.folder import as_video
+from datasets.layout import printable, readable
 from datasets.search import Search
 from datasets.segments import frame_times
-from datasets.video import DataError
-from evaluation.embedding import embed_all, evaluating, file_names
+from evaluation.embedding import embed_all, evaluating
+from evaluation.table import name_some
 from pictures.align import align
-from pictures.predict import predict
+from pictures.predict import predict, teacher_of
+from running.processes import is_rank0
+
+SHOWN = 240    # pixels, the height of a video in a film or picture
 
 
-def embed_whole(network, videos, settings):
-    """All frames of videos -> [EmbeddedVideo], [(n, D)], {video: why it cannot be read}."""
+def embed(network, videos, settings, what):
+    """-> [EmbeddedVideo], [(n_i, D)], {video: why it cannot be read}; all in rank 0."""
+    limit = settings.get('limit') or data.DATASETS[settings['dataset']].limit
     device = next(network.mtf.parameters()).device
-    limit = data.DATASETS[settings['dataset']].limit
-    workers = settings['workers']
     with evaluating([network]):
         embedded, embeddings, skipped = embed_all(
-            {'': network}, videos, limit=limit, device=device, workers=workers)
-    return embedded, embeddings[''], skipped
-
-
-def video_at(path, size=None):
-    """A video file or a folder of frames; squashed to size x size, if given."""
-    make = data.frame_folder if path.is_dir() else data.video_file
-    return make(path.name, path, size)
+            {'model': network}, videos, what=what, limit=limit, device=device,
+            workers=settings['workers'])
+    return embedded, embeddings['model'], skipped
 
 
 def times_of(path, frames):
@@ -37,44 +41,115 @@ def times_of(path, frames):
     return None if path.is_dir() else frame_times(path, frames)
 
 
-def align_files(network, settings, paths, out, method='dtw'):
-    """The first video and the others, matched to it -> notes. Writes the film `out` and its table.
+def in_own_shape(video):
+    """The video in its own shape, but no larger than it is shown: a phone's are 8 megapixels."""
+    return replace(video, decode=partial(smaller, video.decode))
 
-    The model sees each whole frame squashed, as in training on one's own videos; the film shows it
-    as it is. Errors: DataError, OSError.
+
+def smaller(decode, indices):
+    for frame in decode(indices):
+        height, width = frame.shape[1:]
+        if height > SHOWN:
+            size = SHOWN, max(1, round(width * SHOWN / height))
+            frame = F.interpolate(frame[None], size, mode='bilinear', antialias=True)[0]
+        yield frame
+
+
+# --------------------------------------------------------------------------------------------------
+# --align
+
+def align_files(network, settings, paths, out, method):
+    """Write a film and a table of the first video and the frames of the others that match its."""
+    videos = [video_at(path, network.backbone.image_size) for path in paths]
+    _, embeddings, skipped = embed(network, videos, settings, 'align')
+    if not is_rank0():
+        return
+    for reason in skipped.values():
+        raise data.DataError(f'{reason}; leave it out or mend it')
+    videos = [in_own_shape(video_at(path)) for path in paths]
+    times = [times_of(path, len(z)) for path, z in zip(paths, embeddings)]
+    for note in align(videos, embeddings, out, times=times, method=method):
+        print(printable(note))
+    print(printable(f'written: {out}, {out.with_suffix(".csv")}'))
+
+
+def video_at(path, size=None):
+    """A video file or a folder of frames, named by its folder and its own name."""
+    name = readable(path, path.parent.parent)
+    if path.is_dir():
+        return data.frame_folder(name, path, size)
+    return data.video_file(name, path, size)
+
+
+# --------------------------------------------------------------------------------------------------
+# --predict
+
+def predict_folder(network, settings, train, folder, out, fit):
+    """Write a table and a picture of the phases of each video in a folder and its sub-folders.
+
+    train: [Video], those labelled teach; fit: evaluate.fit_classifier.
     """
-    paths = [Path(path) for path in paths]
-    size = network.backbone.image_size
-    squashed = [video_at(path, size) for path in paths]
-    _, embeddings, skipped = embed_whole(network, squashed, settings)
-    if skipped:
-        raise DataError(next(iter(skipped.values())))
-    videos = [video_at(path) for path in paths]
-    times = [times_of(path, video.frames) for path, video in zip(paths, videos)]
-    return align(videos, embeddings, out, times=times, method=method)
+    sources = find(folder, network.backbone.image_size)
+    train = labelled(train)
+    actions = {video.action: None for video in train}
+    for video in sources:
+        teacher_of(video, actions)    # now, and not after hours of work
+    teachers, known, broken = embed(network, train, settings, 'labelled')
+    embedded, embeddings, skipped = embed(network, list(sources), settings, 'predict')
+    if not is_rank0():
+        return
+    for note in name_some('left out, cannot be read', (broken | skipped).values()):
+        print(printable(f'note: {note}'))
+    if not embedded:
+        raise data.DataError(f'{folder}: none of its videos can be read')
+    videos = []
+    times = []
+    paths = []
+    for one in embedded:
+        source = sources[one.video]
+        video = in_own_shape(unlabelled(source))
+        video.action = one.video.action
+        videos.append(video)
+        times.append(times_of(source.path, one.frames))
+        paths.append(out / source.name)
+    for note in predict(teachers, known, videos, embeddings, paths, fit=fit, times=times):
+        print(printable(note))
+    print(printable(f'written: {len(paths)} tables and pictures below {out}'))
 
 
-def predict_folder(network, settings, labelled, embeddings, folder, out, fit):
-    """Phases for the videos of a folder -> notes. Writes a table and a picture of each into `out`.
-
-    labelled: [EmbeddedVideo] with their embeddings [(m, D)], those of training; fit(x, y) -> a
-    classifier. A video's action is the folder it lies in. Errors: DataError, OSError.
-    """
-    folder = Path(folder)
+def find(folder, size):
+    """{Video: datasets.search.Found} of a folder, and a line on what is passed over."""
     search = Search(folder)
-    found = [each._replace(labels=None) for each in search.below(folder)]
+    found = search.below(folder)
+    for note in search.notes():
+        print(printable(note))
     if not found:
-        raise DataError(f'{folder}: no video in it')
-    size = network.backbone.image_size
-    videos = [as_video(each, size, None, None) for each in found]
-    embedded, others, skipped = embed_whole(network, videos, settings)
-    readable = [one.video for one in embedded]
-    if not readable:
-        first = next(iter(skipped.values()))
-        raise DataError(f'{folder}: no video can be read: {first}')
-    place = {video: each.path for video, each in zip(videos, found)}
-    times = [times_of(place[video], video.frames) for video in readable]
-    paths = [Path(out, name) for name in file_names(readable)]
-    notes = predict(labelled, embeddings, readable, others, paths, fit=fit, times=times)
-    notes += [f'left out: {why}' for why in skipped.values()]
-    return notes + search.notes()
+        raise data.DataError(f'{folder}: no video in it')
+    beside = sum(one.labels is not None for one in found)
+    if beside:
+        print(f'note: labels beside {beside} of the videos are not used')
+    sources = {}
+    for one in found:
+        video = unlabelled(one, size)
+        video.action = one.action or folder.resolve().name
+        sources[video] = one
+    return sources
+
+
+def unlabelled(found, size=None):
+    """What was found in a folder, as a Video: labels beside it would hide its other frames."""
+    return as_video(found._replace(labels=None), size, None, None)
+
+
+def labelled(videos):
+    """Those with labels. Errors: DataError if there are none."""
+    kept = []
+    for video in videos:
+        try:
+            if video.labels is not None:
+                kept.append(video)
+        except data.DataError:    # labels that do not fit: embedding will skip and name the video
+            kept.append(video)
+    if not kept:
+        raise data.DataError('no video of the training set has labels, to carry over to others')
+    return kept

@@ -30,7 +30,7 @@ def carry_over(lists, count, rng):
     """One action: phases from so many labelled videos -> share of right val frames, as said."""
     train, labels, val, truth = lists
     chosen = rng.permutation(len(train))[:count]
-    teacher = learn([train[i] for i in chosen], [labels[i] for i in chosen],
+    teacher = learn([train[i] for i in chosen], [labels[i] for i in chosen], None,
                     evaluate.fit_classifier)
     predicted = np.concatenate([apply(teacher, one).phase for one in val])
     return np.mean(predicted == np.concatenate(truth)), teacher.accuracy
@@ -60,7 +60,8 @@ def main():
     warnings.filterwarnings('ignore', 'Rounding errors')    # of SciPy: the optimum is reached
     networks, settings = load_models(args.checkpoints, pick_device(), data=args.data)
     videos = data.load(settings['dataset'], settings['data'],
-                       image_size=settings['image_size'], seed=settings['data_seed'])
+                       image_size=settings['image_size'], seed=settings['data_seed'],
+                       label_unit=settings['label_unit'])
     result = evaluate.assess(networks, videos, settings)
     embedded = result['embedded']
     groups = by_action(settings['dataset'], embedded).values()

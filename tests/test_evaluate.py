@@ -728,6 +728,21 @@ def test_checkpoints_of_different_data_are_refused(checkpoint, tmp_path, capsys)
     assert 'other.pt: dataset is penn, of the first checkpoint folder' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('arguments, unit', [
+    ([], 'frames'),
+    (['--label-unit', 'seconds'], 'seconds'),
+    (['--dataset', 'folder'], None),                      # not that of another data set
+])
+def test_the_unit_of_labels_is_that_of_training(checkpoint, monkeypatch, arguments, unit):
+    content = torch.load(checkpoint)
+    content['settings'] = content['settings'] | {'label_unit': 'frames'}
+    torch.save(content, checkpoint)
+    asked = []
+    monkeypatch.setattr(data, 'load', lambda *_, **options: asked.append(options['label_unit']) or films())
+    evaluate.main([str(checkpoint), *arguments])
+    assert asked == [unit]
+
+
 def test_a_checkpoint_that_brings_its_own_backbone_and_limit(checkpoint, tmp_path, monkeypatch, capsys):
     """As those of the authors' release: no data set, no workers, the backbone among the weights."""
     own = models.build_model(SETTINGS)
@@ -761,4 +776,4 @@ def test_a_device_that_is_not_here(checkpoint, capsys):
 def test_help_fits_a_screen(capsys):
     with pytest.raises(SystemExit):
         evaluate.main(['--help'])
-    assert len(capsys.readouterr().out.splitlines()) <= 30
+    assert len(capsys.readouterr().out.splitlines()) <= 32

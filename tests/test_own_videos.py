@@ -1,112 +1,273 @@
-"""A folder of videos as a coach has it: aligned, and phases carried over."""
+"""One's own videos by the command: aligned, and labelled by those of the training set."""
+import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from sklearn.linear_model import LogisticRegression
 
 import data
+import evaluate
 import model as models
-from evaluation.own_videos import align_files, embed_whole, predict_folder
+from evaluation import own_videos
 from made import table_of
-from pictures.film import film_frames, write_film
+from miniatures import folder, write_images, write_video
+from test_evaluate import SETTINGS
 
-SMALL = dict(backbone='tiny', layers=[1, 2, 4], entity_width=16, frames=8, fc_width=16,
-             embedding=8)
+SIZE = SETTINGS['image_size']
 
 
 @pytest.fixture(scope='module')
 def network():
     torch.manual_seed(0)
-    return models.build_model(SMALL)
+    return models.build_model(SETTINGS).eval()
+
+
+@pytest.fixture(scope='module')
+def labelled_set(tmp_path_factory):
+    """Two actions of three phases, 'wave' and 'jump high', in a folder."""
+    root = tmp_path_factory.mktemp('labelled')
+    folder(root)
+    return root
 
 
 @pytest.fixture
-def settings():
-    return dict(dataset='folder', workers=0)
+def checkpoint(network, labelled_set, tmp_path):
+    path = tmp_path / 'run' / 'checkpoint.pt'
+    path.parent.mkdir()
+    settings = SETTINGS | {'data': str(labelled_set), 'depth': 3, 'merge': 1}
+    content = dict(settings=settings, model=network.trained_state(), epoch=1,
+                   backbone=models.fingerprint(network.backbone))
+    torch.save(content, path)
+    return path
 
 
-def ball(n, size, rate, path):
-    """A film of a square that moves from left to right."""
-    height, width = size
-    frames = []
-    for i in range(n):
-        frame = np.full((height, width, 3), 90, np.uint8)
-        left = (width - 10) * i // max(1, n - 1)
-        frame[height // 2:height // 2 + 10, left:left + 10] = 250
-        frames.append(frame)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_film(path, frames, rate)
+@pytest.fixture
+def command(checkpoint, capsys):
+    """command(arguments) -> exit code, what is printed, the errors."""
+    def run(*arguments):
+        code = 0
+        try:
+            evaluate.main([str(checkpoint), *map(str, arguments)])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+    return run
 
 
-def test_files_of_different_size_and_rate_are_aligned(network, settings, tmp_path):
-    ball(12, (60, 100), 10, tmp_path / 'a.mp4')
-    ball(30, (120, 70), 25, tmp_path / 'b.mp4')
-    paths = [tmp_path / 'a.mp4', tmp_path / 'b.mp4']
-    notes = align_files(network, settings, paths, tmp_path / 'o.mp4')
-    assert len(notes) == 1
-    assert notes[0].startswith('b.mp4: on average the match is')
-    rows = table_of(tmp_path / 'o.csv')
-    last = rows[-1]
-    assert float(last['seconds_a']) == pytest.approx(1.1, abs=1e-3)
-    assert float(last['seconds_b']) == pytest.approx(int(last['frame_b']) / 25, abs=1e-3)
-    assert len(list(film_frames(tmp_path / 'o.mp4'))) == 12
+def embed(network, video):
+    """Unit-length embeddings (n, D) of a Video, without the evaluation's ways."""
+    with torch.no_grad():
+        images = data.center(video.read(range(video.frames)), SIZE)
+        return network(images[None])[0].numpy()
 
 
-def test_a_folder_of_images_has_no_clock(network, settings, tmp_path):
-    ball(5, (40, 40), 10, tmp_path / 'a.mp4')
-    (tmp_path / 'b').mkdir()
-    for i in range(4):
-        Image.new('RGB', (30, 40), (60 * i, 0, 0)).save(tmp_path / 'b' / f'{i}.png')
-    paths = [tmp_path / 'a.mp4', tmp_path / 'b']
-    notes = align_files(network, settings, paths, tmp_path / 'o.mp4')
-    assert 'b: no times in it, taken as 25 frames a second' in notes
+def file_embeddings(network, path):
+    return embed(network, data.video_file(path.name, path, SIZE))
+
+
+def film_size(path):
+    """Frames, and how long each is shown in seconds."""
+    with av.open(str(path)) as file:
+        times = [frame.time for frame in file.decode(video=0)]
+    return len(times), np.diff(times).mean()
+
+
+def one_line(code, error, *words):
+    assert code == 2, error
+    assert error.startswith('evaluate.py: error: '), error
+    assert error.count('\n') == 1, error
+    for word in words:
+        assert word in error
+
+
+# --------------------------------------------------------------------------------------------------
+# --align
+
+def test_the_table_is_the_nearest_frames_with_their_times(command, network, tmp_path):
+    """Videos of other sizes and rates, one of them on end, and a folder of images."""
+    wide, tall, images = tmp_path / 'wide.mp4', tmp_path / 'tall.mp4', tmp_path / 'images'
+    write_video(wide, 9, rate=10)
+    write_video(tall, 14, rate=50, size=(96, 400))
+    write_images(images, 6)
+    out = tmp_path / 'new' / 'film.mp4'
+    code, printed, error = command('--align', wide, tall, images, '--out', out,
+                                   '--method', 'nearest')
+    assert code == 0, error
+    first = file_embeddings(network, wide)
+    others = {
+        'tall.mp4': file_embeddings(network, tall),
+        'images': embed(network, data.frame_folder('images', images, SIZE)),
+    }
+    rates = {'tall.mp4': 50, 'images': 25}    # a folder has no times: as if 25 a second
+    rows = table_of(out.with_suffix('.csv'))
+    assert len(rows) == 2 * 9
+    for row in rows:
+        name = row['video'].split('/')[-1]
+        a, b = int(row['frame_a']), int(row['frame_b'])
+        similarity = first[a] @ others[name].T
+        assert similarity[b] == pytest.approx(similarity.max(), abs=1e-5)
+        assert float(row['similarity']) == pytest.approx(similarity.max(), abs=1e-4)
+        assert float(row['seconds_a']) == pytest.approx(a / 10, abs=1e-3)
+        assert float(row['seconds_b']) == pytest.approx(b / rates[name], abs=1e-3)
+    assert film_size(out) == (9, pytest.approx(1 / 10))
+    assert 'images: no times in it, taken as 25 frames a second' in printed
+    assert printed.count('from pure time stretching') == 2
+
+
+def test_a_video_is_aligned_with_itself(command, tmp_path):
+    video, copy = tmp_path / 'a' / 'x.mp4', tmp_path / 'b' / 'x.mp4'
+    write_video(video, 12)
+    copy.parent.mkdir()
+    copy.write_bytes(video.read_bytes())
+    code, printed, error = command('--align', video, copy, '--out', tmp_path / 'film.mp4')
+    assert code == 0, error
+    for row in table_of(tmp_path / 'film.csv'):
+        assert row['frame_a'] == row['frame_b']
+        assert row['video'] == 'b/x.mp4'
+        assert float(row['similarity']) == pytest.approx(1, abs=1e-4)
+    assert 'hardly more than the clock' in printed
+
+
+@pytest.mark.parametrize('n, m', [(1, 7), (7, 1), (1, 1)])
+def test_one_frame_is_a_video(command, tmp_path, n, m):
+    write_video(tmp_path / 'a.mp4', n)
+    write_video(tmp_path / 'b.mp4', m)
+    out = tmp_path / 'film.mp4'
+    code, _, error = command('--align', tmp_path / 'a.mp4', tmp_path / 'b.mp4', '--out', out)
+    assert code == 0, error
+    assert len(table_of(tmp_path / 'film.csv')) == n
+    with av.open(str(out)) as file:
+        assert sum(1 for _ in file.decode(video=0)) == n
+
+
+def test_videos_are_shown_in_their_own_shape(tmp_path):
+    write_video(tmp_path / 'tall.mp4', 2, size=(360, 720))
+    write_video(tmp_path / 'small.mp4', 2, size=(160, 96))
+    tall = own_videos.in_own_shape(own_videos.video_at(tmp_path / 'tall.mp4'))
+    small = own_videos.in_own_shape(own_videos.video_at(tmp_path / 'small.mp4'))
+    assert tall.read([1, 0, 1]).shape == (3, 3, 240, 120)
+    assert small.read([0]).shape == (1, 3, 96, 160)
 
 
 @pytest.mark.parametrize('content', [b'no video', b''])
-def test_what_is_no_video_is_one_line(network, settings, tmp_path, content):
-    ball(3, (40, 40), 10, tmp_path / 'a.mp4')
-    (tmp_path / 'b.mp4').write_bytes(content)
-    paths = [tmp_path / 'a.mp4', tmp_path / 'b.mp4']
-    with pytest.raises(data.DataError, match='b.mp4'):
-        align_files(network, settings, paths, tmp_path / 'o.mp4')
-    assert not (tmp_path / 'o.mp4').exists()
+def test_a_broken_video_ends_it_before_anything_is_written(command, tmp_path, content):
+    write_video(tmp_path / 'a.mp4', 4)
+    (tmp_path / 'broken.mp4').write_bytes(content)
+    out = tmp_path / 'film.mp4'
+    code, _, error = command('--align', tmp_path / 'a.mp4', tmp_path / 'broken.mp4', '--out', out)
+    one_line(code, error, 'broken.mp4', 'leave it out or mend it')
+    assert not out.exists()
+    assert not out.with_suffix('.csv').exists()
 
 
-def labelled(network, settings, folder):
-    """Two videos with phases 0 and 1, in the action's folder."""
-    for name in 'ab':
-        ball(20, (60, 100), 10, folder / 'roll' / f'{name}.mp4')
-        (folder / 'roll' / f'{name}.txt').write_text('0\n' * 10 + '1\n' * 10)
-    videos = data.load('folder', folder, image_size=network.backbone.image_size)['train']
-    embedded, embeddings, _ = embed_whole(network, videos, settings)
-    return embedded, embeddings
+@pytest.mark.parametrize('arguments, words', [
+    ('--align {here}/a.mp4', 'takes two videos or more'),
+    ('--align {here}/a.mp4 {here}/none.mp4', 'none.mp4: no such video'),
+    ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/a.mp4', 'is one of the videos'),
+    ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/film.gif', 'let its name end in .mp4'),
+    ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/a.mp4/b.mp4', 'a.mp4'),
+    ('--align {here}/a.mp4 {here}/a.mp4 --focus', '--focus goes with the table'),
+    ('--align {here}/a.mp4 {here}/a.mp4 --predict {here}', 'one at a time'),
+    ('--predict {here}/a.mp4', 'takes a folder'),
+    ('--predict {here}/none', 'takes a folder'),
+    ('--predict {here} --out {here}', 'would be mixed with the videos'),
+    ('--predict {here} --out {here}/a.mp4', 'a.mp4'),
+    ('--predict {here} --json {here}/a.json', '--json goes with the table'),
+    ('--predict {here} --method nearest', '--method goes with --align'),
+    ('--out {here}/b.mp4', '--out goes with'),
+    ('{here}/two.pt --predict {here}', 'takes one checkpoint, not 2'),
+])
+def test_what_is_wrong_is_said_before_work_begins(command, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.setattr(evaluate, 'load_models', lambda *_, **__: pytest.fail('work has begun'))
+    write_video(tmp_path / 'a.mp4', 2)
+    before = (tmp_path / 'a.mp4').read_bytes()
+    code, _, error = command(*arguments.format(here=tmp_path).split())
+    one_line(code, error, words)
+    assert (tmp_path / 'a.mp4').read_bytes() == before
 
 
-def fit(x, y):
-    return LogisticRegression(C=1000, max_iter=1000).fit(x, y)
+# --------------------------------------------------------------------------------------------------
+# --predict
+
+def teach(network, videos, action):
+    """Embeddings and labels of the labelled frames of one action."""
+    chosen = [video for video in videos if video.action == action]
+    x = [embed(network, video)[video.labels >= 0] for video in chosen]
+    y = [video.labels[video.labels >= 0] for video in chosen]
+    return np.concatenate(x), np.concatenate(y)
 
 
-def test_phases_of_a_folder(network, settings, tmp_path):
-    known = labelled(network, settings, tmp_path / 'known')
-    fresh = tmp_path / 'fresh'
-    ball(20, (60, 100), 10, fresh / 'roll' / 'c.mp4')
-    ball(1, (60, 100), 10, fresh / 'one.mp4')
-    (fresh / 'broken.mp4').write_bytes(b'no video')
-    (fresh / 'roll' / 'c.txt').write_text('1\n' * 20)     # labels of its own are not looked at
-    notes = predict_folder(network, settings, *known, fresh, tmp_path / 'out', fit)
-    tables = sorted((tmp_path / 'out').rglob('*.csv'))
-    assert len(tables) == len(list((tmp_path / 'out').rglob('*.png'))) == 2
-    rows = table_of(next(path for path in tables if path.stem.endswith('c.mp4')))
-    right = [int(row['phase']) == i // 10 for i, row in enumerate(rows)]
-    assert len(rows) == 20
-    assert np.mean(right) >= 0.9
-    assert any('from 2 labelled videos' in note for note in notes)
-    assert any('broken.mp4' in note for note in notes)
+def test_phases_are_those_of_the_softmax_regression(command, network, labelled_set, tmp_path):
+    new = tmp_path / 'wave'    # the action of what lies directly in it
+    write_video(new / 'direct.mp4', 11, rate=10)
+    write_video(new / 'day 1' / 'jump high' / 'deep.mp4', 13)
+    write_video(new / 'one.mp4', 1)
+    (new / 'broken.mp4').write_bytes(b'no video')
+    (new / 'notes.pdf').write_bytes(b'?')
+    np.save(new / 'direct.npy', np.zeros(11, int))
+    out = tmp_path / 'phases'
+    code, printed, error = command('--predict', new, '--out', out)
+    assert code == 0, error
+    train = data.load('folder', labelled_set, image_size=SIZE)['train']
+    files = {'direct.mp4': 'wave', 'one.mp4': 'wave', 'day 1/jump high/deep.mp4': 'jump high'}
+    for name, action in files.items():
+        x, y = teach(network, train, action)
+        expected = evaluate.fit_classifier(x, y).predict_proba(file_embeddings(network, new / name))
+        rows = table_of(f'{out / name}.csv')
+        np.testing.assert_array_equal([int(row['phase']) for row in rows], expected.argmax(1))
+        probability = [float(row['probability']) for row in rows]
+        np.testing.assert_allclose(probability, expected.max(1), atol=2e-3)
+        assert (out / f'{name}.png').stat().st_size > 1000
+    assert table_of(f'{out}/direct.mp4.csv')[5]['seconds'] == '0.500'
+    assert len(list(out.rglob('*.csv'))) == 3
+    assert 'broken.mp4' in printed
+    assert 'notes.pdf' in printed
+    assert 'labels beside 1 of the videos are not used' in printed
+    assert 'wave: from 3 labelled videos: held out in turn' in printed
 
 
-def test_an_empty_folder_is_one_line(network, settings, tmp_path):
-    known = labelled(network, settings, tmp_path / 'known')
-    (tmp_path / 'fresh').mkdir()
-    with pytest.raises(data.DataError, match='no video in it'):
-        predict_folder(network, settings, *known, tmp_path / 'fresh', tmp_path / 'out', fit)
+def test_videos_without_labels_teach_nothing_and_are_not_decoded(command, tmp_path, monkeypatch):
+    root = tmp_path / 'few'
+    folder(root, train=4)
+    for path in root.rglob('clip [1-3].*'):
+        if path.is_file() and path.suffix != '.mp4':
+            path.unlink()
+    write_video(tmp_path / 'new' / 'wave' / 'a.mp4', 8)
+    decoded = []
+    run = own_videos.embed_all
+
+    def noticed(networks, videos, **options):
+        decoded.append([video.name for video in videos])
+        return run(networks, videos, **options)
+
+    monkeypatch.setattr(own_videos, 'embed_all', noticed)
+    code, printed, error = command('--predict', tmp_path / 'new', '--data', root,
+                                   '--out', tmp_path / 'out')
+    assert code == 0, error
+    assert decoded == [['jump high/clip 0.mp4', 'wave/clip 0.mp4'], ['wave/a.mp4']]
+    assert 'wave: from 1 labelled video: too few to tell how sure' in printed
+
+
+@pytest.mark.parametrize('kind, words', [
+    ('empty', 'no video in it'),
+    ('unknown', 'of which action? put it into a folder of that name: jump high, wave'),
+    ('unlabelled', 'no video of the training set has labels'),
+    ('broken', 'none of its videos can be read'),
+])
+def test_nothing_to_predict(command, labelled_set, tmp_path, kind, words):
+    new = tmp_path / 'new'
+    new.mkdir()
+    arguments = ['--predict', new, '--out', tmp_path / 'out']
+    if kind == 'unknown':
+        write_video(new / 'dance' / 'a.mp4', 4)
+    if kind == 'broken':
+        (new / 'wave').mkdir()
+        (new / 'wave' / 'a.mp4').write_bytes(b'no video')
+    if kind == 'unlabelled':
+        write_video(new / 'wave' / 'a.mp4', 4)
+        folder(tmp_path / 'bare')
+        for path in (tmp_path / 'bare').rglob('*.*'):
+            if path.suffix in ('.npy', '.txt'):
+                path.unlink()
+        arguments += ['--data', tmp_path / 'bare']
+    code, _, error = command(*arguments)
+    one_line(code, error, words)
