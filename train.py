@@ -334,9 +334,9 @@ class Run:
         trained = sum(weight.numel() for weight in self.optimizer.param_groups[0]['params'])
         precision = str(next(self.model.backbone.parameters()).dtype).removeprefix('torch.')
         videos = {split: len(self.videos[split]) for split in self.videos}
-        line = (f'{videos["train"]} videos to train on, {videos["val"]} to validate; {self.steps_per_epoch} '
-                f'steps an epoch; {trained:,} weights are trained; {self.world} x '
-                f'{self.device.type}, backbone in {precision}')
+        line = (f'{videos["train"]} videos to train on, {videos["val"]} to validate; '
+                f'{self.steps_per_epoch} steps an epoch; {trained:,} weights are trained; '
+                f'{self.world} x {self.device.type}, backbone in {precision}')
         if self.device.type == 'cuda' and s.compile:
             line += '; compiling it, the first step takes a minute or more'
         if self.step:
@@ -427,7 +427,7 @@ def main():
     try:
         train(settings.resolve(), fresh)
     except (RunError, data.DataError, models.ModelError, OSError) as error:
-        error.__traceback__ = None                        # it holds the loader, whose workers must end
+        error.__traceback__ = None                        # it holds the loader and its workers
         lines = str(error).splitlines() or [repr(error)]
         print(f'\n{parser.prog}: error: {lines[-1]}', file=sys.stderr, flush=True)
         sys.exit(2)
