@@ -13,6 +13,7 @@ processes, flags, printing) and what goes beyond the paper's metrics are in eval
 import math
 import re
 import sys
+import warnings
 from functools import partial
 
 import numpy as np
@@ -67,7 +68,9 @@ def fit_classifier(x, y):
     # Two classes are fitted by one logistic function: its C = 2 is the two-class softmax at C = 1.
     C = 2 if len(np.unique(y)) == 2 else 1
     classifier = LogisticRegression(C=C, solver='newton-cg', tol=3e-7, max_iter=1000)
-    return classifier.fit(x.astype(np.float32), y)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*line search')  # at the optimum, rounding stops it
+        return classifier.fit(x.astype(np.float32), y)
 
 
 def progression(train, train_labels, val, val_labels):

@@ -10,7 +10,6 @@ of the same data set.
 """
 import argparse
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +56,6 @@ def main():
     parser.add_argument('--data', metavar='DIR', help='the data set [where it was at training]')
     parser.add_argument('--draws', type=int, default=3, help='of the labelled videos [3]')
     args = parser.parse_args()
-    warnings.filterwarnings('ignore', 'Rounding errors')    # of SciPy: the optimum is reached
     networks, settings = load_models(args.checkpoints, pick_device(), data=args.data)
     videos = data.load(settings['dataset'], settings['data'],
                        image_size=settings['image_size'], seed=settings['data_seed'],

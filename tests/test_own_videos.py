@@ -10,7 +10,7 @@ import model as models
 from evaluation import own_videos
 from made import table_of
 from miniatures import folder, write_images, write_video
-from test_evaluate import SETTINGS
+from noise import SETTINGS
 
 SIZE = SETTINGS['image_size']
 

@@ -1,0 +1,151 @@
+"""Every frame of whole videos embedded: in order, once, by one process or several."""
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import data
+import evaluate
+import model as models
+from backbones import dino
+from evaluation import embedding
+from noise import SETTINGS, Film, films
+
+torch.set_num_threads(1)                                  # the frames are tiny
+
+
+@pytest.fixture(scope='module')
+def network():
+    torch.manual_seed(0)
+    return models.build_model(SETTINGS)
+
+
+def alone(network, film):
+    """Embeddings of a whole video in one clip."""
+    with torch.no_grad():
+        images = data.center(film.read(range(film.frames)), 24)
+        return network(images[None])[0].numpy()
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_every_frame_is_embedded_in_order(network, workers):
+    train = films()['train']
+    embedded, embeddings, skipped = embedding.embed_all({'one': network}, train, workers=workers)
+    assert [one.video.name for one in embedded] == ['a', 'b/c: d', 'f']
+    assert skipped == {'e': 'e: does not decode'}
+    for one, array in zip(embedded, embeddings['one']):
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(array, alone(network, one.video)[one.kept], atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(array, axis=1), 1, atol=1e-6)
+    assert embedded[0].kept.tolist() == list(range(5, 70))    # the labelled frames
+    assert (embedded[0].labels >= 0).all()
+
+
+def test_unlabelled_videos_keep_all_frames(network):
+    embedded, embeddings, _ = embedding.embed_all({'one': network}, [Film('a', 5)])
+    assert len(embeddings['one'][0]) == 5
+    assert (embedded[0].labels == -1).all()
+    assert embedding.embed_all({'one': network}, [Film('a', 5, broken=True)])[0] == []
+
+
+def test_a_long_video_is_cut_into_equal_sequences(network, monkeypatch):
+    lengths = []
+
+    def mtf(entities):
+        lengths.append(entities.shape[1])
+        return torch.ones(1, entities.shape[1], 12)
+
+    monkeypatch.setattr(network.mtf, 'forward', mtf)
+    entities = torch.zeros(25, 2, 8)
+    for limit in (25, 24, 10):
+        assert embedding.embed_entities(network, entities, limit).shape == (25, 12)
+    assert lengths == [25, 13, 12, 9, 8, 8]    # one; ceil(25/24) = 2; ceil(25/10) = 3
+
+
+def test_no_frame_passes_a_shared_backbone_twice(network, monkeypatch):
+    passed = []
+    forward = dino.ViT.forward
+
+    def counting(self, images):
+        passed.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(dino.ViT, 'forward', counting)
+    frames = 70 + 9 + 8 + 10 + 12 + 9
+    torch.manual_seed(1)
+    second = models.build_model(SETTINGS, network.backbone)
+    state = torch.get_rng_state()
+    network.train()
+    result = evaluate.assess({'one': network, 'two': second}, films(), SETTINGS)
+    assert set(result['rows']) == {'one', 'two', 'untrained', 'clock'}
+    assert sum(passed) == frames
+    assert torch.equal(state, torch.get_rng_state())
+    assert network.mtf.training
+    assert not second.training
+    network.eval()
+
+    passed.clear()
+    other = models.build_model(SETTINGS)    # one that was fine-tuned, say, needs a pass of its own
+    evaluate.assess({'one': network, 'two': other}, films(), SETTINGS)
+    assert sum(passed) == 2 * frames
+
+    passed.clear()
+    evaluate.evaluate(network, films(), SETTINGS, controls=False)
+    assert sum(passed) == frames
+
+
+def test_untrained_control_is_always_the_same_draw(network):
+    torch.manual_seed(123)
+    one = evaluate.untrained(SETTINGS, network)
+    two = evaluate.untrained(SETTINGS, network)
+    assert one.backbone is network.backbone
+    for a, b in zip(one.mtf.parameters(), two.mtf.parameters()):
+        assert torch.equal(a, b)
+
+
+def test_a_diverged_model_is_named(network):
+    torch.manual_seed(0)
+    broken = models.build_model(SETTINGS, network.backbone)
+    broken.mtf.out.bias.data.fill_(math.nan)
+    with pytest.raises(models.ModelError, match='not finite'):
+        embedding.embed_all({'': broken}, [Film('a', 5)])
+
+
+def test_embeddings_are_saved_whole_under_safe_names(network, tmp_path):
+    videos = [*films()['train'], Film('b_c_ d', 4), Film('b/c_ d', 5), Film('../x', 3)]
+    folder = tmp_path / 'deep' / 'train'
+    embedding.embed_all({'one': network}, videos, folders={'one': folder})
+    saved = {path.name: np.load(path) for path in folder.iterdir()}
+    assert saved['a.npy'].shape == (70, 12)
+    assert saved['a.npy'].dtype == np.float32
+    assert sorted(len(array) for array in saved.values()) == [3, 4, 5, 8, 9, 70]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['deep']    # nothing climbed out
+
+
+def share_of_a_process(rank, folder):
+    torch.set_num_threads(1)
+    meet = f'file://{folder}/meet'
+    torch.distributed.init_process_group('gloo', init_method=meet, rank=rank, world_size=2)
+    torch.manual_seed(0)
+    network = models.build_model(SETTINGS)
+    folders = {'one': Path(folder, 'saved')}
+    result = evaluate.assess({'one': network}, films(), SETTINGS, folders=folders)
+    assert (result is None) == (rank > 0)
+    if rank == 0:
+        kept = {'rows': result['rows'], 'skipped': result['skipped']}
+        torch.save(kept, f'{folder}/result')
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_same_table(network, tmp_path):
+    torch.multiprocessing.start_processes(
+        share_of_a_process, (str(tmp_path),), nprocs=2, start_method='fork')
+    result = torch.load(tmp_path / 'result')
+    expected = evaluate.assess({'one': network}, films(), SETTINGS)
+    assert result['skipped'] == expected['skipped']
+    for row in ('one', 'untrained', 'clock'):
+        means = result['rows'][row]['mean']
+        assert means == pytest.approx(expected['rows'][row]['mean'], abs=1e-3, nan_ok=True)
+    assert len(list((tmp_path / 'saved').rglob('*.npy'))) == 6

@@ -1,0 +1,272 @@
+"""From embeddings to tables: scores of each action, what is said of them, few labels, the focus."""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import data
+import evaluate
+import figures
+import model as models
+from evaluation import embedding, focus, table
+from evaluation import labels as label_files
+from noise import (SETTINGS, Film, embedded_of, films, optimum, paced_videos,
+                   random_videos, with_ones)
+
+
+@pytest.fixture(scope='module')
+def network():
+    torch.manual_seed(0)
+    return models.build_model(SETTINGS)
+
+
+# ------------------------------------------------------------------------------------------------
+# Scores
+
+def test_scores_are_per_action_then_the_plain_mean():
+    embedded = {'train': [], 'val': []}
+    embeddings = {'train': [], 'val': []}
+    parts = {}
+    for action, seed in (('jump', 0), ('run', 1)):
+        for split, count in (('train', 6), ('val', 3 + seed)):
+            x, labels = random_videos(count, seed=10 * seed + count)
+            labels = [np.abs(y) for y in labels]
+            parts[action, split] = x, labels
+            embedded[split] += embedded_of(labels, action)
+            embeddings[split] += x
+    rows = evaluate.score('penn', embedded, embeddings)
+    assert list(rows) == ['jump', 'run', 'mean']
+    for action in ('jump', 'run'):
+        row = rows[action]
+        val, val_labels = parts[action, 'val']
+        lists = *parts[action, 'train'], val, val_labels
+        assert row['classification'] == evaluate.classification(*lists)
+        assert row['tau'] == evaluate.kendalls_tau(val, 2)    # Penn: every second frame
+        assert row['ap10'] == evaluate.retrieval(val, val_labels, 10, 2)
+    both = rows['jump']['ap5'] + rows['run']['ap5']
+    assert rows['mean']['ap5'] == pytest.approx(both / 2)
+    rows = evaluate.score('finegym99', embedded, embeddings)
+    assert list(rows) == ['mean']                             # one whole, one metric
+    assert list(rows['mean']) == ['classification']
+
+
+def test_without_labels_there_is_tau_only(network, capsys):
+    split = [Film('a', 6), Film('b', 7)]
+    scores = evaluate.evaluate(network, {'train': split, 'val': split}, SETTINGS)
+    assert list(scores) == ['tau']
+    out = capsys.readouterr().out
+    assert "note: no labels: Kendall's tau only" in out
+    assert 'AP@5' not in out
+    assert 'clock' in out
+
+
+def test_nothing_left_is_an_error(network):
+    videos = {'train': [Film('a', 5)], 'val': [Film('x', 5, broken=True)]}
+    says = 'no val video can be read; the first: x: does not decode'
+    with pytest.raises(data.DataError, match=says):
+        evaluate.assess({'': network}, videos, SETTINGS)
+
+
+def test_kinetics_has_nothing_to_measure(network, capsys):
+    many = [Film(str(i), 5) for i in range(20)]
+    videos = {'train': many, 'val': many}
+    result = evaluate.assess({'': network}, videos, SETTINGS | {'dataset': 'k400'})
+    assert result['rows'] == {}
+    assert len(result['embedded']['val']) == 8
+    table.print_result(result, [''])
+    assert 'nothing to measure' in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------
+# What is said of them
+
+def test_remarks_name_what_is_missing():
+    labels = [np.array([0, 1, 2]), np.array([0, 2, 2]), np.full(3, -1)]
+    embedded = {
+        'train': embedded_of(labels[:1], 'jump'),
+        'val': embedded_of(labels[1:], 'jump') + embedded_of(labels[:1], 'run'),
+    }
+    actions = label_files.by_action('folder', embedded)
+    lines = table.remarks(actions, embedded, {'x.mp4': 'x.mp4: broken'})
+    assert lines == [
+        'left out, cannot be read (1): x.mp4: broken',
+        "no labels, for Kendall's tau only (1): jump1",
+        'jump: without class 1, left out of its progression (1): jump0',
+        'run: one val video, which has no other to be compared with',
+        'run: no train video',
+    ]
+
+
+def test_several_checkpoints_print_mean_and_two_population_deviations(capsys):
+    values = np.array([0.90, 0.92, 0.97])
+    rows = {}
+    for name, value in zip('abc', values):
+        rows[name] = {'mean': {'classification': value, 'tau': math.nan}}
+    mean, deviation = table.spread(rows, list(rows))['mean']['classification']
+    assert mean == pytest.approx(0.93)
+    assert deviation == pytest.approx(2 * np.sqrt(np.mean((values - 0.93) ** 2)))
+    result = dict(dataset='penn', embedded={'train': [1, 2, 3], 'val': [4]}, rows=rows, remarks=[],
+                  paper=data.DATASETS['penn'].paper)
+    table.print_result(result, list(rows))
+    out = capsys.readouterr().out
+    for text in ('3 train, 1 val videos', '0.9300 ± 0.0589', '0.9421 ± 0.0004', ' -'):
+        assert text in out
+
+
+SEVERAL = 'Above both controls by more than the spread of the 2 checkpoints: '
+SINGLE = 'Above both controls by more than 0.03 (a fixed margin: one run has no spread): '
+
+
+@pytest.mark.parametrize('clock, untrained, trained, sentence', [
+    # 0.81 - 0.02 is above 0.78, and 0.80 - 0.20 is not above 0.72
+    ((0.70, 0.72), (0.78, 0.60), [(0.80, 0.70), (0.82, 0.90)],
+     SEVERAL + 'classification; not AP@5.'),
+    ((0.70, 0.50), (0.78, 0.60), [(0.80, 0.70), (0.82, 0.90)],
+     SEVERAL + 'classification; not AP@5.'),
+    ((0.70, 0.50), (0.78, 0.59), [(0.80, 0.70), (0.82, 0.90)],
+     SEVERAL + 'classification, AP@5.'),
+    ((0.5, 0.5), (0.5, 0.5), [(0.54, 0.54)], SINGLE + 'classification, AP@5.'),
+    ((0.5, 0.5), (0.5, 0.5), [(0.54, 0.52)], SINGLE + 'classification; not AP@5.'),
+    ((0.5, 0.5), (0.4, 0.4), [(0.52, 0.45)],
+     SINGLE + 'nothing. This model has not learned more than the time in the video.'),
+    ((0.5, 0.5), (0.6, 0.6), [(0.61, 0.45)],
+     SINGLE + 'nothing. Training has added nothing to what the network shows before it.'),
+    ((0.5, 0.5), (0.5, math.nan), [(0.54, 0.54)], SINGLE + 'classification.'),
+    ((math.nan, math.nan), (0.5, 0.5), [(0.9, 0.9)],
+     'Nothing here can be compared with both controls.'),
+])
+def test_verdict(clock, untrained, trained, sentence):
+    """Each has two values: of classification and AP@5."""
+    models = {'clock': clock, 'untrained': untrained}
+    names = [f'model {i}' for i in range(len(trained))]
+    models |= dict(zip(names, trained))
+    columns = {metric: table.METRICS[metric] for metric in ('classification', 'ap5')}
+    rows = {name: {'mean': dict(zip(columns, values))} for name, values in models.items()}
+    assert table.verdict(rows, names, columns) == sentence
+
+
+def test_the_sentence_follows_the_table_with_both_controls_only(network, capsys):
+    evaluate.evaluate(network, films(), SETTINGS)
+    assert capsys.readouterr().out.count('bove both controls') == 1
+    evaluate.evaluate(network, films(), SETTINGS, controls=False)
+    assert 'controls' not in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------
+# Few labels, and the predictions that a picture shows
+
+def test_few_labels_are_those_of_the_first_videos():
+    asked = []
+
+    def classify(*lists):
+        asked.append(lists)
+        train = lists[0]
+        return len(train) / 10 if len(train) > 1 else math.nan
+
+    many = list('abcdefghij'), list('0123456789'), ['v'], ['w']
+    one = ['x'], ['y'], [], []
+    assert label_files.few_labels([many, one], 0.25, classify) == 0.2    # int(2.5); NaN left out
+    assert asked == [(['a', 'b'], ['0', '1'], ['v'], ['w']), one]
+    assert math.isnan(label_files.few_labels([many], 0.05, classify))
+    assert len(asked[-1][0]) == 1                                        # at least one
+
+
+@pytest.mark.parametrize('text', ['', '0', '1.5', 'nan', '-1', 'half', '0.1;0.5'])
+def test_fractions_that_are_none(text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(['x.pt', '--fractions=' + text])
+    assert stop.value.code == 2
+    assert 'must be numbers above 0' in capsys.readouterr().err
+
+
+def test_predictions_of_a_few_val_videos():
+    embedded = {'train': [], 'val': []}
+    embeddings = {'train': [], 'val': []}
+    known = {}
+    for action, seed in (('jump', 0), ('run', 1), ('bare', 2)):
+        for split, count in (('train', 6), ('val', 3)):
+            x, y = paced_videos(seed, 4, count)
+            known[action, split] = np.concatenate(x), np.concatenate(y)
+            if action == 'bare':
+                y = [np.full(len(one), -1) for one in y]
+            embedded[split] += embedded_of(y, action)
+            embeddings[split] += x
+    result = dict(dataset='penn', embedded=embedded, embeddings={'a': embeddings})
+    regressions = (evaluate.predict_phases, evaluate.progression_targets,
+                   evaluate.predict_progress)
+    found = evaluate.predictions(result, 'a', regressions)
+    names = [one['video'].video.name for one in found]
+    assert names == ['jump0', 'run0', 'jump1']                           # the actions in turn
+    for one in found:
+        labels = one['video'].labels
+        n = len(labels)
+        assert one['predicted'].shape == (n,)
+        assert list(one['progress']) == [0, 1, 2]
+        for k, (true, guess) in one['progress'].items():
+            last = max(np.flatnonzero(labels == k))
+            np.testing.assert_allclose(true, (np.arange(n) - last) / n)
+            assert guess.shape == (n,)
+    z = with_ones(embeddings['val'][0])
+    x, y = known['jump', 'train']
+    expected = (z @ optimum(x, y)).argmax(1)
+    np.testing.assert_array_equal(found[0]['predicted'], expected)
+    targets = []
+    for one in embedded['train'][:6]:
+        targets.append(evaluate.progression_targets(one.labels, np.arange(4)))
+    weights = np.linalg.lstsq(with_ones(x), np.concatenate(targets))[0]
+    np.testing.assert_allclose(found[0]['progress'][1][1], (z @ weights)[:, 1], atol=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------
+# The focus on the actor
+
+def test_focus_by_hand():
+    actor = torch.tensor([[1., 1., 0., 0.], [0.5, 0., 0., 0.]])
+    attention = torch.tensor([
+        [[0.5, 0.2, 0.3, 0.], [0.25, 0.25, 0.25, 0.25]],
+        [[0., 0., 0., 1.], [2., 0., 0., 0.]],
+    ])
+    f = focus.focus(attention, actor)
+    np.testing.assert_allclose(f['mass'], [[0.7, 0.5], [0., 0.5]])    # shares: 2 is 1
+    assert f['area'].tolist() == [[0.5, 0.5], [0.125, 0.125]]
+    assert f['peak'][:, 0].tolist() == [1, 0]
+    assert f['peak'][1, 1] == 1
+    assert f['iou'][:, 0].tolist() == pytest.approx([1 / 3, 0])       # {0, 2} with {0, 1}
+    assert f['iou'][1, 1] == 1
+    assert f['entropy'][0, 1] == pytest.approx(1)
+    assert f['entropy'][1].tolist() == [0, 0]
+
+
+def test_masks_pass_through_the_frames_crop(network, monkeypatch):
+    """16 more pixels a side: the centre crop starts at row and column 8; patches are 6 x 6."""
+    images, entities, heads, actor = figures.look_at(network, Film('a', 4, size=40), [0, 2])
+    assert images.shape == (2, 3, 24, 24)
+    assert entities.shape == (2, 2, 16)
+    assert heads.shape == (2, 3, 16)
+    assert actor.shape == (2, 16)
+    assert actor.sum() == 0               # the actor's 9 x 6 pixels begin and end left of it
+    expected = np.zeros((4, 4))
+    expected[:2, 0] = 1, 0.5
+    for size in (24, 28):                 # the ViT sees 4 x 4 patches, not the last 4 pixels
+        monkeypatch.setattr(network.backbone, 'image_size', size)
+        actor = figures.look_at(network, Film('a', 4, size=size), [0, 2]).actor
+        np.testing.assert_allclose(actor[0], expected.ravel(), atol=1e-6)
+
+
+def test_focus_table(network, capsys):
+    embedded = {}
+    for split, videos in films().items():
+        embedded[split] = embedding.embed_all({'': network}, videos)[0]
+    networks = {'mine': network, 'untrained': evaluate.untrained(SETTINGS, network)}
+    rows = focus.focus_table(networks, embedded, frames=3)
+    names = [row['model'] for row in rows]
+    assert names == ['mine', 'mine', 'backbone', 'untrained', 'untrained']
+    for row in rows:
+        assert row['area'] == pytest.approx(0.09375)
+        assert row['ratio'] == row['mass'] / row['area']
+    assert 'CLS head' in capsys.readouterr().out
+    for one in embedded['val']:
+        one.video.actor = lambda indices: None
+    assert focus.focus_table({'mine': network}, {'train': [], 'val': embedded['val']}) == []
+    assert 'no focus table' in capsys.readouterr().out
