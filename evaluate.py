@@ -5,15 +5,13 @@
     python evaluate.py CKPT --align A.mp4 B.mp4     a film: the same moment of one's own videos
     python evaluate.py CKPT --predict DIR           their phases (both: evaluation/own_videos.py)
 
-Embeddings: one (n, D) array a video, of unit length; labels: int (n,), -1 = none. Two controls: the
-`clock` knows how far into its video a frame is and sees no pixel; `untrained` is the model before
-training. What is not above both has learned nothing that a metric can see. The machinery (decoding,
-processes, flags, printing) and what goes beyond the paper's metrics are in evaluation/.
+Embeddings: one (n, D) array a video, of unit length; labels: int (n,), -1 = none. ours: two
+controls. The `clock` sees no pixel, only how far into its video a frame is; `untrained` has fresh
+random weights (seed 0) on the same backbone. What is not above both has learned nothing that a
+metric can see. The machinery and what goes beyond the paper's metrics are in evaluation/.
 """
 import math
-import re
 import sys
-import warnings
 from functools import partial
 
 import numpy as np
@@ -25,10 +23,9 @@ import figures
 import model as models
 from evaluation.checkpoints import load_models
 from evaluation.command import check, parse
-from evaluation.embedding import embed_splits
+from evaluation.embedding import embed_splits, folders_of
 from evaluation.focus import focus_table
-from evaluation.labels import by_action, has_labels, labelled_only, lists_of
-from evaluation.labels import few_labels_table
+from evaluation.labels import by_action, few_labels_table, labelled_only, lists_of, needed
 from evaluation.linear import linear_classifier
 from evaluation.own_videos import align_files, predict_folder
 from evaluation.predictions import predictions
@@ -39,7 +36,8 @@ BLOCK = 2 ** 24  # numbers in a metric's largest temporary array
 
 
 # --------------------------------------------------------------------------------------------------
-# The four metrics: lists of embeddings (n_i, D) and labels (n_i,) -> a number, or NaN
+# The four metrics: lists of embeddings (n_i, D) and labels (n_i,) -> a number, or NaN. The frames
+# of a video that has labels are its labelled ones; tau and retrieval take every stride-th of them.
 
 def classification(train, train_labels, val, val_labels):
     """Phase classification: accuracy (0..1) of softmax regression on val frames."""
@@ -55,34 +53,34 @@ def predict_phases(x, y, queries):
     """Classes of the queries (m, D) by softmax regression on x (n, D), y (n,) -> (m,)."""
     if len(np.unique(y)) == 1:
         return np.full(len(queries), y[0])
-    return fit_classifier(x, y).predict(queries.astype(np.float32))
+    return fit_classifier(x, y).predict(queries)
 
 
 def fit_classifier(x, y):
     """Softmax regression: the least sum of cross-entropies + half the squared norm of the weights.
 
-    By Newton's method, in the embeddings' own precision: 7 to 9 steps to the optimum. The usual
-    L-BFGS takes a hundred and, at its default tolerance, stops too early.
+    By Newton's method, in about 9 steps; float64, since float32 can stop it before the optimum. The
+    usual L-BFGS takes a hundred steps and, at its default tolerance, stops too early.
     """
     from sklearn.linear_model import LogisticRegression
     # Two classes are fitted by one logistic function: its C = 2 is the two-class softmax at C = 1.
     C = 2 if len(np.unique(y)) == 2 else 1
-    classifier = LogisticRegression(C=C, solver='newton-cg', tol=3e-7, max_iter=1000)
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', '.*line search')  # at the optimum, rounding stops it
-        return classifier.fit(x.astype(np.float32), y)
+    classifier = LogisticRegression(C=C, solver='newton-cg', tol=1e-8, max_iter=1000)
+    return classifier.fit(x.astype(np.float64), y)
 
 
 def progression(train, train_labels, val, val_labels):
-    """Phase progression: R^2 on val of the time since each phase's end, mean over the phases."""
+    """Phase progression: R^2 on val, mean over all phases but the last, of regressions of the
+    signed time since the phase's end as a share of the labelled frames. This is TCC's protocol;
+    the paper has it shorter, "how much time is left until the next action phase boundary"."""
     from sklearn.metrics import r2_score
     x, y = labelled_only(train, train_labels)
     val_x, val_y = labelled_only(val, val_labels)
     if not x or not val_x:
         return math.nan
     classes = np.unique(np.concatenate(y + val_y))
-    targets = np.concatenate([progression_targets(one, classes) for one in y])    # (n, K-1)
-    truth = np.concatenate([progression_targets(one, classes) for one in val_y])  # (m, K-1)
+    targets = np.concatenate([progression_targets(each, classes) for each in y])    # (n, K-1)
+    truth = np.concatenate([progression_targets(each, classes) for each in val_y])  # (m, K-1)
     predicted = predict_progress(np.concatenate(x), targets, np.concatenate(val_x))
     scores = []
     for true, guess in zip(truth.T, predicted.T):
@@ -95,7 +93,7 @@ def progression(train, train_labels, val, val_labels):
 def progression_targets(labels, classes):
     """(t - last frame of class k) / n, for each frame t and each class k but the last: (n, K-1).
 
-    A column of NaN for a class that never occurs in this video, which has nothing to say about it.
+    ours: a column of NaN for a class that never occurs in this video (release: an error).
     """
     n = len(labels)
     targets = np.full((n, len(classes) - 1), np.nan)
@@ -127,31 +125,32 @@ def predict_progress(x, targets, queries):
 
 
 def kendalls_tau(embeddings, stride=1):
-    """Kendall's tau, -1..1: do nearest neighbours in another video come in the same order?
+    """Kendall's tau, -1..1: how far nearest neighbours in another video come in the same order.
 
     tau-b between the frames of a video and the indices of their nearest neighbours in another; mean
     over all ordered pairs of videos, but those without a tau: one frame, or one neighbour for all.
+    The paper's "fraction of correct matches" would be (tau + 1) / 2.
     """
     videos = [torch.from_numpy(np.asarray(x[::stride], np.float64)) for x in embeddings if len(x)]
     if len(videos) < 2:
         return math.nan
     lengths = [len(video) for video in videos]
     frames = torch.cat(videos)                             # (M, D)
-    half = frames.square().sum(1) / 2
     taus = []
     for own, queries in enumerate(videos):
         nearest = []
-        for near in closeness(queries, frames, half):
+        for near in closeness(queries, frames):
             by_video = near.split(lengths, dim=1)
-            nearest.append(torch.stack([one.argmax(1) for one in by_video]))
+            nearest.append(torch.stack([part.argmax(1) for part in by_video]))
         nearest = torch.cat(nearest, dim=1).int().numpy()  # (V, n): of each frame, in each video
         taus.extend(np.delete(rank_correlation(nearest), own))
     return mean(taus)
 
 
-def closeness(queries, frames, half):
-    """queries (n, D), frames (M, D), half of their squared norms (M,) -> parts of (n, M) that fit
-    in memory, larger = nearer: q.f - |f|^2 / 2 falls as the distance |q - f| grows."""
+def closeness(queries, frames):
+    """queries (n, D), frames (M, D) -> parts of (n, M) that fit in memory, larger = nearer:
+    q.f - |f|^2 / 2 falls as the distance |q - f| grows."""
+    half = frames.square().sum(1) / 2                      # (M,)
     for part in queries.split(max(1, BLOCK // len(frames))):
         yield torch.addmm(half, part, frames.T, beta=-1)
 
@@ -179,21 +178,21 @@ def retrieval(embeddings, labels, k=5, stride=1):
 
 
 def same_label(embeddings, labels, k, stride=1):
-    """Have a frame's k nearest frames its label? -> [bool (n_i, k)], nearest first."""
+    """Whether a frame's k nearest frames in other videos have its label -> [bool (n_i, k)], nearest
+    first; k is less where the others of some video have fewer frames together."""
     embeddings, labels = labelled_only(embeddings, labels)
     if len(embeddings) < 2:
         return []
     videos = [torch.from_numpy(np.asarray(x[::stride], np.float64)) for x in embeddings]
     frames = torch.cat(videos)                                                # (M, D)
     labels = torch.from_numpy(np.concatenate([y[::stride] for y in labels]))  # (M,)
-    half = frames.square().sum(1) / 2
     k = min(k, len(frames) - max(len(video) for video in videos))
     found = []
     start = 0
     for queries in videos:
         stop = start + len(queries)
         nearest = []
-        for near in closeness(queries, frames, half):
+        for near in closeness(queries, frames):
             near[:, start:stop] = -math.inf  # a video is not searched for its own frames
             nearest.append(near.topk(k).indices)
         found.append(labels[torch.cat(nearest)] == labels[start:stop, None])
@@ -202,7 +201,7 @@ def same_label(embeddings, labels, k, stride=1):
 
 
 def precision(found, k):
-    """AP@k of what same_label found."""
+    """AP@k of what same_label found; of all that it found, where that is fewer than k."""
     return mean([video[:, :k].double().mean().item() for video in found])
 
 
@@ -223,8 +222,9 @@ def classifier_for(dataset, device):
 
 
 def score(dataset, embedded, embeddings, device='cpu'):
-    """{split: [EmbeddedVideo]}, {split: [(n_i, D)]} -> {action: {metric: value}}, and their mean.
+    """{split: [EmbeddedVideo]}, {split: [(n_i, D)]} -> {action: {metric: value}}, and their mean:
 
+    {'bowl': {'tau': 0.99, 'ap5': 0.93, ...}, 'squat': {...}, ..., 'mean': {...}}, or 'mean' alone.
     Without labels there is tau alone; FineGym has its own classifier alone.
     """
     row = data.DATASETS[dataset]
@@ -249,7 +249,8 @@ def score(dataset, embedded, embeddings, device='cpu'):
 
 
 def untrained(settings, network):
-    """The control: the model before training, always the same draw, on the same frozen backbone."""
+    """The control: a new draw from seed 0, not the weights that this run began with, on the same
+    backbone; where that was trained too, on one made anew."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         own = models.build_model(settings, None if settings['train_backbone'] else network.backbone)
@@ -259,24 +260,24 @@ def untrained(settings, network):
 def assess(networks, videos, settings, *, controls=True, folders=None, workers=0):
     """Embed and score -> a dict, or None in all processes but rank 0:
 
-    rows        {model: {action: {metric: value}}}
-    remarks     lines about the data; skipped: {video: why}; dataset; paper: its values
-    embedded    {split: [EmbeddedVideo]}
-    embeddings  {model: {split: [(n_i, D)]}}
+    dataset     its name
+    paper       the values of the paper's Table 1, {metric: (mean, 2 standard deviations)}, or None
+    rows        {model: {action: {metric: value}}}: what `score` returns of each model and control
+    remarks     lines about the data
+    skipped     {video: why it cannot be read}
+    embedded    {split: [EmbeddedVideo]}: the videos that could be read, with the labels
+    embeddings  {model: {split: [(n_i, D)]}}: of the same videos in the same order
 
     networks: {name: MVFormer}; videos: of data.load; settings: the first model's; folders: {name:
-    where its embeddings are saved}. Where there are no phases nothing is measured, and a few videos
-    are embedded for the pictures. Errors: DataError, ModelError.
+    where its embeddings are saved}. Errors: DataError, ModelError.
     """
     dataset = settings['dataset']
     row = data.DATASETS[dataset]
     phases = row.metrics != 'none'
     first = next(iter(networks.values()))
     device = next(first.mtf.parameters()).device
-    if not phases and not folders:
-        videos = {'train': [], 'val': (videos['val'] or videos['train'])[:8]}
-    elif not folders and not has_labels(videos):
-        videos = {'train': [], 'val': videos['val']}  # tau asks for no train video
+    if not folders:
+        videos = needed(videos, phases)
     if controls and phases:
         networks = networks | {'untrained': untrained(settings, first)}
 
@@ -285,14 +286,10 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
         device=device, workers=workers)
     if not is_rank0():
         return None
-    for split in embedded:
-        if videos[split] and not embedded[split]:
-            reason = next(iter(skipped.values()))
-            raise data.DataError(f'{dataset}: no {split} video can be read; the first: {reason}')
     if controls and phases:
         embeddings['clock'] = {}
-        for split in embedded:
-            embeddings['clock'][split] = [clock(one.frames)[one.kept] for one in embedded[split]]
+        for split, records in embedded.items():
+            embeddings['clock'][split] = [clock(each.frames)[each.kept] for each in records]
 
     rows = {}
     notes = [f'{dataset} has no phases: nothing to measure']
@@ -324,11 +321,11 @@ def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
 
 
 def attempt(what, function, *arguments):
-    """Optional output: what fails becomes a printed note. No picture is worth a result."""
+    """Optional output: what fails becomes a printed note."""
     try:
         return function(*arguments)
-    except Exception as error:
-        print(f'note: no {what}: {" ".join(str(error).split()) or type(error).__name__}')
+    except Exception as error:  # whatever it is: a picture must never cost hours of results
+        print(f'note: no {what}:', *str(error).split(), f'({type(error).__name__})')
 
 
 # --------------------------------------------------------------------------------------------------
@@ -351,10 +348,7 @@ def run(args):
     if args.predict:
         return predict_folder(first, settings, videos['train'], args.predict, args.out,
                               fit_classifier)
-    folders = {}
-    for name in names if args.embeddings else []:
-        inner = re.sub(r'[^\w.-]+', '_', name) if len(names) > 1 else ''
-        folders[name] = args.embeddings / inner
+    folders = folders_of(names, args.embeddings)
     result = assess(networks, videos, settings, folders=folders, workers=settings['workers'])
     if result is not None:
         print_result(result, names)

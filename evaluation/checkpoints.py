@@ -15,7 +15,8 @@ def load_models(paths, device, **given):
     """
     given = {name: value for name, value in given.items() if value is not None}
     networks = {}
-    backbones = {}  # those that nobody fine-tuned, by what they are
+    shared = {}  # backbones that are not in a checkpoint, by what they are
+    frozen = []  # networks whose backbone nobody fine-tuned
     first = None
     for path in paths:
         checkpoint = models.load_checkpoint(path)
@@ -26,23 +27,25 @@ def load_models(paths, device, **given):
         first = first or settings
         if settings.get('dataset') is None:
             raise models.ModelError(f'{path}: says no data set; give its name by --dataset')
-        # a checkpoint without a backbone's fingerprint brings a backbone of its own
-        frozen = checkpoint['backbone'] is not None and not settings['train_backbone']
+        # one that was fine-tuned, or that the checkpoint brings, is like no other
+        own = settings['train_backbone'] or checkpoint['backbone'] is None
         key = str([settings[name] for name in ('backbone', 'weights', 'layers')])
         try:
             refuse_mixed(path, settings, first)
-            network = models.build_model(settings, backbones.get(key) if frozen else None)
+            network = models.build_model(settings, None if own else shared.get(key))
         except KeyError as missing:
             raise models.ModelError(f'{path}: no checkpoint of train.py as it is now: '
                                     f'no {missing}; train again')
         models.load_trained(network, checkpoint, path)
         networks[str(path)] = network.to(device)
-        if frozen:
-            backbones[key] = network.backbone
+        if not own:
+            shared[key] = network.backbone
+        if not settings['train_backbone']:
+            frozen.append(network)
     half = half_dtype(device)
     if half:
-        for backbone in backbones.values():
-            backbone.to(half)
+        for network in frozen:
+            network.backbone.to(half)
     return networks, first
 
 

@@ -106,9 +106,10 @@ def embed(networks, videos, positions, *, limit=1000, device='cpu', workers=0):
             parts.append(part)
         if sum(len(part) for part in entities[0]) == n:
             del begun[position]
-            whole = [torch.cat(parts) for parts in entities]
-            yield position, labels, [embed_entities(network, one, limit)
-                                     for network, one in zip(networks, whole)]
+            arrays = []
+            for network, parts in zip(networks, entities):
+                arrays.append(embed_entities(network, torch.cat(parts), limit))
+            yield position, labels, arrays
 
 
 # --------------------------------------------------------------------------------------------------
@@ -210,10 +211,22 @@ def embed_splits(networks, videos, folders, **options):
             inner = {name: Path(folder, split) for name, folder in folders.items()}
             embedded[split], arrays, broken = embed_all(
                 networks, videos[split], folders=inner, what=split, **options)
+            if broken and not embedded[split]:
+                reason = next(iter(broken.values()))
+                raise data.DataError(f'no {split} video can be read; the first: {reason}')
             skipped |= broken
             for name in networks:
                 embeddings[name][split] = arrays[name]
     return embedded, embeddings, skipped
+
+
+def folders_of(models, folder):
+    """{model: where its embeddings are saved}, {} if folder is None; one model needs no folder."""
+    if not folder:
+        return {}
+    if len(models) == 1:
+        return {models[0]: folder}
+    return {model: folder / re.sub(r'[^\w.-]+', '_', model) for model in models}
 
 
 def file_names(videos):

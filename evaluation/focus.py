@@ -45,9 +45,9 @@ def mean_focus(network, embedded, frames):
     """Focus of the entities and of the CLS heads, mean over all frames that show a known actor
     -> {measure: [N]}, {measure: [heads]}; {} for what there is not."""
     of_entities, of_heads = [], []
-    for one in embedded:
-        indices = figures.spaced(one.frames, frames)
-        _, entities, heads, actor = figures.look_at(network, one.video, indices)
+    for record in embedded:
+        indices = figures.spaced(record.frames, frames)
+        _, entities, heads, actor = figures.look_at(network, record.video, indices)
         if actor is None:
             continue
         there = actor.sum(-1) > 0

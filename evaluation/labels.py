@@ -34,12 +34,21 @@ def has_labels(videos):
     return False
 
 
+def needed(videos, phases):
+    """Of {split: [Video]} what is measured, or where there are no phases a few to be drawn."""
+    if not phases:
+        return {'train': [], 'val': (videos['val'] or videos['train'])[:8]}
+    if not has_labels(videos):
+        return {'train': [], 'val': videos['val']}  # tau asks for no train video
+    return videos
+
+
 def by_action(dataset, embedded):
     """{action: {split: positions in embedded[split]}}; FineGym is one whole."""
     actions = {}
     for split in ('train', 'val'):
-        for position, one in enumerate(embedded[split]):
-            action = one.video.action if data.DATASETS[dataset].by_action else None
+        for position, record in enumerate(embedded[split]):
+            action = record.video.action if data.DATASETS[dataset].by_action else None
             members = actions.setdefault(action or 'all', {'train': [], 'val': []})
             members[split].append(position)
     return actions

@@ -105,12 +105,12 @@ def predict_folder(network, settings, train, folder, out, fit):
     videos = []
     times = []
     paths = []
-    for one in embedded:
-        source = sources[one.video]
+    for record in embedded:
+        source = sources[record.video]
         video = in_own_shape(unlabelled(source))
-        video.action = one.video.action
+        video.action = record.video.action
         videos.append(video)
-        times.append(times_of(source.path, one.frames))
+        times.append(times_of(source.path, record.frames))
         paths.append(out / source.name)
     for note in predict(teachers, known, videos, embeddings, paths, fit=fit, times=times):
         print(printable(note))
@@ -125,14 +125,14 @@ def find(folder, size):
         print(printable(note))
     if not found:
         raise data.DataError(f'{folder}: no video in it')
-    beside = sum(one.labels is not None for one in found)
+    beside = sum(source.labels is not None for source in found)
     if beside:
         print(f'note: labels beside {beside} of the videos are not used')
     sources = {}
-    for one in found:
-        video = unlabelled(one, size)
-        video.action = one.action or folder.resolve().name
-        sources[video] = one
+    for source in found:
+        video = unlabelled(source, size)
+        video.action = source.action or folder.resolve().name
+        sources[video] = source
     return sources
 
 

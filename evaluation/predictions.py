@@ -29,22 +29,22 @@ def predictions(result, name, regressions, wanted=3):
     found = []
     for _, i, members in candidates[:wanted]:
         train, labels, _, _ = lists_of(members, embedded, embeddings)
-        one, z = embedded['val'][i], embeddings['val'][i]
-        found.append(predict_one(one, z, train, labels, *regressions))
+        record, z = embedded['val'][i], embeddings['val'][i]
+        found.append(predict_one(record, z, train, labels, *regressions))
     return found
 
 
-def predict_one(one, z, train, labels, predict_phases, progression_targets, predict_progress):
+def predict_one(record, z, train, labels, predict_phases, progression_targets, predict_progress):
     """An EmbeddedVideo, its embeddings (n, D), those of its action's train videos -> its dict."""
     x, y = labelled_only(train, labels)
     x = np.concatenate(x)
-    classes = np.unique(np.concatenate([one.labels, *y]))
+    classes = np.unique(np.concatenate([record.labels, *y]))
     targets = [progression_targets(labels, classes) for labels in y]
     guesses = predict_progress(x, np.concatenate(targets), z)    # (n, K-1)
-    truth = progression_targets(one.labels, classes)             # (n, K-1)
+    truth = progression_targets(record.labels, classes)             # (n, K-1)
     progress = {}
     for k, true, guess in zip(classes.tolist(), truth.T, guesses.T):
         if np.isfinite(true).all() and np.isfinite(guess).all():
             progress[k] = true, guess
     predicted = predict_phases(x, np.concatenate(y), z)
-    return {'video': one, 'predicted': predicted, 'progress': progress}
+    return {'video': record, 'predicted': predicted, 'progress': progress}

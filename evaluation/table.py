@@ -98,9 +98,9 @@ def remarks(actions, embedded, skipped, progress=True):
     """
     everything = embedded['train'] + embedded['val']
     lines = name_some('left out, cannot be read', skipped.values())
-    empty = names_of(one for one in everything if not len(one.labels))
+    empty = names_of(record for record in everything if not len(record.labels))
     lines += name_some('no labelled frame', empty)
-    bare = names_of(one for one in everything if (one.labels < 0).any())
+    bare = names_of(record for record in everything if (record.labels < 0).any())
     if bare and len(bare) == len(everything):
         lines.append("no labels: Kendall's tau only")
     else:
@@ -109,7 +109,7 @@ def remarks(actions, embedded, skipped, progress=True):
         labelled = {}
         for split, positions in members.items():
             videos = [embedded[split][i] for i in positions]
-            labelled[split] = [one for one in videos if (one.labels >= 0).any()]
+            labelled[split] = [record for record in videos if (record.labels >= 0).any()]
         if len(members['val']) == 1:
             lines.append(f'{action}: one val video, which has no other to be compared with')
         both = labelled['train'] + labelled['val']
@@ -118,17 +118,17 @@ def remarks(actions, embedded, skipped, progress=True):
         for split in members:
             if not members[split]:
                 lines.append(f'{action}: no {split} video')
-        classes = np.unique(np.concatenate([one.labels for one in both]))
+        classes = np.unique(np.concatenate([record.labels for record in both]))
         if progress:
             for k in classes[:-1]:
-                lacking = names_of(one for one in both if k not in one.labels)
+                lacking = names_of(record for record in both if k not in record.labels)
                 text = f'{action}: without class {k}, left out of its progression'
                 lines += name_some(text, lacking)
     return lines
 
 
 def names_of(embedded):
-    return [one.video.name for one in embedded]
+    return [record.video.name for record in embedded]
 
 
 def name_some(text, names):

@@ -13,7 +13,7 @@ import data
 import evaluate
 import figures
 import model as models
-from evaluation import embedding
+from evaluation import checkpoints, embedding
 from noise import SETTINGS, Film, films
 
 HERE = Path(__file__).parent
@@ -185,7 +185,7 @@ def test_metrics_are_logged_before_a_picture_that_fails(network, tmp_path, monke
                                log=lambda **means: logged.append(means))
     assert logged == [scores, 'drawn']
     assert scores['tau'] > 0
-    assert f'note: no {tmp_path / "a.png"}: two lines' in capsys.readouterr().out
+    assert f'note: no {tmp_path / "a.png"}: two lines (ValueError)' in capsys.readouterr().out
 
 
 def test_pictures_tables_and_files_that_fail_are_notes(checkpoint, tmp_path, monkeypatch, capsys):
@@ -262,6 +262,27 @@ def test_errors_are_one_line(checkpoint, capsys, arguments, message):
     assert error.count('\n') == 1
     assert 'Traceback' not in error
     assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize('released', [False, True])
+@pytest.mark.parametrize('trained, expected', [([], torch.bfloat16), (['layer4'], torch.float32)])
+def test_frozen_backbones_are_halved_on_a_gpu(tmp_path, monkeypatch, released, trained, expected):
+    """Whether the checkpoint brings the backbone or not; one that was fine-tuned stays as it is."""
+    settings = SETTINGS | dict(backbone='resnet50', layers=[1], image_size=32)
+    settings['train_backbone'] = trained
+    torch.manual_seed(0)
+    network = models.build_model(settings)
+    fingerprint = None if released else models.fingerprint(network.backbone)
+    checkpoint = dict(settings=settings, model=network.state_dict(), backbone=fingerprint, epoch=1)
+    if not released:
+        checkpoint['model'] = network.trained_state()
+    monkeypatch.setattr(models, 'load_checkpoint', lambda path: checkpoint)
+    monkeypatch.setattr(models, 'build_model', lambda settings, backbone=None: network)
+    monkeypatch.setattr(checkpoints, 'half_dtype', lambda device: torch.bfloat16)
+    networks, _ = evaluate.load_models([tmp_path / 'a.pt'], torch.device('cpu'))
+    (loaded,) = networks.values()
+    assert {weight.dtype for weight in loaded.backbone.parameters()} == {expected}
+    assert {weight.dtype for weight in loaded.mtf.parameters()} == {torch.float32}
 
 
 def test_checkpoints_of_different_data_are_refused(checkpoint, tmp_path, capsys):

@@ -11,7 +11,7 @@ import pytest
 import data
 import evaluate
 import train
-from miniatures import LAYOUTS
+from miniatures import LAYOUTS, write_video
 
 SMALL = (
     '--weights random --backbone tiny --layers 1 --entities 2 --entity-width 8 --fc-width 16 '
@@ -65,6 +65,24 @@ def test_train_and_evaluate(layout, run, tmp_path):
         means = next(iter(rows.values()))['mean']
         for metric in measured:  # evaluate.py finds what training found at its end
             assert means[metric] == pytest.approx(lines[-1][metric], abs=1e-6, nan_ok=True)
+
+
+def test_segments_in_frames(run, tmp_path):
+    """Numbers that do not say their unit: evaluate.py reads them as training was told to."""
+    for split, count in (('train', 2), ('val', 2)):
+        for i in range(count):
+            path = tmp_path / 'data' / split / f'{i}.mp4'
+            write_video(path, 10 + i)
+            path.with_suffix('.txt').write_text('0 3 down\n4 9 up\n')
+    out = tmp_path / 'run'
+    run(train, '--dataset', 'folder', '--data', tmp_path / 'data', '--label-unit', 'frames',
+        '--out', out, *SMALL)
+    trained = json.loads((out / 'log.jsonl').read_text().splitlines()[-1])
+    numbers = tmp_path / 'all.json'
+    run(evaluate, out / 'checkpoint.pt', '--json', numbers, '--workers', 0)
+    means = json.loads(numbers.read_text())['rows'][str(out / 'checkpoint.pt')]['mean']
+    for metric in MEASURED['phases']:
+        assert means[metric] == pytest.approx(trained[metric], abs=1e-6)
 
 
 def test_kinetics_then_penn(run, tmp_path):
