@@ -114,15 +114,17 @@ def projection_head(width, classes=None):
 
 
 OBJECTIVES = {
-    'scl': Objective(scl, head=projection_head, project=True, unit=True, settings=('negatives',)),
-    'tcn': Objective(tcn, unit=True, interleaved=True),
-    'tcc': Objective(tcc, videos=True),
-    'vsp': Objective(vsp, unit=True, least=3),
-    'sal': Objective(sal, head=order_classifier, least=3),
-    'lav': Objective(lav, unit=True, videos=True),
-    'gta': Objective(gta, unit=True, videos=True),
-    'distill': Objective(distill, head=distill_head, project=True, teacher=Teacher),
-    'vsp_p': Objective(vsp_p, unit=True, labels=True, least=3),
-    'vsp_f': Objective(vsp_f, unit=True, labels=True, least=3),
-    'supervised': Objective(supervised, head=phase_classifier, project=True, labels=True),
+    'scl': Objective(scl, head=projection_head, loss_on_head_output=True, unit_length=True,
+                     settings=('negatives',)),
+    'tcn': Objective(tcn, unit_length=True, interleaved=True),
+    'tcc': Objective(tcc, allows_video_pairs=True),
+    'vsp': Objective(vsp, unit_length=True, min_frames=3),
+    'sal': Objective(sal, head=order_classifier, min_frames=3),
+    'lav': Objective(lav, unit_length=True, allows_video_pairs=True),
+    'gta': Objective(gta, unit_length=True, allows_video_pairs=True),
+    'distill': Objective(distill, head=distill_head, loss_on_head_output=True, teacher=Teacher),
+    'vsp_p': Objective(vsp_p, unit_length=True, labels=True, min_frames=3),
+    'vsp_f': Objective(vsp_f, unit_length=True, labels=True, min_frames=3),
+    'supervised': Objective(supervised, head=phase_classifier, loss_on_head_output=True,
+                            labels=True),
 }

@@ -138,7 +138,7 @@ def train_model(settings, backbone, videos, cached):
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=s.lr, weight_decay=s.weight_decay)
     options = {name: getattr(s, name) for name in objective.settings}
-    if objective.head and not objective.project:
+    if objective.head and not objective.loss_on_head_output:
         options['classifier'] = model.head
     if objective.teacher:
         options['teacher'] = objective.teacher(model)
