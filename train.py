@@ -266,7 +266,7 @@ class Run:
         self.clips = data.Clips(
             videos['train'], frames=s.frames, seed=s.seed, block=s.block, shift=s.shift,
             pairs=s.pairs, interleaved=self.objective.interleaved,
-            labels=self.objective.labels, scale=(s.crop, 1),
+            with_labels=self.objective.labels, scale=(s.crop, 1),
             brightness=s.jitter, contrast=s.jitter, saturation=s.jitter, hue=s.hue)
         self.path = Path(s.out) / 'checkpoint.pt'
         self.skipped = {}                                 # videos that could not be read: why

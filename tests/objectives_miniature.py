@@ -130,7 +130,7 @@ def train_model(settings, backbone, videos, cached):
     objective = OBJECTIVES[s.loss]
     clips = CachedClips(videos, frames=s.frames, seed=s.seed, block=s.block, shift=s.shift,
                         pairs=s.pairs, interleaved=objective.interleaved,
-                        labels=objective.labels, **strength(s))
+                        with_labels=objective.labels, **strength(s))
     torch.manual_seed(s.seed)
     model = models.build_model(asdict(s), backbone)
     if objective.head:
