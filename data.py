@@ -41,8 +41,7 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
     """A data set by name -> {'train': [Video], 'val': [Video]}; DataError if it cannot be used.
 
     data: the folder as downloaded. image_size: Penn, Pouring and folder are squashed to it. seed:
-    the synthetic set's. label_unit: 'seconds' or 'frames', of labels that are segments. What is
-    missing or not used is said in a few lines; the doctor names it all.
+    the synthetic set's. label_unit: 'seconds' or 'frames', of labels that are segments.
     """
     if dataset not in DATASETS:
         raise DataError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
@@ -75,9 +74,8 @@ def two_views(rng, length, frames, *, block='length', shift=0.8):
 def draw_view(rng, length, frames, block, near=None, reach=0):
     """One view: a block of the video, and in it T frames at random, in order -> int64 (T,).
 
-    The block is 1 to 1.5 times as long as the video ('length') or as the clip ('clip'), and starts
-    at most `reach` frames from the frame `near`, or anywhere. A 'length' block, longer than the
-    video, starts at frame 0 all the same and may run past the end (CARL: too):
+    The block is 1 to 1.5 times as long as the video ('length': it starts at frame 0 and may run
+    past the end, CARL: too) or as the clip ('clip': it starts within `reach` frames of `near`).
 
         video  |0 . . . . . . . . . . . . . . . length-1|
         block  |------------------------------------------------------|
@@ -148,11 +146,10 @@ class Clips(Dataset):
         skipped = {}
         for _ in range(100):
             videos = self.choose(rng, index)
-            views_each = 2 // len(videos)         # of two videos, one view each
             drawn = []
             for video in videos:
                 try:
-                    drawn.append(self.draw(rng, video, views_each))
+                    drawn.append(self.draw(rng, video, 2 // len(videos)))  # of two, a view each
                 except DataError as error:
                     skipped[video.name] = str(error)
             if len(drawn) == len(videos):
@@ -204,8 +201,7 @@ class Clips(Dataset):
 
     def join(self, rng, drawn):
         """What was drawn of one video or of two -> an item."""
-        item = {}
-        item['names'] = [part['name'] for part in drawn]
+        item = {'names': [part['name'] for part in drawn]}
         item['frames'] = [part['frames'] for part in drawn]
         for key in ('position', 'time', 'length', 'valid', 'labels'):
             item[key] = torch.from_numpy(np.concatenate([part[key] for part in drawn]))
@@ -334,5 +330,9 @@ def denormalise(frames):
     return frames * std + mean
 
 
-if __name__ == '__main__':
+def main():
     doctor.main(DATASETS)
+
+
+if __name__ == '__main__':
+    main()

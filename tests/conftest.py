@@ -16,7 +16,7 @@ def doctor(monkeypatch, capsys):
         monkeypatch.setattr(sys, 'argv', ['data.py', *map(str, arguments)])
         code = 0
         try:
-            data.doctor.main(data.DATASETS)
+            data.main()
         except SystemExit as stop:
             code = stop.code
         out, err = capsys.readouterr()

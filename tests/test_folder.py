@@ -296,7 +296,7 @@ def test_names_that_the_screen_cannot_hold(encoding, broken, clip, tmp_path, mon
     monkeypatch.setattr(sys, 'stdout', screens[0])
     monkeypatch.setattr(sys, 'stderr', screens[1])
     monkeypatch.setattr(sys, 'argv', ['data.py', 'folder', '--data', str(tmp_path)])
-    data.doctor.main(data.DATASETS)
+    data.main()
     screens[0].seek(0)
     said = screens[0].read()
     assert ('cannot be read: 5' in said) == broken and 'not used' in said
@@ -306,7 +306,7 @@ def test_names_that_the_screen_cannot_hold(encoding, broken, clip, tmp_path, mon
         monkeypatch.setattr(
             sys, 'argv', ['data.py', 'folder', '--data', str(tmp_path / '没有\udcd0')]
         )
-        data.doctor.main(data.DATASETS)
+        data.main()
     screens[1].seek(0)
     assert 'is no folder' in screens[1].read()
 

@@ -288,7 +288,7 @@ def test_label_unit(unit, expected, clip, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         sys, 'argv', ['data.py', 'folder', '--data', str(tmp_path), '--label-unit', unit]
     )
-    data.doctor.main(data.DATASETS)
+    data.main()
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(
         'folder: complete' if expected else 'folder: usable, but lacking: 1 labels do not fit'
