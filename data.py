@@ -1,9 +1,9 @@
-"""Videos in, clips out (paper, sections 3.1 and 4.1): data sets by name, two views of a video.
+"""Videos in, clips out, by the protocol of CARL ([9]), which the paper follows (section 4).
 
-A `Video` decodes the frames asked for, uint8 (n, 3, H, W). `Clips` draws two views of T frames from
-each, and how to augment them; `augment` does so on the device that trains, (T, 3, H, W) ->
-(T, 3, S, S); `center` is what evaluation does instead. A file that is wrong makes a `DataError`.
-`python data.py NAME --data DIR` tells what of a data set is there.
+A `Video` decodes the frames asked for, uint8 (n, 3, H, W). `Clips` draws two views of T frames of
+each, and the random numbers of their augmentation; `augment` applies them on the device that
+trains, (T, 3, H, W) -> (T, 3, S, S). Evaluation calls `center` instead. A wrong file makes a
+`DataError`. `python data.py NAME --data DIR` tells what of a data set is there.
 """
 import math
 from functools import cache
@@ -41,8 +41,7 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
     """A data set by name -> {'train': [Video], 'val': [Video]}; DataError if it cannot be used.
 
     data: the folder as downloaded. image_size: Penn, Pouring and folder are squashed to it. seed:
-    the synthetic set's. label_unit: 'seconds' or 'frames', of labels that are segments. What is
-    missing or not used is said in a few lines; the doctor names it all.
+    the synthetic set's. label_unit: 'seconds' or 'frames', of labels that are segments.
     """
     if dataset not in DATASETS:
         raise DataError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
@@ -52,50 +51,48 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
     videos, remarks = read_dataset(dataset, row, data, image_size, label_unit)
     say_remarks(dataset, data, remarks)
     if row.counted:
-        say_remarks(dataset, data, check_labels(videos), 'with labels that do not fit, used without')
+        remarks = check_labels(videos)
+        say_remarks(dataset, data, remarks, 'with labels that do not fit, used without')
     return videos
 
 
 # --------------------------------------------------------------------------------------------------
-# Two views of a video (paper, section 3.1)
+# Two views of a video, as CARL draws them
 
 def two_views(rng, length, frames, *, block='length', shift=0.8):
     """Time stamps of two views of a video -> int64 (2, T), rising; those >= length are padding.
 
-    block: as in `draw_view`. shift: view b's block begins at most so many clip lengths from view a.
+    block: as in `draw_view`. shift: view b's block starts at most so many clip lengths from view
+    a's first drawn frame; of use only with block='clip', for a 'length' block starts at frame 0.
     """
     view_a = draw_view(rng, length, frames, block)
-    near = view_a[0], int(shift * min(length, frames))
-    view_b = draw_view(rng, length, frames, block, near)
+    reach = int(shift * min(length, frames))
+    view_b = draw_view(rng, length, frames, block, near=view_a[0], reach=reach)
     return np.stack([view_a, view_b])
 
 
-def draw_view(rng, length, frames, block, near=None):
+def draw_view(rng, length, frames, block, near=None, reach=0):
     """One view: a block of the video, and in it T frames at random, in order -> int64 (T,).
 
-    The block is 1 to 1.5 times as long as the video ('length') or as the clip ('clip'). The first
-    begins where the video does and overhangs its end, as the authors have it:
+    The block is 1 to 1.5 times as long as the video ('length': it starts at frame 0 and may run
+    past the end, CARL: too) or as the clip ('clip': it starts within `reach` frames of `near`).
 
         video  |0 . . . . . . . . . . . . . . . length-1|
         block  |------------------------------------------------------|
         view     x    x x     x        x    x      x        o    o  o      x: a frame    o: padding
-
-    near: (frame, reach), the block begins at most `reach` frames from that frame; None: anywhere.
     """
     n = min(length, frames)
     while True:
         size = math.ceil(rng.uniform(1, 1.5) * (length if block == 'length' else n))
-        last = length - size                # where the last block begins that fits; < 0: none does
-        if near is None:
-            low, high = 0, last
-        else:
-            first, reach = near
-            low = max(0, min(last, first - reach))
-            high = min(last + 1, first + reach + 1)
+        last = length - size                # where the last block starts that fits; < 0: none does
+        low, high = 0, last                 # high is exclusive; upper bounds as in CARL's code
+        if near is not None:
+            low = max(0, min(last, near - reach))
+            high = min(last + 1, near + reach + 1)
         start = rng.integers(low, max(1, high))
         view = np.full(frames, length)
         view[:n] = start + np.sort(rng.choice(size, n, replace=False))
-        if view[0] < length:                # a very short clip may be all padding: drawn again
+        if view[0] < length:                # of a very short video, all may be padding: again
             return view
 
 
@@ -112,17 +109,17 @@ class Clips(Dataset):
 
     names     [name] or, with pairs='videos', the names of two videos of one action
     frames    [uint8 (U, 3, H, W)], the distinct frames of both views; of two videos, two of these
-    where     int64 (2, T), position of each view's frames in `frames` (view b's in the last)
+    position  int64 (2, T), of each view's frames in `frames` (view b's in the last of them)
     time      int64 (2, T), frame index of each; padding is clamped to the last frame
     length    int64 (2,), number of frames of each view's video
     valid     bool (2, T), False = padding
     labels    int64 (2, T), the phase of each frame, numbered through all actions up to `classes`;
-              -1 = unlabelled or padding, and everywhere unless labels=True
+              -1 = unlabelled or padding, and everywhere unless with_labels=True
     augment   [dict, dict], one draw of draw_augmentation a view
     skipped   {name: reason} of broken videos that were drawn before; another took their place
     """
     def __init__(self, videos, *, frames, seed=0, block='length', shift=0.8, pairs='views',
-                 interleaved=False, labels=False, **strength):
+                 interleaved=False, with_labels=False, **strength):
         self.videos = videos
         self.T = frames
         self.seed = seed
@@ -130,15 +127,15 @@ class Clips(Dataset):
         self.pairs = pairs
         self.interleaved = interleaved
         self.strength = strength
-        self.labels = labels
-        self.alike = {}          # action -> its videos
+        self.with_labels = with_labels
+        self.videos_of_action = {}
         for video in videos:
-            self.alike.setdefault(video.action, []).append(video)
-        self.first_class = {}    # action -> the class of its phase 0
+            self.videos_of_action.setdefault(video.action, []).append(video)
+        self.first_class = {}    # action -> the class of its phase 0; actions share no class
         self.classes = 0
-        for action, alike in self.alike.items():
+        for action, of_action in self.videos_of_action.items():
             self.first_class[action] = self.classes
-            self.classes += count_phases(alike) if labels else 0
+            self.classes += count_phases(of_action) if with_labels else 0
 
     def __len__(self):
         return len(self.videos)
@@ -152,7 +149,7 @@ class Clips(Dataset):
             drawn = []
             for video in videos:
                 try:
-                    drawn.append(self.draw(rng, video, 2 // len(videos)))
+                    drawn.append(self.draw(rng, video, 2 // len(videos)))  # of two, a view each
                 except DataError as error:
                     skipped[video.name] = str(error)
             if len(drawn) == len(videos):
@@ -166,25 +163,26 @@ class Clips(Dataset):
         video = self.videos[index]
         if self.pairs != 'videos':
             return [video]
-        others = [other for other in self.alike[video.action] if other is not video] or [video]
+        same_action = self.videos_of_action[video.action]
+        others = [other for other in same_action if other is not video] or [video]
         return [video, others[rng.integers(len(others))]]
 
     def draw(self, rng, video, count):
-        """One video's part of an item: both views, or (count 1) one of them."""
+        """One video's part of an item: `count` views, both or, of a pair of videos, the first."""
         length = video.frames
         time = self.sample(rng, length)[:count]                   # (count, T)
         valid = time < length
         time = np.minimum(time, length - 1)
         labels = np.full(time.shape, -1)
-        if self.labels and video.labels is not None:
+        if self.with_labels and video.labels is not None:
             phases = video.labels[time]
             numbers = self.first_class[video.action] + phases
             labels = np.where(valid & (phases >= 0), numbers, -1)
-        distinct, where = np.unique(time, return_inverse=True)
+        distinct, position = np.unique(time, return_inverse=True)
         return {
             'name': video.name,
             'frames': video.read(distinct),                       # (U, 3, H, W)
-            'where': where.reshape(time.shape),
+            'position': position.reshape(time.shape),
             'time': time,
             'length': np.full(count, length),
             'valid': valid,
@@ -203,10 +201,9 @@ class Clips(Dataset):
 
     def join(self, rng, drawn):
         """What was drawn of one video or of two -> an item."""
-        item = {}
-        item['names'] = [part['name'] for part in drawn]
+        item = {'names': [part['name'] for part in drawn]}
         item['frames'] = [part['frames'] for part in drawn]
-        for key in ('where', 'time', 'length', 'valid', 'labels'):
+        for key in ('position', 'time', 'length', 'valid', 'labels'):
             item[key] = torch.from_numpy(np.concatenate([part[key] for part in drawn]))
         draw_a = draw_augmentation(rng, *item['frames'][0].shape[2:], **self.strength)
         draw_b = draw_augmentation(rng, *item['frames'][-1].shape[2:], **self.strength)
@@ -227,16 +224,16 @@ def collate(items):
 
 
 # --------------------------------------------------------------------------------------------------
-# Augmentation (paper, section 4.1): drawn by the workers, applied on the frames' device
+# CARL's augmentation: drawn by the workers, applied on the frames' device
 
 def draw_augmentation(rng, height, width, *, scale=(0.8, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5,
                       jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2,
                       blur=0.4, grey=0.2):
-    """One draw for a whole clip, as plain numbers, so that the GPU never has to be asked.
+    """One draw for a whole clip, as plain numbers, so applying them needs no GPU synchronisation.
 
     scale, ratio: the crop's area, width/height; flip, jitter, blur, grey: probabilities; the rest:
-    strengths. torchvision's transforms draw from a global generator, and where no crop fits, as in
-    FineGym, they cut out the middle; the authors squash the whole frame, and so do we.
+    strengths. torchvision's transforms draw from a global generator, and cut out the middle where
+    no crop fits: FineGym's 640 x 360 is wider than any of ratio <= 4/3 and area >= 0.8.
     """
     drawn = {
         'crop': draw_crop(rng, height, width, scale, ratio),
@@ -267,12 +264,12 @@ def draw_crop(rng, height, width, scale, ratio):
         w = round(math.sqrt(area * aspect))
         if 0 < h <= height and 0 < w <= width:
             return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-    return 0, 0, height, width    # none of that ratio fits: the whole frame, squashed
+    return 0, 0, height, width    # none fits: the whole frame, squashed (release: the same)
 
 
 def augment(frames, drawn, size):
     """One draw of draw_augmentation for a whole clip: -> normalised (n, 3, S, S)."""
-    import torchvision.transforms.v2.functional as TF    # here: it takes as long as PyTorch
+    import torchvision.transforms.v2.functional as TF    # here: imports as slowly as PyTorch
     top, left, height, width = drawn['crop']
     frames = resize(frames[:, :, top:top + height, left:left + width], size)    # (n, 3, S, S)
     if drawn['flip']:
@@ -281,7 +278,7 @@ def augment(frames, drawn, size):
         adjust = getattr(TF, f'adjust_{name}')
         frames = adjust(frames, factor)
     if drawn['blur']:
-        frames = TF.gaussian_blur(frames, [5, 9], drawn['blur'])    # 5 wide, 9 high
+        frames = TF.gaussian_blur(frames, [5, 9], drawn['blur'])    # width x height, as in CARL
     if drawn['grey']:
         frames = TF.rgb_to_grayscale(frames, num_output_channels=3)
     return normalise(frames)
@@ -290,11 +287,11 @@ def augment(frames, drawn, size):
 def views(batch, size, device='cpu'):
     """A batch as `collate` returns it -> augmented clips (B, 2, T, 3, S, S) on the device."""
     clips = []
-    for frames, where, drawn in zip(batch['frames'], batch['where'], batch['augment']):
+    for frames, position, drawn in zip(batch['frames'], batch['position'], batch['augment']):
         frames = [each.to(device, non_blocking=True) for each in frames]
-        where = where.to(device, non_blocking=True)
-        view_a = augment(frames[0][where[0]], drawn[0], size)     # (T, 3, S, S)
-        view_b = augment(frames[-1][where[1]], drawn[1], size)
+        position = position.to(device, non_blocking=True)
+        view_a = augment(frames[0][position[0]], drawn[0], size)      # (T, 3, S, S)
+        view_b = augment(frames[-1][position[1]], drawn[1], size)
         clips.append(torch.stack([view_a, view_b]))
     return torch.stack(clips)
 

@@ -40,10 +40,11 @@ def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0
     other view:
         G_ij = exp(-(s_i - s_j)^2 / (2 sigma2)), each row divided by its sum
         p_ij = exp(z_i.z_j / temperature) / sum_{k in Neg(i)} exp(z_i.z_k / temperature)
-        L_i  = sum_j G_ij (log G_ij - log(p_ij + 1e-6))
+        L_i  = sum_j G_ij (log G_ij - log(p_ij + 1e-6)),  which is KL(G_i || p_i) but for the 1e-6
     mean over a video's frames, both views, then over videos.
-    negatives: Neg(i) is 'single', the other view of the same video, or 'batch', all frames of the
-    batch but those of i's own view. sigma2: in frames^2.
+    negatives: Neg(i), positives included, is 'single', the other view of the same video, or
+    'batch', all frames of this process's batch but those of i's own view: nothing is gathered
+    across GPUs. sigma2: in frames^2.
 
     Chen et al., Frame-wise Action Representations for Long Videos via Sequence Contrastive
     Learning, CVPR 2022 (the paper's [9]).
@@ -52,8 +53,7 @@ def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0
         raise ValueError(f"negatives is 'single' or 'batch', not {negatives!r}")
     target = time_target(time, length, valid, sigma2)                 # G: (B, 2, T, T)
 
-    # Dimension 1 holds the two views: flip(1) puts each view's partner in its place, so that one
-    # line compares a with b and b with a.
+    # Dimension 1 holds the two views: flip(1) puts each view's partner in its place.
     other = z.flip(1)
     other_valid = valid.flip(1)[:, :, None]
     similarity = einsum(z, other, 'b v i d, b v j d -> b v i j')
@@ -64,10 +64,11 @@ def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0
         negative_logits = logits
     else:
         negative_logits = batch_logits(z, valid, temperature)         # (B, 2, T, B * 2 * T)
-    normaliser = negative_logits.logsumexp(-1, keepdim=True)
-    p = torch.exp(logits - normaliser)                                # (B, 2, T, T)
+    log_normaliser = negative_logits.logsumexp(-1, keepdim=True)
+    p = torch.exp(logits - log_normaliser)                            # (B, 2, T, T)
 
-    # xlogy(G, G) is G log G, and 0 where G is 0
+    # CARL: a floor of 1e-6, without which the loss moves in the third decimal.
+    # xlogy(G, G) is G log G, and 0 where G is 0.
     divergence = torch.xlogy(target, target) - target * torch.log(p + 1e-6)
     divergence = divergence.sum(-1)                                   # (B, 2, T)
     return masked_mean(divergence, valid, (1, 2)).mean()
@@ -77,10 +78,10 @@ def time_target(time, length, valid, sigma2):
     """G (B, 2, T, T): how much frame i of a view should resemble frame j of the other view.
 
     A row sums to 1, or is 0 where all frames of the other view are more than about 45 frames away:
-    the Gaussian underflows, and frame i has no target. A softmax over j would give it the nearest,
-    however far.
+    the Gaussian underflows, and frame i has no target. Hence no softmax over j: it would make the
+    nearest frame the target, however far.
     """
-    # Where the two are videos of different length, s_i is first stretched to the other's.
+    # Two videos: s_i is first stretched to the other's length. Two views of one: the stretch is 1.
     stretch = length.flip(1).float() / length
     s = time.float() * stretch[..., None]                             # (B, 2, T)
     s_other = time.flip(1).float()
@@ -92,10 +93,7 @@ def time_target(time, length, valid, sigma2):
 
 
 def batch_logits(z, valid, temperature):
-    """z_i.z_k / temperature over all valid frames k but those of i's own view.
-
-    z (B, 2, T, D) -> (B, 2, T, B * 2 * T).
-    """
+    """z (B, 2, T, D) -> z_i.z_k / temperature (B, 2, T, B * 2 * T), k not of i's own view."""
     B, views = z.shape[:2]
     own = torch.eye(B * views, dtype=torch.bool, device=z.device)
     own = rearrange(own, '(b v) (c w) -> b v 1 c w 1', v=views, w=views)
@@ -105,7 +103,7 @@ def batch_logits(z, valid, temperature):
 
 
 def projection_head(width, classes=None):
-    """SCL's, on the embedding (..., D), used in training only."""
+    """SCL's, in training only: rows (M, D) -> (M, D). All heads take `classes`; few use it."""
     return nn.Sequential(
         nn.Linear(width, 128),
         BatchNorm(128),
@@ -113,16 +111,20 @@ def projection_head(width, classes=None):
         nn.Linear(128, width))
 
 
+# z is the embedding, or with loss_on_head_output what the head makes of it; with unit_length it is
+# L2-normalised. The other fields: objectives/objective.py.
 OBJECTIVES = {
-    'scl': Objective(scl, head=projection_head, project=True, unit=True, settings=('negatives',)),
-    'tcn': Objective(tcn, unit=True, interleaved=True),
-    'tcc': Objective(tcc, videos=True),
-    'vsp': Objective(vsp, unit=True, least=3),
-    'sal': Objective(sal, head=order_classifier, least=3),
-    'lav': Objective(lav, unit=True, videos=True),
-    'gta': Objective(gta, unit=True, videos=True),
-    'distill': Objective(distill, head=distill_head, project=True, teacher=Teacher),
-    'vsp_p': Objective(vsp_p, unit=True, labels=True, least=3),
-    'vsp_f': Objective(vsp_f, unit=True, labels=True, least=3),
-    'supervised': Objective(supervised, head=phase_classifier, project=True, labels=True),
+    'scl': Objective(scl, head=projection_head, loss_on_head_output=True, unit_length=True,
+                     settings=('negatives',)),
+    'tcn': Objective(tcn, unit_length=True, interleaved=True),
+    'tcc': Objective(tcc, allows_video_pairs=True),
+    'vsp': Objective(vsp, unit_length=True, min_frames=3),
+    'sal': Objective(sal, head=order_classifier, min_frames=3),
+    'lav': Objective(lav, unit_length=True, allows_video_pairs=True),
+    'gta': Objective(gta, unit_length=True, allows_video_pairs=True),
+    'distill': Objective(distill, head=distill_head, loss_on_head_output=True, teacher=Teacher),
+    'vsp_p': Objective(vsp_p, unit_length=True, labels=True, min_frames=3),
+    'vsp_f': Objective(vsp_f, unit_length=True, labels=True, min_frames=3),
+    'supervised': Objective(supervised, head=phase_classifier, loss_on_head_output=True,
+                            labels=True),
 }

@@ -129,13 +129,13 @@ def check(settings, world):
     objective = OBJECTIVES[s.loss]
     if objective.interleaved and s.frames % 2:
         raise RunError(f'--frames {s.frames}: {s.loss} takes pairs of them; choose an even number')
-    if s.frames < objective.least:
-        raise RunError(f'--frames {s.frames}: {s.loss} needs at least {objective.least}')
+    if s.frames < objective.min_frames:
+        raise RunError(f'--frames {s.frames}: {s.loss} needs at least {objective.min_frames}')
     if s.batch % world:
         raise RunError(f'--batch {s.batch}: {world} processes do not divide it evenly; '
                             f'choose a multiple of {world}')
-    if s.pairs == 'videos' and not objective.videos:
-        able = [name for name, other in OBJECTIVES.items() if other.videos]
+    if s.pairs == 'videos' and not objective.allows_video_pairs:
+        able = [name for name, other in OBJECTIVES.items() if other.allows_video_pairs]
         raise RunError(f'--pairs videos: {s.loss} compares two views of one video; '
                             f'{" and ".join(able)} can take videos')
 
@@ -155,7 +155,8 @@ def training_step(model, batch, settings, optimizer, device, options, teacher=No
                       'b v t c h w -> (b v) t c h w')                      # two views a video
     valid = rearrange(batch['valid'], 'b v t -> (b v) t')
     with mixed_precision(device):
-        z = model(clips, valid, project=objective.project, normalize=objective.unit)
+        z = model(clips, valid, project=objective.loss_on_head_output,
+                  normalize=objective.unit_length)
         if teacher:
             options = options | teacher(clips, valid)
     z = rearrange(z, '(b v) t d -> b v t d', v=2)                          # (B, 2, T, D)
@@ -265,7 +266,7 @@ class Run:
         self.clips = data.Clips(
             videos['train'], frames=s.frames, seed=s.seed, block=s.block, shift=s.shift,
             pairs=s.pairs, interleaved=self.objective.interleaved,
-            labels=self.objective.labels, scale=(s.crop, 1),
+            with_labels=self.objective.labels, scale=(s.crop, 1),
             brightness=s.jitter, contrast=s.jitter, saturation=s.jitter, hue=s.hue)
         self.path = Path(s.out) / 'checkpoint.pt'
         self.skipped = {}                                 # videos that could not be read: why
@@ -320,7 +321,7 @@ class Run:
                 raise RunError(f'{self.path}: lacks what Adam knew ({error}); choose another '
                                f'--out, or --fresh') from None
         self.options = {name: getattr(s, name) for name in self.objective.settings}
-        if self.objective.head and not self.objective.project:
+        if self.objective.head and not self.objective.loss_on_head_output:
             self.options['classifier'] = self.model.head
         self.teacher = self.objective.teacher(self.model) if self.objective.teacher else None
         if self.teacher and resumed:

@@ -2,9 +2,9 @@
 
     images (F, 3, H, W), normalised RGB -> patches (F, P, L*C), CLS token (F, C)
 
-F frames of P patches each; C the width, L the number of blocks whose outputs are kept. Also what
-every backbone is to the rest of the house: `Features`, and the table row `Backbone`. dinov2.py and
-dinov3.py hold what the later generations changed.
+F frames of P patches each; C the width, L the number of blocks whose outputs are kept. First comes
+what the other files know of any backbone: `Features`, which it returns, and `Backbone`, its table
+row. What DINOv2 and DINOv3 changed in this ViT is in dinov2.py and dinov3.py.
 """
 from collections.abc import Callable
 from functools import partial
@@ -22,15 +22,15 @@ from mtf import Block
 
 class Features(NamedTuple):
     """What a backbone makes of F frames."""
-    patches: torch.Tensor          # (F, P, L*C), of the chosen layers
-    cls: torch.Tensor | None       # (F, C), after the final norm; None where there is no CLS token
+    patches: torch.Tensor          # (F, P, L*C), of the chosen layers, without the final norm
+    cls: torch.Tensor | None       # (F, C), with the final norm; None where there is no CLS token
 
 
 class Backbone(NamedTuple):
     """A row of model.BACKBONES: all that other files must know of a backbone."""
     make: Callable                 # make(layers) -> the module, with random weights
     layers: int                    # how many there are to choose from; 1: a single feature map
-    image_size: int                # pixels a side, unless told otherwise
+    image_size: int                # pixels a side of a frame, unless told otherwise
     patch_size: int                # pixels a side; a picture cannot be smaller
     weights: str | Path | None     # address or file of the official weights
     where: str = ''                # where to get them, where `weights` is None
@@ -42,23 +42,23 @@ class ViT(nn.Module):
     """The Vision Transformer (Dosovitskiy et al., ICLR 2021) of DINO (Caron et al., ICCV 2021).
 
     layers: blocks, counted from 1 as in the paper, whose outputs are the patch features; the last
-    by default. image_size: pixels a side of the pictures that its positions were trained on.
-    Errors: ModelError where there is no such layer.
+    by default. trained_size: pixels a side of the pictures that its positions were trained on; the
+    frames' own is image_size, which build_backbone sets. Errors: ModelError for no such layer.
     """
     block = Block                  # dinov2.py and dinov3.py replace these
     eps = 1e-6                     # of LayerNorm
-    prefix = 1                     # tokens before the patches: CLS
+    prefix = 1                     # tokens before the patches: CLS; dinov2.py adds registers
 
-    def __init__(self, layers=None, *, image_size, patch_size, width, depth, heads):
+    def __init__(self, layers=None, *, trained_size, patch_size, width, depth, heads):
         super().__init__()
         self.layers = list(layers or [depth])
         if min(self.layers) < 1 or max(self.layers) > depth:
             raise ModelError(f'layers {self.layers}: this backbone has layers 1 to {depth}')
-        self.image_size = image_size
+        self.image_size = trained_size
         self.patch_size = patch_size
         self.width = width
         self.channels = width * len(self.layers)
-        self.trained_grid = image_size // patch_size
+        self.trained_grid = trained_size // patch_size
         # a module that only holds another: DINO's files call this layer patch_embed.proj
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
@@ -76,7 +76,7 @@ class ViT(nn.Module):
 
     @property
     def grid(self):
-        """Patches a side of a picture of image_size, which need not be the trained one."""
+        """Patches a side of a picture of image_size; trained_grid is that of the positions."""
         return self.image_size // self.patch_size
 
     def positions(self, rows, columns):
@@ -90,13 +90,20 @@ class ViT(nn.Module):
         return torch.cat([cls, patches.to(cls.dtype)], 1)
 
     def interpolate(self, grid, rows, columns):
-        """(1, C, M, M) -> (1, C, rows, columns), by factors 0.1/M too large, as DINO has it."""
+        """(1, C, M, M) -> (1, C, rows, columns).
+
+        The + 0.1 guards against rounding down. It shifts the grid a little; DINO does the same and
+        its features depend on it.
+        """
         M = self.trained_grid
         factors = (rows + 0.1) / M, (columns + 0.1) / M
         return F.interpolate(grid, scale_factor=factors, mode='bicubic')
 
     def tokens(self, images):
-        """images (F, 3, H, W) -> the tokens that enter the first block (F, prefix + P, C)."""
+        """images (F, 3, H, W) -> the tokens that enter the first block (F, prefix + P, C).
+
+        Here the prefix is CLS alone; registers, which have no position, come in dinov2.py.
+        """
         x = self.patch_embed.proj(images)                         # (F, C, rows, columns)
         positions = self.positions(*x.shape[-2:])
         x = rearrange(x, 'f c rows columns -> f (rows columns) c')
@@ -108,7 +115,11 @@ class ViT(nn.Module):
         return {}
 
     def forward(self, images):
-        """images (F, 3, H, W) -> Features: patches as they leave a block, CLS after the norm."""
+        """images (F, 3, H, W) -> Features.
+
+        release: patches as they leave a block, WITHOUT the final norm, which was trained on the
+        last block's output alone; CLS with it, as DINO.
+        """
         x = self.tokens(images)                                   # (F, prefix + P, C)
         arguments = self.block_arguments(images)
         chosen = {}
@@ -120,7 +131,7 @@ class ViT(nn.Module):
         return Features(patches, self.norm(x[:, 0]))              # (F, P, L*C), (F, C)
 
     def attention_map(self, images):
-        """How the last block's CLS token looks at the patches (F, heads, P)."""
+        """images (F, 3, H, W) -> the last block's attention, CLS over patches, (F, heads, P)."""
         x = self.tokens(images)
         arguments = self.block_arguments(images)
         for block in self.blocks[:-1]:
@@ -138,8 +149,9 @@ TINY = dict(width=96, depth=4, heads=3)
 
 
 def row(weights, patch_size, sizes, image_size=224):
-    make = partial(ViT, image_size=image_size, patch_size=patch_size, **sizes)
-    return Backbone(make, sizes['depth'], image_size, patch_size, weights)
+    return Backbone(
+        partial(ViT, trained_size=image_size, patch_size=patch_size, **sizes),
+        layers=sizes['depth'], image_size=image_size, patch_size=patch_size, weights=weights)
 
 
 DINO = {

@@ -69,7 +69,7 @@ def row(name, kind, sizes):
     folder = name.removesuffix('_reg')
     file = name.replace('_reg', '_reg4') + '_pretrain.pth'
     return Backbone(
-        partial(kind, image_size=518, patch_size=14, **sizes),
+        partial(kind, trained_size=518, patch_size=14, **sizes),
         layers=sizes['depth'], image_size=224, patch_size=14, multiple_of=14,
         weights=f'{ADDRESS}{folder}/{file}')
 

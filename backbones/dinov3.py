@@ -52,7 +52,7 @@ class DINOv3(DINOv2WithRegisters):
     eps = 1e-5
 
     def __init__(self, layers=None, *, heads, **sizes):
-        super().__init__(layers, image_size=224, heads=heads, **sizes)
+        super().__init__(layers, trained_size=224, heads=heads, **sizes)
         del self.pos_embed
         Q = self.width // heads // 4
         periods = 100 ** (torch.arange(Q) / Q)                    # (Q,)

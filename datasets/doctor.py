@@ -68,7 +68,7 @@ def examine(video, decode):
     """-> Report"""
     frames = 0
     try:
-        frames = video.on_disk
+        frames = video.frames_on_disk
         if decode:
             for _ in video.decode(np.arange(frames)):
                 pass

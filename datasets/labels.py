@@ -153,7 +153,7 @@ def check_labels(videos):
 
 def why_wrong(video):
     try:
-        video.on_disk
+        video.frames_on_disk
     except DataError:
         return None
     try:

@@ -1,7 +1,7 @@
 """One video: its name, its labels, and a file or a folder of images decoded frame by frame.
 
 Frame i is the i-th that a player shows, turned as a player turns it: uint8 (3, H, W). `Video` is
-what the rest of the house knows of a video. Video files are decoded here, by PyAV (packets.py says
+all that the other files know of a video. Video files are decoded here, by PyAV (packets.py says
 where their frames are); folders of pictures in images.py. Whatever a file can have wrong with it
 becomes a `DataError` of one line.
 """
@@ -63,7 +63,7 @@ class Video:
     classes: list | None = field(default=None, repr=False)  # names of the labels, by number
 
     @cached_property
-    def on_disk(self):
+    def frames_on_disk(self):
         """Number of frames of the file or folder; DataError if there is none."""
         frames = self.count()
         if not frames:
@@ -74,15 +74,15 @@ class Video:
     def frames(self):
         """Number of frames; with `fit`, there are no more of them than labels."""
         if self.fit:
-            return min(self.on_disk, len(self.annotate(self.on_disk)))
-        return self.on_disk
+            return min(self.frames_on_disk, len(self.annotate(self.frames_on_disk)))
+        return self.frames_on_disk
 
     @cached_property
     def labels(self):
         """Phase labels int64 (frames,), -1 = unlabelled, or None; DataError if they do not fit."""
         if self.annotate is None:
             return None
-        labels = np.asarray(self.annotate(self.on_disk), np.int64)
+        labels = np.asarray(self.annotate(self.frames_on_disk), np.int64)
         if len(labels) != self.frames and not self.fit:
             raise DataError(f'{self.name}: {len(labels)} labels for {self.frames} frames')
         return labels[np.arange(self.frames) * len(labels) // self.frames]
@@ -93,7 +93,7 @@ class Video:
         if indices.size and not 0 <= indices.min() <= indices.max() < self.frames:
             there = f'{self.name} has frames 0 to {self.frames - 1}'
             raise IndexError(f'{there}, not {indices.tolist()}')
-        return indices * self.on_disk // self.frames
+        return indices * self.frames_on_disk // self.frames
 
     def read(self, indices):
         """Decode frames: any order, repeats allowed, each decoded once -> uint8 (n, 3, H, W)."""

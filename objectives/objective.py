@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 
-NEVER = -1e9  # a logit for what may not be chosen; finite, so that a row without any choice is too
+NEVER = -1e9  # a logit for forbidden choices; finite, so that a fully masked row gives no NaN
 
 
 class Objective(NamedTuple):
@@ -14,16 +14,16 @@ class Objective(NamedTuple):
     # loss(z, time, length, valid, **options) -> scalar
     loss: Callable
     # head(width, classes) -> what is trained on top of the embedding and dropped afterwards:
-    # width is the embedding's, classes the number of distinct labels, None where labels is False
+    # width is the embedding's, classes the number of distinct labels, 0 where labels is False
     head: Callable | None = None
     # True: z is the head's output; False: z is the embedding, and a head comes as `classifier`
-    project: bool = False
-    # z has unit length
-    unit: bool = False
+    loss_on_head_output: bool = False
+    # z is L2-normalised
+    unit_length: bool = False
     # clips are drawn as anchor, positive, anchor, positive, ...; else as frames in order
     interleaved: bool = False
     # the two sequences may be two videos of one action; else they are two views of one video
-    videos: bool = False
+    allows_video_pairs: bool = False
     # the loss gets `labels` int64 (B, 2, T): 0 .. classes-1, -1 = unlabelled
     labels: bool = False
     # teacher(model) -> a slow copy that the training loop keeps; the loss gets what it says as
@@ -32,7 +32,7 @@ class Objective(NamedTuple):
     # names of the settings that the loss gets as options
     settings: tuple = ()
     # frames that a clip must have
-    least: int = 2
+    min_frames: int = 2
 
 
 def objective(loss):

@@ -9,7 +9,7 @@ from objectives.vsp_p import draw_phases
 def phase_contrast(middles, labels, exists, temperature=0.1):
     """Supervised contrast: middle frames (M, D), their labels (M,), which exist (M,) -> scalar.
 
-    For each frame i that has a positive, a frame j != i of its label:
+    For each frame i that has a positive, a frame j != i of its label in this process's batch:
         -log(sum over positives j of exp(z_i.z_j / temperature) / sum over all j != i of the same)
     mean over those frames; 0 if there are none.
     """

@@ -188,7 +188,8 @@ def stepper(s, model):
         when, length, valid = (batch[name].to(DEVICE, non_blocking=True) for name in ('time', 'length', 'valid'))
         with precision():
             z = model(rearrange(views, 'b v t c h w -> (b v) t c h w'), rearrange(valid, 'b v t -> (b v) t'),
-                      project=objective.project, normalize=objective.unit)
+                      project=objective.loss_on_head_output,
+                      normalize=objective.unit_length)
         optimizer.zero_grad()
         objective.loss(rearrange(z, '(b v) t d -> b v t d', v=2), when, length, valid).backward()
         torch.nn.utils.clip_grad_norm_(weights, 10)

@@ -130,7 +130,7 @@ def train_model(settings, backbone, videos, cached):
     objective = OBJECTIVES[s.loss]
     clips = CachedClips(videos, frames=s.frames, seed=s.seed, block=s.block, shift=s.shift,
                         pairs=s.pairs, interleaved=objective.interleaved,
-                        labels=objective.labels, **strength(s))
+                        with_labels=objective.labels, **strength(s))
     torch.manual_seed(s.seed)
     model = models.build_model(asdict(s), backbone)
     if objective.head:
@@ -138,7 +138,7 @@ def train_model(settings, backbone, videos, cached):
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=s.lr, weight_decay=s.weight_decay)
     options = {name: getattr(s, name) for name in objective.settings}
-    if objective.head and not objective.project:
+    if objective.head and not objective.loss_on_head_output:
         options['classifier'] = model.head
     if objective.teacher:
         options['teacher'] = objective.teacher(model)

@@ -45,19 +45,19 @@ def loaded(backbone, state):
 
 def dino(layers=None):
     g = golden('dino_vit')
-    vit = ViT(layers, image_size=32, patch_size=8, **SIZES)
+    vit = ViT(layers, trained_size=32, patch_size=8, **SIZES)
     return loaded(vit, weights_under(g, 'sd/')), g
 
 
 def dinov2(layers=None):
     g = golden('dinov2_vit')
-    vit = DINOv2(layers, image_size=56, patch_size=14, **SIZES)
+    vit = DINOv2(layers, trained_size=56, patch_size=14, **SIZES)
     return loaded(vit, weights_under(g, 'sd/')), g
 
 
 def dinov2_reg(layers=None):
     g = golden('dinov2_vit')
-    vit = DINOv2WithRegisters(layers, image_size=56, patch_size=14, **SIZES)
+    vit = DINOv2WithRegisters(layers, trained_size=56, patch_size=14, **SIZES)
     return loaded(vit, weights_under(g, 'sd/', 'sd_reg/')), g
 
 
@@ -172,7 +172,7 @@ def test_products_of_rotated_patches_depend_on_their_distance_alone():
 def test_dinov2_is_dino_with_the_scales_folded_in():
     """Without registers LayerScale is only another weight of the layer before."""
     scaled, g = dinov2(layers=(2, 4))
-    plain = ViT((2, 4), image_size=56, patch_size=14, **SIZES).eval()
+    plain = ViT((2, 4), trained_size=56, patch_size=14, **SIZES).eval()
     state = {key: value for key, value in scaled.state_dict().items() if '.ls' not in key}
     for i, block in enumerate(scaled.blocks):
         for gamma, layer in (block.ls1.gamma, 'attn.proj'), (block.ls2.gamma, 'mlp.fc2'):

@@ -137,13 +137,13 @@ def test_items(options, T, files):
 def check_view(item, v, length, frames, T, options):
     time = item['time'][v]
     valid = item['valid'][v]
-    where = item['where'][v]
-    assert time.shape == valid.shape == where.shape == (T,) and valid.any()
+    position = item['position'][v]
+    assert time.shape == valid.shape == position.shape == (T,) and valid.any()
     assert item['length'][v] == length
     assert item['length'].dtype == time.dtype == torch.int64
     assert 0 <= time.min() and time.max() < length
     assert (time[~valid] == length - 1).all()
-    assert numbers(frames[where]) == time.tolist()
+    assert numbers(frames[position]) == time.tolist()
     if not options:
         assert valid.sum() <= min(length, T) and (time.diff() >= 0).all()
 
@@ -224,7 +224,7 @@ def labelled(files):
 def test_labels_of_clips(labelled):
     """Class = phase, counted on through the actions; each frame's is that of its time stamp."""
     videos, expected = labelled
-    clips = data.Clips(videos, frames=24, labels=True)
+    clips = data.Clips(videos, frames=24, with_labels=True)
     assert clips.classes == 4
     for epoch, index in itertools.product(range(3), range(5)):
         item = clips[epoch, index]
@@ -243,7 +243,7 @@ def test_labels_of_clips(labelled):
 def test_labels_of_two_videos(labelled):
     videos, expected = labelled
     names = [video.name for video in videos]
-    item = data.Clips(videos, frames=24, labels=True, pairs='videos')[0, 0]
+    item = data.Clips(videos, frames=24, with_labels=True, pairs='videos')[0, 0]
     for v in range(2):
         valid = item['valid'][v]
         time = item['time'][v][valid]
@@ -254,7 +254,7 @@ def test_labels_of_two_videos(labelled):
 def test_labels_that_do_not_fit_are_told_to_who_asks(labelled):
     videos, _ = labelled
     videos[0].annotate = lambda _: np.zeros(7)
-    item = data.Clips(videos, frames=24, labels=True)[0, 0]
+    item = data.Clips(videos, frames=24, with_labels=True)[0, 0]
     assert '7 labels for 60 frames' in item['skipped'][videos[0].name]
     assert data.Clips(videos, frames=24)[0, 0]['skipped'] == {}
 
@@ -270,8 +270,8 @@ def test_a_batch_of_clips(pairs, files):
     assert out.shape == (3, 2, 6, 3, 32, 32) and out.dtype == torch.float32
     for item, views in zip(items, out):
         assert len(item['frames']) == (2 if pairs == 'videos' else 1)
-        check_augmented(views[0], item['frames'][0], item['where'][0], item['augment'][0])
-        check_augmented(views[1], item['frames'][-1], item['where'][1], item['augment'][1])
+        check_augmented(views[0], item['frames'][0], item['position'][0], item['augment'][0])
+        check_augmented(views[1], item['frames'][-1], item['position'][1], item['augment'][1])
 
 
 def check_augmented(view, frames, where, drawn):

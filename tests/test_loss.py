@@ -65,7 +65,7 @@ def compute(name, clips, **options):
     options = frame_options(name, clips) | options
     if row.teacher:
         options['centre'] = torch.linspace(-.2, .2, D, dtype=dtype, device=z.device)
-    if row.head and not row.project:
+    if row.head and not row.loss_on_head_output:
         options['classifier'] = make_classifier(dtype).to(z.device)
     torch.manual_seed(3)
     return row.loss(*clips, **options)
@@ -73,7 +73,7 @@ def compute(name, clips, **options):
 
 def of(name, *args, **kwargs):
     """`batch`, its embeddings as this objective wants them."""
-    return batch(*args, unit=OBJECTIVES[name].unit, **kwargs)
+    return batch(*args, unit=OBJECTIVES[name].unit_length, **kwargs)
 
 
 def logsumexp(values):
@@ -344,7 +344,7 @@ def test_clips_without_anything_to_learn_from_stay_finite(name, counts):
 @pytest.mark.parametrize('name', NAMES)
 def test_collapsed_and_far_embeddings_stay_finite(name):
     z, *about = batch(dtype=torch.float32)
-    scale = 0. if OBJECTIVES[name].unit else 100.
+    scale = 0. if OBJECTIVES[name].unit_length else 100.
     for extreme in (torch.ones_like(z) / D ** 0.5, -z.abs(), z * scale):
         extreme = extreme.clone().requires_grad_()
         value = compute(name, (extreme, *about))
@@ -411,11 +411,11 @@ def test_draws_follow_the_seed(name):
 
 def test_each_gets_the_embedding_that_its_authors_gave_it():
     """Unit length or not, behind a head or not, two videos or not: as published for each."""
-    unit = {name for name, row in OBJECTIVES.items() if row.unit}
+    unit = {name for name, row in OBJECTIVES.items() if row.unit_length}
     assert unit == {'scl', 'tcn', 'vsp', 'lav', 'gta', 'vsp_p', 'vsp_f'}
-    behind_a_head = {name for name, row in OBJECTIVES.items() if row.project}
+    behind_a_head = {name for name, row in OBJECTIVES.items() if row.loss_on_head_output}
     assert behind_a_head == {'scl', 'distill', 'supervised'}
-    two_videos = {name for name, row in OBJECTIVES.items() if row.videos}
+    two_videos = {name for name, row in OBJECTIVES.items() if row.allows_video_pairs}
     assert two_videos == {'tcc', 'lav', 'gta'}
 
 
@@ -432,11 +432,11 @@ def test_the_head_of_its_row_fits_the_loss(name):
     if row.head:
         head = row.head(8, 5 if row.labels else None)
         modules.append(head)
-        if row.project:
+        if row.loss_on_head_output:
             z = head(z.flatten(0, 2)).unflatten(0, (B, 2, T))
         else:
             options['classifier'] = head
-    if row.unit:
+    if row.unit_length:
         z = F.normalize(z, dim=-1)
     if row.teacher:
         options['teacher'] = torch.randn(z.shape)

@@ -30,7 +30,7 @@ def assert_close(ours, reference, tolerance=1e-5):
 
 def tiny_vit(layers=(4,)):
     g = golden('dino_vit')
-    vit = ViT(image_size=32, patch_size=8, width=32, depth=4, heads=2, layers=layers)
+    vit = ViT(trained_size=32, patch_size=8, width=32, depth=4, heads=2, layers=layers)
     vit.load_state_dict({key[3:]: value for key, value in g.items() if key.startswith('sd/')})
     return vit.eval(), g
 
@@ -49,7 +49,7 @@ def test_vit_layers_are_counted_from_one_and_kept_in_order():
     with torch.no_grad():
         assert_close(vit(g['x']).patches, torch.cat([g['blocks'][2, :, 1:], g['blocks'][0, :, 1:]], -1))
     with pytest.raises(model.ModelError, match='layers'):
-        ViT(image_size=32, patch_size=8, width=32, depth=4, heads=2, layers=[0])
+        ViT(trained_size=32, patch_size=8, width=32, depth=4, heads=2, layers=[0])
 
 
 def test_positions_are_interpolated_bicubically():
