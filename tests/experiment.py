@@ -280,7 +280,7 @@ def train_row(row, width, videos, settings):
 
 @torch.no_grad()
 def embed(model, videos):
-    """-> unit-length embeddings (n, D) of each video, each entity's mean mass on the actor or []."""
+    """-> unit-length embeddings (n, D) of each video, each entity's mean mass on the actor."""
     embeddings = []
     masses = []
     for video in videos:

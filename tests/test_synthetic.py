@@ -1,4 +1,4 @@
-"""The synthetic set: its frames to the last bit, its labels, its actor, and what the clock alone can tell of it."""
+"""The synthetic set: its frames to the last bit, labels, actor, and what the clock can tell of it."""
 import hashlib
 
 import numpy as np
