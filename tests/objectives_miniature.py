@@ -154,7 +154,10 @@ def train_model(settings, backbone, videos, cached):
 
 def teacher_entropy(teacher):
     """Of what the teacher said in the last step, in units of log K: the entropy of the mean over
-    all frames, 0 where all say the same one thing; and the mean of each frame's own."""
+    all frames, which is 0 where all say the same one thing; and the mean of each frame's own.
+
+    They are alike where all frames say the same, whatever it is.
+    """
     logits = teacher.logits[teacher.valid]                            # (frames, K)
     q = ((logits - teacher.centre) / 0.04).softmax(-1)
     most = np.log(q.shape[-1])
@@ -239,6 +242,17 @@ def print_table(results):
             cell = f'{np.mean(values):.3f} ± {2 * np.std(values):.3f}'
             cells += f'{cell:>16}'
         print(f'{title}{cells}{len(runs):6}')
+    print_entropies(results)
+
+
+def print_entropies(results):
+    """How the teacher's entropy went, in units of log K: of all frames' mean, of single frames."""
+    for result in results:
+        if result.get('entropy'):
+            print(f'\n{result["row"]}, lr {result["lr"]:.0e}, data seed {result["data_seed"]}, '
+                  f'seed {result["seed"]}:    step   all  single')
+            for step, whole, single in result['entropy']:
+                print(f'{step:8}{whole:8.3f}{single:8.3f}')
 
 
 def row_name(settings):
