@@ -212,7 +212,10 @@ def controls(settings, backbone, videos, cached):
 # The table
 
 def best_rate(results, name):
-    """The learning rate at which a row was best in the runs that tried several."""
+    """The learning rate at which a row was best in the runs that tried several.
+
+    A row with merged tokens has that of the row without.
+    """
     found = [result for result in results if result['row'] == name and result['purpose'] == 'rate']
     if not found:
         raise SystemExit(f'--lr best: {name} has not been tried at any rate yet; first run this '
@@ -255,13 +258,13 @@ def print_entropies(results):
                 print(f'{step:8}{whole:8.3f}{single:8.3f}')
 
 
-def row_name(settings):
+def row_name(loss, pairs, merge):
     """'gta', 'gta videos', 'scl merge 2'."""
-    name = settings.loss
-    if settings.pairs == 'videos':
+    name = loss
+    if pairs == 'videos':
         name += ' videos'
-    if settings.merge > 1:
-        name += f' merge {settings.merge}'
+    if merge > 1:
+        name += f' merge {merge}'
     return name
 
 
@@ -305,10 +308,11 @@ def plan(args, results):
     runs = []
     for seed in args.seeds.split(','):
         for loss in args.losses.split(','):
-            name = row_name(settings_of(args, loss, 0, 1e-3))
+            name = row_name(loss, args.pairs, args.merge)
             rates = args.lr.split(',')
             if args.lr == 'best':
-                rates = [best_rate(results, name)]
+                unmerged = row_name(loss, args.pairs, merge=1)
+                rates = [best_rate(results, unmerged)]
             for rate in map(float, rates):
                 if (name, rate, args.data_seed, int(seed)) not in done:
                     runs.append(settings_of(args, loss, int(seed), rate))
@@ -340,7 +344,8 @@ def main():
             for name, scores in controls(settings, backbone, videos, cached).items():
                 note(dict(row=name, lr=0., seed=0) | about | scores, args.out)
     for settings in runs:
-        result = dict(row=row_name(settings), lr=settings.lr, seed=settings.seed) | about
+        name = row_name(settings.loss, settings.pairs, settings.merge)
+        result = dict(row=name, lr=settings.lr, seed=settings.seed) | about
         note(result | run(settings, backbone, videos, cached), args.out)
     print_table(read_results(args.out))
 

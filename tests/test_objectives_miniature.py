@@ -96,6 +96,8 @@ def test_runs_that_are_there_are_not_planned_again():
     args.data_seed = 6
     planned = miniature.plan(args, results)
     assert [(settings.lr, settings.seed) for settings in planned] == [(1e-3, 0), (1e-3, 4)]
+    args.merge = 2
+    assert {settings.lr for settings in miniature.plan(args, results)} == {1e-3}
     args.losses = 'tcc'
     with pytest.raises(SystemExit, match='tcc videos has not been tried'):
         miniature.plan(args, results)
