@@ -130,8 +130,7 @@ def train_model(settings, backbone, videos, cached):
     options = {name: getattr(s, name) for name in objective.settings}
     if objective.head and not objective.project:
         options['classifier'] = model.head
-    if objective.teacher:
-        options['teacher'] = objective.teacher(model)
+    teacher = objective.teacher(model) if objective.teacher else None
 
     model.train()
     losses = []
@@ -142,10 +141,9 @@ def train_model(settings, backbone, videos, cached):
             group['lr'] = train.learning_rate(s, step // steps)
         batch = data.collate([clips[key] for key in keys])
         with patch.object(data, 'views', cached_views(cached)):
-            loss, _ = train.training_step(model, batch, s, optimizer, CPU, options)
+            loss, _ = train.training_step(model, batch, s, optimizer, CPU, options, teacher)
         losses.append(loss.item())
-        if objective.teacher:
-            teacher = options['teacher']
+        if teacher:
             if step in (0, 9, 29) or (step + 1) % 60 == 0:
                 entropies.append((step + 1, *teacher_entropy(teacher)))
             teacher.follow(model, step / (s.epochs * steps))

@@ -1,4 +1,4 @@
-"""The objectives' experiment: its cached features are those of the images that train.py would see."""
+"""The objectives' experiment: its cached features are those of the images train.py would see."""
 import argparse
 
 import numpy as np
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import data
+import evaluate
 import model as models
 import objectives_miniature as miniature
 import train
@@ -81,6 +82,20 @@ def test_every_objective_trains(settings, videos, cached, backbone, loss):
     assert len(entropies) == (loss == 'distill')
     for step, whole, single in entropies:
         assert 0 < single <= whole <= 1
+
+
+def test_controls_are_scored_as_the_models_are(settings, videos, cached, backbone):
+    rows = miniature.controls(settings, miniature.CachedBackbone(backbone), videos, cached)
+    correct = []
+    for train_video, val_video in zip(videos['train'], videos['val']):       # one of each action
+        parts = []
+        for video in (train_video, val_video):
+            time = np.arange(video.frames) / video.frames
+            parts += [[np.cos(np.pi * time[:, None] * [1, 2, 3, 4])], [video.labels]]
+        correct.append(evaluate.classification(*parts))
+    assert rows['clock']['classification'] == pytest.approx(np.mean(correct), abs=1e-3)
+    assert rows['untrained']['progression'] != rows['clock']['progression']
+    assert set(rows['untrained']) == set(miniature.METRICS)
 
 
 def test_runs_that_are_there_are_not_planned_again():
