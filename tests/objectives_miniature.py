@@ -30,11 +30,11 @@ import model as models
 import train
 from backbones.dino import Features
 from evaluation.embedding import EmbeddedVideo, embed_entities
+from experiment import ALL_LAYERS, METRICS, cache
 from loss import OBJECTIVES
 
 VERSIONS = 4                             # augmented ones of a train video
 RATES = '1e-4,3e-4,1e-3'
-METRICS = ('classification', 'progression', 'tau', 'ap5')
 CHOSEN_BY = ('classification', 'ap5')    # their mean chooses the learning rate
 CPU = torch.device('cpu')
 
@@ -42,42 +42,32 @@ CPU = torch.device('cpu')
 # ----------------------------------------------------------------------------------------------
 # The frozen features, once
 
-@torch.no_grad()
-def features(backbone, images):
-    """Normalised images (n, 3, S, S) -> what the poolers see of them, (n, P, L*C) in half."""
-    parts = [backbone(part).patches.half() for part in images.split(32)]
-    return torch.cat(parts)
+def cached_features(folder, videos, settings):
+    """{name of the video: (1 or 1 + VERSIONS, n, P, L*C), half precision, the clean version first}.
 
-
-def versions_of(backbone, video, count, rng, settings):
-    """The clean version of a video and `count` augmented ones -> (1 + count, n, P, L*C)."""
-    frames = video.read(range(video.frames))                          # (n, 3, H, W)
-    size = settings.image_size
-    versions = [features(backbone, data.center(frames, size))]
-    for _ in range(count):
-        drawn = data.draw_augmentation(rng, *frames.shape[2:], **strength(settings))
-        versions.append(features(backbone, data.augment(frames, drawn, size)))
-    return torch.stack(versions)
-
-
-def strength(settings):
-    """How strongly train.py augments."""
-    return dict(scale=(settings.crop, 1), brightness=settings.jitter, contrast=settings.jitter,
-                saturation=settings.jitter, hue=settings.hue)
-
-
-def cached_features(folder, backbone, videos, settings):
-    """{name: versions of the video}, from the file of an earlier call where there is one."""
+    From the file of an earlier call where there is one.
+    """
     path = folder / f'features_{settings.data_seed}.pt'
     if not path.exists():
+        backbone = models.build_backbone('tiny', layers=ALL_LAYERS)
         cached = {}
         for split, count in (('train', VERSIONS), ('val', 0)):
-            for number, video in enumerate(videos[split]):
-                rng = np.random.default_rng([settings.data_seed, number])
-                cached[video.name] = versions_of(backbone, video, count, rng, settings)
+            found = cache(backbone, videos[split], count, settings.data_seed, settings.layers)
+            for video in videos[split]:
+                versions = found.pop(0).versions                      # frees them one by one
+                cached[video.name] = joined(versions, settings.layers)
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(cached, path)
     return torch.load(path, mmap=True, weights_only=True)
+
+
+def joined(versions, layers):
+    """[experiment.Version] -> (versions, n, P, L*C)."""
+    clips = []
+    for version in versions:
+        patches = [version.patches[layer] for layer in layers]
+        clips.append(torch.cat(patches, -1))                          # (n, P, L*C)
+    return torch.stack(clips)
 
 
 class CachedBackbone(nn.Module):
@@ -130,7 +120,7 @@ def train_model(settings, backbone, videos, cached):
     objective = OBJECTIVES[s.loss]
     clips = CachedClips(videos, frames=s.frames, seed=s.seed, block=s.block, shift=s.shift,
                         pairs=s.pairs, interleaved=objective.interleaved,
-                        with_labels=objective.labels, **strength(s))
+                        with_labels=objective.labels)
     torch.manual_seed(s.seed)
     model = models.build_model(asdict(s), backbone)
     if objective.head:
@@ -140,8 +130,7 @@ def train_model(settings, backbone, videos, cached):
     options = {name: getattr(s, name) for name in objective.settings}
     if objective.head and not objective.loss_on_head_output:
         options['classifier'] = model.head
-    if objective.teacher:
-        options['teacher'] = objective.teacher(model)
+    teacher = objective.teacher(model) if objective.teacher else None
 
     model.train()
     losses = []
@@ -152,10 +141,9 @@ def train_model(settings, backbone, videos, cached):
             group['lr'] = train.learning_rate(s, step // steps)
         batch = data.collate([clips[key] for key in keys])
         with patch.object(data, 'views', cached_views(cached)):
-            loss, _ = train.training_step(model, batch, s, optimizer, CPU, options)
+            loss, _ = train.training_step(model, batch, s, optimizer, CPU, options, teacher)
         losses.append(loss.item())
-        if objective.teacher:
-            teacher = options['teacher']
+        if teacher:
             if step in (0, 9, 29) or (step + 1) % 60 == 0:
                 entropies.append((step + 1, *teacher_entropy(teacher)))
             teacher.follow(model, step / (s.epochs * steps))
@@ -164,7 +152,10 @@ def train_model(settings, backbone, videos, cached):
 
 def teacher_entropy(teacher):
     """Of what the teacher said in the last step, in units of log K: the entropy of the mean over
-    all frames, 0 where all say the same one thing; and the mean of each frame's own."""
+    all frames, which is 0 where all say the same one thing; and the mean of each frame's own.
+
+    They are alike where all frames say the same, whatever it is.
+    """
     logits = teacher.logits[teacher.valid]                            # (frames, K)
     q = ((logits - teacher.centre) / 0.04).softmax(-1)
     most = np.log(q.shape[-1])
@@ -219,13 +210,15 @@ def controls(settings, backbone, videos, cached):
 # The table
 
 def best_rate(results, name):
-    """The learning rate of a row at which its runs on another generator seed were best."""
+    """The learning rate at which a row was best in the runs that tried several.
+
+    A row with merged tokens has that of the row without.
+    """
     found = [result for result in results if result['row'] == name and result['purpose'] == 'rate']
     if not found:
-        raise SystemExit(f'--lr best: no run of {name} with --lr given, on any --data-seed; '
-                         f'run that first')
-    best = max(found, key=quality)
-    return best['lr']
+        raise SystemExit(f'--lr best: {name} has not been tried at any rate yet; first run this '
+                         f'script without --lr best, on another --data-seed')
+    return max(found, key=quality)['lr']
 
 
 def quality(result):
@@ -234,30 +227,42 @@ def quality(result):
 
 def print_table(results):
     """First the runs that chose the rates, one a line; then mean and 2 standard deviations."""
-    print(f'{"rates":18}{"lr":>8}' + ''.join(f'{metric:>16}' for metric in METRICS))
+    print(f'{"rate":18}{"lr":>8}' + ''.join(f'{metric:>16}' for metric in METRICS))
     groups = {}
     for result in results:
+        title = f'{result["row"]:18}{result["lr"]:8.0e}'
         if result['purpose'] == 'rate':
-            cells = ''.join(f'{result[metric]:16.3f}' for metric in METRICS)
-            print(f'{result["row"]:18}{result["lr"]:8.0e}{cells}')
+            print(title + ''.join(f'{result[metric]:16.3f}' for metric in METRICS))
         else:
-            groups.setdefault((result['row'], result['lr']), []).append(result)
+            groups.setdefault(title, []).append(result)
     print(f'\n{"row":18}{"lr":>8}' + ''.join(f'{metric:>16}' for metric in METRICS) + '  runs')
-    for (name, lr), runs in groups.items():
+    for title, runs in groups.items():
         cells = ''
         for metric in METRICS:
             values = [each[metric] for each in runs]
-            cells += f'{f"{np.mean(values):.3f} ± {2 * np.std(values):.3f}":>16}'
-        print(f'{name:18}{lr:8.0e}{cells}{len(runs):6}')
+            cell = f'{np.mean(values):.3f} ± {2 * np.std(values):.3f}'
+            cells += f'{cell:>16}'
+        print(f'{title}{cells}{len(runs):6}')
+    print_entropies(results)
 
 
-def row_name(settings):
+def print_entropies(results):
+    """How the teacher's entropy went, in units of log K: of all frames' mean, of single frames."""
+    for result in results:
+        if result.get('entropy'):
+            print(f'\n{result["row"]}, lr {result["lr"]:.0e}, data seed {result["data_seed"]}, '
+                  f'seed {result["seed"]}:    step   all  single')
+            for step, whole, single in result['entropy']:
+                print(f'{step:8}{whole:8.3f}{single:8.3f}')
+
+
+def row_name(loss, pairs, merge):
     """'gta', 'gta videos', 'scl merge 2'."""
-    name = settings.loss
-    if settings.pairs == 'videos':
+    name = loss
+    if pairs == 'videos':
         name += ' videos'
-    if settings.merge > 1:
-        name += f' merge {settings.merge}'
+    if merge > 1:
+        name += f' merge {merge}'
     return name
 
 
@@ -282,27 +287,42 @@ def parse():
     return parser.parse_args()
 
 
+def settings_of(args, loss, seed, rate):
+    settings = train.preset('synthetic').resolve()
+    settings.loss = loss
+    settings.seed = seed
+    settings.lr = rate
+    settings.pairs = args.pairs
+    settings.merge = args.merge
+    settings.epochs = args.epochs
+    settings.data_seed = args.data_seed
+    train.check(settings, world=1)
+    return settings
+
+
 def plan(args, results):
     """-> the settings of all runs asked for that are not among the results."""
     done = {(each['row'], each['lr'], each['data_seed'], each['seed']) for each in results}
     runs = []
     for seed in args.seeds.split(','):
         for loss in args.losses.split(','):
-            settings = train.preset('synthetic').resolve()
-            settings.loss = loss
-            settings.pairs = args.pairs
-            settings.merge = args.merge
-            settings.epochs = args.epochs
-            settings.data_seed = args.data_seed
-            settings.seed = int(seed)
-            name = row_name(settings)
-            rates = [best_rate(results, name)] if args.lr == 'best' else args.lr.split(',')
-            for rate in rates:
-                settings.lr = float(rate)
-                train.check(settings, world=1)
-                if (name, settings.lr, args.data_seed, settings.seed) not in done:
-                    runs.append(train.Settings(**asdict(settings)))
+            name = row_name(loss, args.pairs, args.merge)
+            rates = args.lr.split(',')
+            if args.lr == 'best':
+                unmerged = row_name(loss, args.pairs, merge=1)
+                rates = [best_rate(results, unmerged)]
+            for rate in map(float, rates):
+                if (name, rate, args.data_seed, int(seed)) not in done:
+                    runs.append(settings_of(args, loss, int(seed), rate))
     return runs
+
+
+def note(result, path):
+    """A line of the results' file, and of the screen."""
+    line = json.dumps(result)
+    print(line, flush=True)
+    with open(path, 'a') as file:
+        file.write(line + '\n')
 
 
 def main():
@@ -311,24 +331,21 @@ def main():
     if args.table:
         return print_table(results)
     runs = plan(args, results)
-    settings = train.preset('synthetic').resolve()
-    settings.data_seed = args.data_seed
-    backbone = models.build_backbone('tiny', layers=settings.layers)
+    settings = settings_of(args, 'scl', 0, 0.)
     videos = data.load('synthetic', seed=args.data_seed)
-    begun = time.time()
-    cached = cached_features(args.out.parent, backbone, videos, settings)
-    print(f'{len(runs)} runs; features in {time.time() - begun:.0f} s', flush=True)
-    backbone = CachedBackbone(backbone)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    cached = cached_features(args.out.parent, videos, settings)
+    backbone = CachedBackbone(models.build_backbone('tiny', layers=settings.layers))
+    about = dict(data_seed=args.data_seed, purpose='rate')
+    if args.lr == 'best':
+        about['purpose'] = 'seeds'
+        if not any(result['row'] == 'clock' for result in results):
+            for name, scores in controls(settings, backbone, videos, cached).items():
+                note(dict(row=name, lr=0., seed=0) | about | scores, args.out)
     for settings in runs:
-        result = dict(row=row_name(settings), lr=settings.lr, data_seed=settings.data_seed,
-                      seed=settings.seed, purpose='seeds' if args.lr == 'best' else 'rate')
-        result |= run(settings, backbone, videos, cached)
-        results.append(result)
-        print(json.dumps(result), flush=True)
-        with open(args.out, 'a') as file:
-            file.write(json.dumps(result) + '\n')
-    print_table(results)
+        name = row_name(settings.loss, settings.pairs, settings.merge)
+        result = dict(row=name, lr=settings.lr, seed=settings.seed) | about
+        note(result | run(settings, backbone, videos, cached), args.out)
+    print_table(read_results(args.out))
 
 
 if __name__ == '__main__':
