@@ -1,0 +1,115 @@
+"""Objective and metrics beside plain loops, and beside the calls that the field makes."""
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import data
+import evaluate
+from loss import scl
+from speed import plain
+from speed.measure import DEVICE, compare, row
+
+
+def contrast(sizes):
+    """SCL of a batch at once beside one pair of views after the other."""
+    rng = np.random.default_rng(0)
+    videos, T, D = sizes.pairs
+    z = F.normalize(torch.randn(videos, 2, T, D, device=DEVICE), dim=-1).requires_grad_()
+    lengths = rng.integers(T // 2, 2 * T, videos)
+    times = [data.two_views(rng, n, T) for n in lengths]
+    time = torch.tensor(np.stack(times), device=DEVICE)
+    length = torch.tensor(lengths, device=DEVICE)[:, None].expand(-1, 2)
+    valid = time < length[..., None]
+
+    def gradient(form):
+        z.grad = None
+        form(z, time, length, valid).backward()
+        return z.grad
+
+    row(f'SCL: {videos} videos, T {T}, D {D}', 'per pair', 'at once', 'faster', 'difference')
+    difference = (gradient(plain.scl) - gradient(scl)).abs().max()
+    compare('forward and backward', partial(gradient, plain.scl), partial(gradient, scl),
+            f'{difference:.1e}', runs=sizes.runs)
+
+
+# --------------------------------------------------------------------------------------------------
+# Metrics
+
+def embedded(videos, seed, least, most, phases=2):
+    """Unit-length embeddings (n_i, 128) of videos that go through some phases, each at its own
+    pace, and their labels (n_i,)."""
+    rng = np.random.default_rng(seed)
+    speed, start = np.random.default_rng(0).normal(size=(2, 128))
+    z = []
+    labels = []
+    for n in rng.integers(least, most + 1, videos):
+        progress = np.linspace(0, 1, n) ** rng.uniform(0.5, 2)
+        x = np.cos(4 * progress[:, None] * speed + 3 * start) + rng.normal(size=(n, 128))
+        z.append((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32))
+        labels.append((progress * phases).astype(np.int64).clip(0, phases - 1))
+    return z, labels
+
+
+def compare_values(name, plainly, ours, sizes):
+    """A row with the value that ours gives and how far the plain form's is from it."""
+    value = ours()
+    difference = abs(value - plainly())
+    compare(name, plainly, ours, f'{value:.4f}', f'{difference:.1e}', runs=sizes.runs)
+
+
+def metrics(sizes):
+    """As many videos as Penn Action has of pushup, which has two phases."""
+    x, y = embedded(sizes.train, 1, 30, 110)
+    val, val_y = embedded(sizes.val, 2, 30, 110)
+    both = x, y, val, val_y
+    frames = f'{sum(map(len, x))} + {sum(map(len, val))} frames'
+    row(f'metrics: {frames}', 'loops', 'here', 'faster', 'value', 'difference')
+    compare_values('classification', partial(plain.classification, *both),
+                   partial(evaluate.classification, *both), sizes)
+    compare_values('progression', partial(plain.progression, *both),
+                   partial(evaluate.progression, *both), sizes)
+    half = [one[::2].astype(np.float64) for one in val]
+    half_y = [one[::2] for one in val_y]
+    compare_values("Kendall's tau, stride 2", partial(plain.kendalls_tau, half),
+                   partial(evaluate.kendalls_tau, val, 2), sizes)
+    compare_values('AP@5, stride 2', partial(plain.retrieval, half, half_y),
+                   partial(evaluate.retrieval, val, val_y, 5, 2), sizes)
+
+
+def earlier(sizes):
+    """Classification and progression beside the field's calls of scikit-learn: L-BFGS to the end
+    in float64, and one regression after the other."""
+    row('classifiers: phases, train frames', 'L-BFGS', 'here', 'faster', 'predictions')
+    for phases in (2, 4, 6):
+        x, y = embedded(sizes.train, 1, 30, 110, phases)
+        val, _ = embedded(sizes.val, 2, 30, 110, phases)
+        x = np.concatenate(x)
+        y = np.concatenate(y)
+        val = np.concatenate(val)
+        ours = partial(evaluate.fit_classifier, x, y)
+        theirs = partial(plain.fit_by_lbfgs, x, y)
+        same = ours().predict(val) == theirs().predict(val.astype(np.float64))
+        compare(f'{phases} phases, {len(x)} frames', theirs, ours,
+                f'{same.sum()} of {len(same)}', runs=sizes.runs)
+    row('progression: phases, train frames', 'a column', 'here', 'faster', 'difference')
+    for phases in (2, 4, 6):
+        progression_beside_columns(phases, sizes)
+
+
+def progression_beside_columns(phases, sizes):
+    x, y = embedded(sizes.train, 1, 30, 110, phases)
+    val, val_y = embedded(sizes.val, 2, 30, 110, phases)
+    classes = np.arange(phases)
+
+    def by_columns():
+        targets = np.concatenate([evaluate.progression_targets(one, classes) for one in y])
+        truth = np.concatenate([evaluate.progression_targets(one, classes) for one in val_y])
+        train = np.concatenate(x).astype(np.float64)
+        queries = np.concatenate(val).astype(np.float64)
+        return plain.progression_by_columns(train, targets, queries, truth)
+
+    ours = partial(evaluate.progression, x, y, val, val_y)
+    difference = abs(by_columns() - ours())
+    compare(f'{phases} phases', by_columns, ours, f'{difference:.1e}', runs=sizes.runs)

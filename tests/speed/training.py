@@ -1,0 +1,219 @@
+"""The backbone, a whole training step, and what stands around it, beside the machine's ceiling."""
+import itertools
+import warnings
+from dataclasses import asdict, replace
+from functools import partial
+
+import torch
+from torch.utils.data import DataLoader
+
+import data
+import model as models
+import train
+from loss import OBJECTIVES
+from speed import released
+from speed.films import films
+from speed.measure import (
+    CUDA, DEVICE, DTYPE, NO_GPU, autocast, beside_ceiling, bytes_needed, ceiling, row, seconds,
+    short, size, span, timed, wall_seconds)
+
+
+def prepared(dataset, **changes):
+    """Settings and model as train.py sets them up; random weights cost what trained ones cost."""
+    s = replace(train.preset(dataset), weights='random', **changes).resolve()
+    torch.manual_seed(0)
+    model = models.build_model(asdict(s))
+    model.head = OBJECTIVES[s.loss].head(s.embedding)
+    model.to(DEVICE)
+    model.backbone.to(DTYPE)
+    return s, model.train()
+
+
+def optimizer_of(model, s):
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    return torch.optim.Adam(weights, lr=s.lr, weight_decay=s.weight_decay)
+
+
+def work_of(s):
+    """Multiply-adds of a frame through the frozen and through the trained part."""
+    frozen = trained = 0
+    for _, _, _, _, is_trained, macs in models.architecture(asdict(s)):
+        if is_trained:
+            trained += macs
+        else:
+            frozen += macs
+    return frozen / s.frames, trained / s.frames
+
+
+# --------------------------------------------------------------------------------------------------
+# The backbone
+
+def backbones(sizes):
+    """Frames a second of each backbone, and its share of the machine's ceiling: the goal is 60 %."""
+    ceiling(sizes.product)
+    row('backbone', 'frames/s', 'of ceiling', 'memory', 'first call')
+    for name, frames in sizes.backbones:
+        s, model = prepared('penn', backbone=name, image_size=sizes.image_size)
+        images = torch.randn(frames, 3, s.image_size, s.image_size, device=DEVICE)
+        work = 2 * frames * work_of(s)[0]
+        what = f'  {name}, {frames} frames, {short(DTYPE)}'
+        backbone_row(what, model, images, work, sizes)
+        if CUDA:
+            model.backbone.compile()
+            backbone_row(what + ', compiled', model, images, work, sizes)
+    if not CUDA:
+        row('  the paper\'s and other backbones, in bfloat16', NO_GPU)
+
+
+@torch.no_grad()
+def backbone_row(what, model, images, work, sizes):
+    forward = partial(model.features, images)
+    first = seconds(forward)
+    took, share = beside_ceiling(forward, work, sizes.product, runs=sizes.runs)
+    row(what, f'{len(images) / took:.1f}', share, size(bytes_needed(forward)), span(first))
+
+
+# --------------------------------------------------------------------------------------------------
+# A training step
+
+def batch_of(s, videos):
+    """The first batch of a run, decoded beforehand."""
+    return next(iter(feed(s, videos, 1, 0)))
+
+
+def feed(s, videos, steps, workers):
+    """The first batches of a run, loaded as train.py loads them."""
+    clips = data.Clips(videos, frames=s.frames, seed=s.seed, block=s.block, shift=s.shift)
+    chosen = itertools.islice(train.batches(len(clips), s, 0, 0, 1), steps)
+    return DataLoader(clips, batch_sampler=list(chosen), collate_fn=data.collate,
+                      num_workers=workers, pin_memory=CUDA)
+
+
+def stepper(s, model):
+    """A function that trains on a batch as train.py does."""
+    optimizer = optimizer_of(model, s)
+    options = {name: getattr(s, name) for name in OBJECTIVES[s.loss].settings}
+
+    def step(batch):
+        return train.training_step(model, batch, s, optimizer, DEVICE, options)
+    return step
+
+
+def released_stepper(s, model, dtype):
+    """The same in the form of the authors' release."""
+    optimizer = optimizer_of(model, s)
+    scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype == torch.float16)
+
+    def step(batch):
+        return released.training_step(model, batch, s, optimizer, scaler, DEVICE, dtype)
+    return step
+
+
+def made_videos(sizes, s):
+    """Eight times one film: what a step costs does not depend on what is seen."""
+    return [films(sizes.film, s.image_size)['mp4']] * max(8, s.batch)
+
+
+def steps(sizes):
+    """A step with its frames decoded beforehand: the goal is 55 % of the ceiling."""
+    ceiling(sizes.product)
+    waits = ['waits in it'] if CUDA else []
+    row('training step', 'frames/s', 'of ceiling', 'memory', 'a step', 'augmentation', *waits)
+    for dataset, changes in sizes.steps:
+        s, model = prepared(dataset, **changes)
+        batch = batch_of(s, made_videos(sizes, s))
+        if CUDA:
+            model.backbone.compile()
+        step_row(s, stepper(s, model), batch, sizes)
+    if not CUDA:
+        row('  penn: dino_vitb8, 4 x 2 x 80 frames', NO_GPU)
+
+
+def step_row(s, step, batch, sizes):
+    frozen, trained = work_of(s)
+    frames = s.batch * 2 * s.frames
+    work = 2 * frames * (frozen + 3 * trained)            # forward, and twice that backward
+    times = 5 if CUDA else 1                              # in one go: the next may begin early
+
+    def several():
+        for _ in range(times):
+            step(batch)
+
+    took, share = beside_ceiling(several, times * work, sizes.product, runs=sizes.runs)
+    took = took / times
+    augmentation, = timed(partial(data.views, batch, s.image_size, DEVICE), runs=3)
+    more = [waits(partial(step, batch))] if CUDA else []
+    row(f'  {s.dataset}: {s.backbone}, {s.batch} x 2 x {s.frames}', f'{frames / took:.1f}', share,
+        size(bytes_needed(partial(step, batch))), span(took), f'{augmentation / took:.1%}', *more)
+
+
+def waits(function):
+    """How often a call makes the CPU wait for the GPU, as far as PyTorch notices."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        torch.cuda.set_sync_debug_mode('warn')
+        function()
+        torch.cuda.set_sync_debug_mode('default')
+    return sum('called a synchronizing' in str(each.message) for each in caught)
+
+
+def beside_released(sizes):
+    """Our step beside the same in the form of the authors' release (released.py)."""
+    dtype = torch.float16 if CUDA else torch.float32
+    row('step beside the release\'s form', 'its', 'ours', 'faster', 'its memory', 'our memory')
+    for dataset, changes in sizes.steps:
+        s, model = prepared(dataset, **changes)
+        batch = batch_of(s, made_videos(sizes, s))
+        theirs = prepared(dataset, **changes)[1]
+        theirs.backbone.float()
+        if CUDA:
+            model.backbone.compile()
+        ours = partial(stepper(s, model), batch)
+        its = partial(released_stepper(s, theirs, dtype), batch)
+        slow, fast = timed(its, ours, runs=sizes.runs)
+        row(f'  {s.dataset}: {s.backbone}, {short(dtype)}', span(slow), span(fast),
+            f'{slow / fast:.2f} x', size(bytes_needed(its)), size(bytes_needed(ours)))
+
+
+def batches(sizes):
+    """Time and memory of a step against the number of videos in it."""
+    dataset, changes = sizes.steps[0]
+    row(f'batch, {dataset}', 'frames/s', 'a step', 'memory', 'memory/video')
+    for videos in sizes.batches:
+        s, model = prepared(dataset, **changes | dict(batch=videos))
+        batch = batch_of(s, made_videos(sizes, s))
+        step = partial(stepper(s, model), batch)
+        took, = timed(step, runs=sizes.runs)
+        needed = bytes_needed(step)
+        row(f'  {videos} videos', f'{videos * 2 * s.frames / took:.1f}', span(took), size(needed),
+            size(needed / videos))
+
+
+def feeding(sizes):
+    """Does a step wait for its frames? Of wall time, with workers that decode from disk."""
+    row('fed from disk', 'frames/s', 'needed', 'waiting')
+    for dataset, changes in sizes.fed:
+        s, model = prepared(dataset, **changes)
+        if CUDA:
+            model.backbone.compile()
+        step = stepper(s, model)
+        for kind, video in films(sizes.film, s.image_size).items():
+            videos = [video] * max(8, s.batch)
+            for workers in sizes.workers:
+                feeding_row(f'  {dataset}: {kind}, {workers} workers', s, step, videos, workers,
+                            sizes.fed_steps)
+
+
+def feeding_row(what, s, step, videos, workers, count):
+    frames = s.batch * 2 * s.frames
+    loader = iter(feed(s, videos, 1 + count, workers))
+    batch = next(loader)                                  # all workers have begun
+    step(batch)
+    alone = min(wall_seconds(partial(step, batch)) for _ in range(3))
+
+    def train_on_all():
+        for each in loader:
+            step(each)
+
+    fed = wall_seconds(train_on_all) / count
+    row(what, f'{frames / fed:.1f}', f'{frames / alone:.1f}', f'{max(0, 1 - alone / fed):.0%}')

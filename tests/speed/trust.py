@@ -1,0 +1,133 @@
+"""What a fast form must not change: half precision, long videos, a run that goes on."""
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import data
+from evaluation.embedding import embed_all
+from loss import scl
+from speed.films import written
+from speed.measure import DEVICE, autocast, bytes_needed, row, seconds, short, size, span
+from speed.training import batch_of, made_videos, prepared, stepper
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+GPU_MEMORY = 24e9    # of a card that people have
+
+
+def precision(sizes):
+    """bfloat16 beside float32, on the same weights and the same batch."""
+    row('bfloat16 beside float32', 'float32', 'bfloat16', 'difference')
+    for dataset, changes in sizes.steps:
+        s, model = prepared(dataset, **changes)
+        batch = batch_of(s, made_videos(sizes, s))
+        clips = data.views(batch, s.image_size, DEVICE)
+        images = clips[0, 0]                                          # (T, 3, S, S)
+        features = {}
+        losses = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            model.backbone.to(dtype)
+            with torch.no_grad():
+                features[dtype] = model.features(images).patches.float()
+            losses[dtype] = loss_of(model, s, clips, batch, dtype)
+        whole, half = features.values()
+        error = (half - whole).norm() / whole.norm()
+        row(f'  {s.backbone}: norm of the features', f'{whole.norm():.4g}', f'{half.norm():.4g}',
+            f'{error:.1e}')
+        whole, half = losses.values()
+        row(f'  {s.backbone}: SCL', f'{whole:.4f}', f'{half:.4f}', f'{abs(half / whole - 1):.1e}')
+
+
+@torch.no_grad()
+def loss_of(model, s, clips, batch, dtype):
+    torch.manual_seed(0)                                              # the same dropout
+    valid = batch['valid'].to(DEVICE)
+    with autocast(dtype):
+        z = model(clips.flatten(0, 1), valid.flatten(0, 1), project=True)
+    z = z.unflatten(0, (-1, 2))                                       # (B, 2, T, D)
+    return scl(z, batch['time'].to(DEVICE), batch['length'].to(DEVICE), valid).item()
+
+
+# --------------------------------------------------------------------------------------------------
+# Long videos
+
+def long_video(sizes):
+    """A long video through the whole model, as evaluation does it: what it takes and needs."""
+    row('long video', 'time', 'frames/s', 'memory', 'of 24 GB')
+    for dataset, changes in sizes.steps:
+        s, model = prepared(dataset, **changes)
+        model.eval()
+        scene = torch.randint(0, 256, (64, 3, s.image_size, s.image_size), dtype=torch.uint8)
+
+        def decode(indices):
+            for i in indices:
+                yield scene[i % 64]
+
+        video = data.Video('long', partial(int, sizes.long), decode)
+        took = []
+        embed = partial(embed_all, {'': model}, [video], limit=1000, device=DEVICE)
+        needed = bytes_needed(lambda: took.append(seconds(embed)))
+        row(f'  {s.backbone}, {sizes.long} frames', span(took[0]), f'{sizes.long / took[0]:.1f}',
+            size(needed), f'{needed / GPU_MEMORY:.0%}')
+
+
+# --------------------------------------------------------------------------------------------------
+# A run that was stopped, and goes on
+
+def resume(sizes):
+    """One run stopped in the middle and begun again, beside one that was left alone."""
+    row('resume', 'stopped at', 'of steps', 'difference', 'largest weight')
+    with tempfile.TemporaryDirectory() as root:
+        command = command_to_train(Path(root, 'videos'), sizes)
+        whole = Path(root, 'whole')
+        subprocess.run([*command, '--out', whole], check=True, stdout=subprocess.DEVNULL)
+        halved = Path(root, 'halved')
+        stopped = stop_after([*command, '--out', halved], halved / 'log.jsonl', 3)
+        subprocess.run([*command, '--out', halved], check=True, stdout=subprocess.DEVNULL)
+        one = load(whole)
+        other = load(halved)
+    if not 0 < stopped < one['step']:
+        raise RuntimeError(f'stopped at step {stopped} of {one["step"]}, not in the middle')
+    differences = []
+    largest = []
+    for name, weight in one['model'].items():
+        differences.append((weight - other['model'][name]).abs().max().item())
+        largest.append(weight.abs().max().item())
+    row(f'  {sizes.resumed} on {DEVICE.type}', stopped, one['step'], f'{max(differences):.1e}',
+        f'{max(largest):.2g}')
+
+
+def command_to_train(videos, sizes):
+    """On four copies of a film, 24 steps."""
+    folder, _ = written(sizes.film)
+    for number in range(4):
+        shutil.copytree(folder, videos / f'{number}')
+    return [sys.executable, ROOT / 'train.py', '--dataset', 'folder', '--data', videos,
+            '--backbone', sizes.resumed, '--weights', 'random', '--layers', '1',
+            '--frames', '8', '--batch', '1', '--epochs', '6', '--workers', '0',
+            '--device', DEVICE.type, '--no-compile']
+
+
+def stop_after(command, log, steps):
+    """Begin a run and end it by SIGTERM when its log has so many steps -> where it stopped."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None and lines(log) < steps:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    if process.wait():
+        raise RuntimeError(f'the run that was to be stopped ended by itself: {process.returncode}')
+    return load(log.parent)['step']
+
+
+def lines(log):
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def load(folder):
+    return torch.load(folder / 'checkpoint.pt', weights_only=True)

@@ -1,0 +1,90 @@
+"""The bench: what it compares with is the same, and all of its parts run, also those for a GPU."""
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+import bench
+import data
+from model import BACKBONES
+from speed import measure, plain
+from speed.fusing import cpu_seconds
+from speed.training import batch_of, made_videos, prepared, released_stepper, stepper, work_of
+
+# each starts several processes that import PyTorch; test_running.py stops and resumes runs too
+PROCESSES = ('resume', 'startup')
+DATASET, CHANGES = bench.TINY_STEP
+
+
+@pytest.mark.parametrize('part', [part for part in bench.PARTS if part not in PROCESSES])
+def test_every_part_runs(part, capsys):
+    """Also what only a GPU is asked for: the same code in small."""
+    bench.main(['--tiny', '--only', part])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith('  ')]
+    assert rows and all(len(line) > 46 for line in rows), lines
+
+
+def test_every_size_names_what_there_is():
+    for sizes in (bench.GPU, bench.CPU, bench.TINY):
+        names = [name for name, _ in sizes.backbones] + [sizes.resumed]
+        names += [changes['backbone'] for _, changes in sizes.steps if 'backbone' in changes]
+        assert set(names) <= set(BACKBONES)
+        assert {dataset for dataset, _ in sizes.steps + sizes.fed} <= set(data.DATASETS)
+
+
+def test_the_released_form_of_a_step_is_the_same_step():
+    """One batch, the same weights and the same dropout: loss and weights after the step agree."""
+    ours, our_weights = after_a_step(stepper)
+    theirs, their_weights = after_a_step(partial(released_stepper, dtype=torch.float32))
+    torch.testing.assert_close(ours, theirs)
+    _, untrained = prepared(DATASET, **CHANGES)
+    moved = (our_weights - flat(untrained)).norm()
+    assert moved > 0
+    assert (our_weights - their_weights).norm() < 0.02 * moved
+
+
+def after_a_step(make):
+    s, model = prepared(DATASET, **CHANGES)
+    step = make(s, model)
+    torch.manual_seed(1)
+    result = step(batch_of(s, made_videos(bench.TINY, s)))
+    loss = result[0] if isinstance(result, tuple) else result
+    return loss, flat(model)
+
+
+def flat(model):
+    return torch.cat([weight.flatten() for weight in model.parameters()]).detach()
+
+
+def test_the_work_of_a_frame_is_what_pytorch_counts():
+    """Of the backbone, run on the CPU; there PyTorch passes over the two products of attention."""
+    s, model = prepared(DATASET, **CHANGES)
+    images = torch.randn(1, 3, s.image_size, s.image_size)
+    counted = measure.flops(lambda: model.features(images))
+    tokens = 1 + model.backbone.grid ** 2
+    attention = len(model.backbone.blocks) * 4 * tokens ** 2 * model.backbone.width
+    frozen, trained = work_of(s)
+    assert 2 * frozen == counted + attention
+    rows = [weight for weight in model.mtf.blocks.parameters() if weight.dim() == 2]
+    assert trained > s.entities * sum(weight.numel() for weight in rows)
+
+
+def test_the_time_of_a_process_is_its_own():
+    short = cpu_seconds(['-c', 'pass'])
+    long = cpu_seconds(['-c', 'sum(range(30_000_000))'])
+    assert 0 < short < long
+    with pytest.raises(RuntimeError, match='exit code 3'):
+        cpu_seconds(['-c', 'raise SystemExit(3)'])
+
+
+def test_plain_progression_and_classification_see_what_is_there():
+    """Embeddings on a line in time are regressed without error; two far groups are told apart."""
+    labels = [np.repeat([0, 1], [4, 6])] * 2
+    line = [np.linspace(0, 1, 10, endpoint=False)[:, None]] * 2
+    assert plain.progression(line, labels, line, labels) == pytest.approx(1)
+    groups = [one[:, None] * 10. for one in labels]
+    assert plain.classification(groups, labels, groups, labels) == 1
+    assert plain.kendalls_tau(line) == pytest.approx(1)
+    assert plain.retrieval(groups, labels, k=3) == 1
