@@ -375,3 +375,11 @@ LAYOUTS = {
     'k400': k400,
     'folder': folder,
 }
+
+
+def unchecked(dataset, folder, label_unit=None):
+    """The videos as their data set reads them, before labels that do not fit are taken from them."""
+    import data
+    from datasets.layout import read_dataset
+    videos, _ = read_dataset(dataset, data.DATASETS[dataset], folder, 224, label_unit)
+    return videos

@@ -14,7 +14,7 @@ from PIL import Image
 import data
 from datasets.images import IMAGE_FILES, images_in
 from datasets.video import VIDEO_FILES
-from miniatures import numbers, picture, write_images, write_video
+from miniatures import numbers, picture, unchecked, write_images, write_video
 
 RATE = 25
 
@@ -233,10 +233,10 @@ def test_labels_follow_what_is_shown(tmp_path):
     write_video(tmp_path / 'a.mp4', 60)
     (tmp_path / 'a.mp4').write_bytes(edit((tmp_path / 'a.mp4').read_bytes(), (30, 30)))
     (tmp_path / 'a.txt').write_text('1 ' * 30)
-    video, = data.load('folder', tmp_path)['train']
+    video, = unchecked('folder', tmp_path)['train']
     assert video.labels.tolist() == [1] * 30
     (tmp_path / 'a.txt').write_text('1 ' * 60)
-    video, = data.load('folder', tmp_path)['train']
+    video, = unchecked('folder', tmp_path)['train']
     with pytest.raises(data.DataError, match='60 labels for 30 frames'):
         video.labels
 

@@ -13,7 +13,7 @@ import data
 import miniatures as mini
 from datasets.labels import check_labels, read_labels
 from datasets.segments import frame_times
-from miniatures import numbers, picture, write_images, write_video
+from miniatures import numbers, picture, unchecked, write_images, write_video
 
 LABELS = [0] * 3 + [1] * 4 + [2] * 2
 NAMES = ['down', 'hold still', 'up']
@@ -113,7 +113,7 @@ def test_forms(form, encoding, end, tmp_path):
 @pytest.mark.parametrize('form', FORMS)
 def test_forms_in_a_folder(form, clip, tmp_path, capsys):
     """As a user meets them, from the folder to a worker process; names are numbered, and printed."""
-    (video,) = data.load('folder', folder_with(tmp_path, clip, a_csv=FORMS[form].encode()))[
+    (video,) = unchecked('folder', folder_with(tmp_path, clip, a_csv=FORMS[form].encode()))[
         'train'
     ]
     video = pickle.loads(pickle.dumps(video))
@@ -194,7 +194,7 @@ def test_labels_that_do_not_fit(name, content, reason, tmp_path):
         (tmp_path / name).write_bytes(content)
     else:
         np.save(tmp_path / name, content, allow_pickle=True)
-    (video,) = data.load('folder', tmp_path)['train']
+    (video,) = unchecked('folder', tmp_path)['train']
     assert numbers(video.read(range(6))) == list(range(6))  # the frames are none the worse
     with pytest.raises(data.DataError, match=reason) as error:
         video.labels
@@ -219,7 +219,7 @@ def test_labels_that_do_not_fit(name, content, reason, tmp_path):
 def test_a_file_numbers_the_classes(file, content, clip, tmp_path, capsys):
     folder_with(tmp_path, clip, a_txt=FORMS['names'].encode())
     (tmp_path / file).write_text(content, encoding='utf-8', newline='')
-    (video,) = data.load('folder', tmp_path)['train']
+    (video,) = unchecked('folder', tmp_path)['train']
     assert video.classes == ['up', 'down', 'hold still']
     assert video.labels.tolist() == [1] * 3 + [2] * 4 + [0] * 2
     said = capsys.readouterr().out
@@ -242,7 +242,7 @@ def test_a_file_numbers_the_classes(file, content, clip, tmp_path, capsys):
 def test_class_files_that_cannot_be_meant(content, reason, clip, tmp_path):
     folder_with(tmp_path, clip, a_txt=FORMS['names'].encode(), classes_txt=content.encode())
     with pytest.raises(data.DataError, match=reason):
-        data.load('folder', tmp_path)['train'][0].labels
+        unchecked('folder', tmp_path)['train'][0].labels
 
 
 def test_names_of_a_set_have_one_numbering(clip, tmp_path):
@@ -250,7 +250,7 @@ def test_names_of_a_set_have_one_numbering(clip, tmp_path):
     for name, words in (('a', ['up', '-1'] * 3), ('b', ['pour_water'] * 6)):
         write_video(tmp_path / f'{name}.mp4', 6)
         (tmp_path / f'{name}.txt').write_text('\n'.join(words))
-    a, b = data.load('folder', tmp_path)['train']
+    a, b = unchecked('folder', tmp_path)['train']
     assert a.labels.tolist() == [1, -1] * 3 and b.labels.tolist() == [0] * 6
     assert a.classes == b.classes == ['pour_water', 'up']
 
@@ -264,9 +264,9 @@ def test_names_and_numbers_in_one_set_are_refused(clip, tmp_path):
         data.DataError,
         match='a.txt has class names, .*b.txt one integer label a frame.*classes.txt',
     ):
-        data.load('folder', tmp_path)
+        unchecked('folder', tmp_path)
     (tmp_path / 'classes.txt').write_text('up\nhold still\ndown')
-    a, b = data.load('folder', tmp_path)['train']
+    a, b = unchecked('folder', tmp_path)['train']
     assert a.labels.tolist() == [2] * 3 + [1] * 4 + [0] * 2 and b.labels.tolist() == LABELS
 
 
@@ -279,7 +279,7 @@ def test_names_and_numbers_in_one_set_are_refused(clip, tmp_path):
 )
 def test_label_unit(unit, expected, clip, tmp_path, monkeypatch, capsys):
     folder_with(tmp_path, clip, a_txt=b'0 1 down\n2 5 up\n')
-    (video,) = data.load('folder', tmp_path, label_unit=unit)['train']
+    (video,) = unchecked('folder', tmp_path, label_unit=unit)['train']
     if expected:
         assert video.labels.tolist() == expected
     else:
@@ -298,14 +298,14 @@ def test_label_unit(unit, expected, clip, tmp_path, monkeypatch, capsys):
 def test_label_unit_is_for_segments_only(tmp_path):
     mini.k400(tmp_path, train=1)
     with pytest.raises(data.DataError, match='--label-unit'):
-        data.load('k400', tmp_path, label_unit='frames')
+        unchecked('k400', tmp_path, label_unit='frames')
 
 
 def test_seconds_need_a_clock(tmp_path):
     write_images(tmp_path / 'a', 6)
     (tmp_path / 'a.csv').write_text('start_seconds,end_seconds,label\n0,1,up\n')
     with pytest.raises(data.DataError, match='folder of images has no clock'):
-        data.load('folder', tmp_path)['train'][0].labels
+        unchecked('folder', tmp_path)['train'][0].labels
 
 
 @pytest.mark.parametrize('ending', ['.mp4', '.mkv', '.mov'])
@@ -325,7 +325,7 @@ def test_times_of_a_phone(ending, tmp_path):
     (tmp_path / 'a.csv').write_text(
         'start_seconds,end_seconds,label\n0.1,0.4,0\n0.4,1.033,1\n1.2,2,2\n'
     )
-    (video,) = data.load('folder', tmp_path)['train']
+    (video,) = unchecked('folder', tmp_path)['train']
     assert video.labels.tolist() == [-1, 0, 0, 1, 1, -1, 2]
 
 
@@ -347,7 +347,7 @@ def test_check_labels(tmp_path, clip):
         (folder / f'{name}.mp4').write_bytes(b'' if name == 'broken' else clip.read_bytes())
         if labels:
             (folder / f'{name}.txt').write_text(labels)
-    videos = data.load('folder', tmp_path)
+    videos = unchecked('folder', tmp_path)
     problems = check_labels(videos)
     assert len(problems) == 4
     for problem, words in zip(
@@ -375,7 +375,7 @@ def test_check_labels(tmp_path, clip):
 @pytest.mark.parametrize('layout', mini.LAYOUTS)
 def test_labels_of_every_layout_fit(layout, tmp_path):
     mini.LAYOUTS[layout](tmp_path, **({'actions': ['bowl']} if 'penn' in layout else {}))
-    videos = data.load(layout.split(',')[0], tmp_path)
+    videos = unchecked(layout.split(',')[0], tmp_path)
     before = [video.annotate for video in videos['train']]
     assert (
         check_labels(videos) == [] and [video.annotate for video in videos['train']] == before
@@ -385,7 +385,7 @@ def test_labels_of_every_layout_fit(layout, tmp_path):
 def test_labels_of_penn_beyond_its_classes(tmp_path):
     mini.penn(tmp_path, actions=['pullup'], train=2, val=1)
     np.save(tmp_path / 'penn_action_labels/train/pullup/0001_pullup.npy', np.full(12, 2))
-    videos = data.load('penn', tmp_path)
+    videos = unchecked('penn', tmp_path)
     first, second = videos['train']
     with pytest.raises(data.DataError, match='0001_pullup.npy'):
         first.labels
