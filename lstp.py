@@ -60,7 +60,7 @@ class LSTP(nn.Module):
         # cancels in the softmax; kept so that key.bias is in the graph, as DDP asks
         constant = query @ self.key.bias                                        # (N,)
         logits = F.linear(patches, query_for_patches.to(patches), constant.to(patches))
-        logits = rearrange(logits.float(), 'f p n -> f n p') / math.sqrt(self.width)
+        logits = logits.float().mT / math.sqrt(self.width)                      # (F, N, P)
         attention = self.keep_strongest(logits.softmax(-1))                     # (F, N, P), float32
         pooled = einsum(attention.to(patches), patches, 'f n p, f p c -> f n c')
         entities = F.linear(pooled.to(self.value.weight), self.value.weight)    # (F, N, d)
@@ -94,7 +94,7 @@ class FixedWidth(nn.Module):
 
 
 class OneToken(nn.Module):
-    """One token a frame, nothing learned (Table 6): the parent of the three below."""
+    """One token a frame, nothing learned (Table 6): the parent of the next three."""
     needs_cls = False
     multi_layer_by_default = False
     append_ids = False

@@ -25,6 +25,7 @@ from backbones.resnet50 import RESNET50
 from backbones.weights import ModelError, fingerprint, load_strictly, load_weights, read_file
 from lstp import POOLERS
 from mtf import MTF, READOUTS
+from running.counting import count
 from running.processes import RunError
 from running.settings import add_arguments, check_limits, setting
 
@@ -106,22 +107,18 @@ class MVFormer(nn.Module):
 class Architecture:
     """What the model is made of. train.py adds how it is trained."""
     backbone: str = setting('dino_vitb8', '%(choices)s', choices=list(BACKBONES), group='model')
-    weights: str = setting(None, "backbone weights, if not the official ones; 'random': none",
-                           metavar='FILE')
-    train_backbone: list = setting((), 'backbone parts to fine-tune, e.g. layer4; else frozen',
-                                   metavar='PARTS')
+    weights: str = setting(None, "a file of backbone weights, or 'random'", metavar='FILE')
+    train_backbone: list = setting((), 'parts to fine-tune, e.g. layer4', metavar='PARTS')
     image_size: int = setting(None, 'pixels a side of a frame, if not as usual', least=1)
-    layers: list = setting(None, 'backbone layers whose patches are used, e.g. 4,8,12',
-                           metavar='LAYERS')
+    layers: list = setting(None, 'backbone layers to use, e.g. 4,8,12', metavar='LAYERS')
     pool: str = setting('lstp', 'how a frame becomes tokens: %(choices)s', choices=list(POOLERS))
     entities: int = setting(3, 'N, entities a frame, of lstp and fwb', least=1)
     entity_width: int = setting(384, 'd, width of an entity', least=1)
     disjoint: bool = setting(False, 'lstp: each patch keeps its strongest entity')
     fc_width: int = setting(512, 'width of the two FC layers', least=1)
     depth: int = setting(3, 'transformer blocks of the MTF', least=1)
-    merge: int = setting(1, 'neighbouring frames that share their tokens in the MTF', least=1)
-    readout: str = setting('cls', "a frame's embedding: its first token (cls), their mean (avg)",
-                           choices=list(READOUTS))
+    merge: int = setting(1, 'neighbouring frames that share tokens', least=1)
+    readout: str = setting('cls', 'first token of a frame, or mean', choices=list(READOUTS))
     embedding: int = setting(128, 'D, width of a frame embedding', least=1)
     dropout: float = setting(0.1, 'dropout rate of the MTF', least=0, most=0.99)
     frames: int = setting(80, 'T, frames of a training clip', least=2)
@@ -163,8 +160,6 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
         raise ModelError(f'--layers {",".join(map(str, layers))}: give numbers, e.g. 4,8,12')
     if row.layers == 1 and layers != [1]:
         raise ModelError(f'layers {layers}: {name} has one feature map only; leave --layers out')
-    if min(layers) < 1 or max(layers) > row.layers:
-        raise ModelError(f'layers {layers}: this backbone has layers 1 to {row.layers}')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = row.make(layers)
@@ -187,8 +182,10 @@ def build_model(settings, backbone=None):
     settings: of Architecture; what is absent has its default, and others are passed over.
     backbone: one to share. Errors: ModelError.
     """
-    known = {each.name for each in fields(Architecture)}
-    own = {name: value for name, value in settings.items() if name in known}
+    own = {}
+    for each in fields(Architecture):
+        if each.name in settings:
+            own[each.name] = settings[each.name]
     s = asdict(Architecture(**own).resolve())
     if backbone is None:
         backbone = build_backbone(s['backbone'], weights=s['weights'], layers=s['layers'],
@@ -196,7 +193,7 @@ def build_model(settings, backbone=None):
         unfreeze(backbone, s['train_backbone'], s['backbone'])
     make_pool = POOLERS[s['pool']]
     if make_pool.needs_cls and not BACKBONES[s['backbone']].cls:
-        others = [name for name, pooler in POOLERS.items() if not pooler.needs_cls]
+        others = [name for name in POOLERS if not POOLERS[name].needs_cls]
         raise ModelError(f'pool {s["pool"]}: {s["backbone"]} has no CLS token; '
                          f'choose from {", ".join(others)}')
     if s['disjoint'] and not make_pool.attends:
@@ -232,7 +229,7 @@ def load_checkpoint(path):
     if is_released(checkpoint):
         return translate(checkpoint, path)
     needed = {'settings': dict, 'model': dict, 'epoch': int, 'backbone': int}
-    is_checkpoint = isinstance(checkpoint, dict)
+    is_checkpoint = type(checkpoint) is dict
     for name, kind in needed.items():
         is_checkpoint = is_checkpoint and isinstance(checkpoint.get(name), kind)
     if is_checkpoint:
@@ -240,8 +237,9 @@ def load_checkpoint(path):
     if not is_checkpoint:
         raise ModelError(f'{path}: a file of tensors, but no checkpoint of train.py')
     # what earlier versions lack or had otherwise: two settings, LSTP's two query parameters in one
-    checkpoint['settings'] = dict(depth=3, merge=1) | checkpoint['settings']
-    absent = [each.name for each in fields(Architecture) if each.name not in checkpoint['settings']]
+    settings = dict(depth=3, merge=1) | checkpoint['settings']
+    checkpoint['settings'] = settings
+    absent = [each.name for each in fields(Architecture) if each.name not in settings]
     if absent:
         raise ModelError(f'{path}: no checkpoint of train.py as it is: no {absent[0]}; train again')
     if 'pool.query' in checkpoint['model']:
@@ -256,8 +254,8 @@ def load_trained(model, checkpoint, source, head=True):
     settings = checkpoint['settings']
     own = fingerprint(model.backbone)
     if checkpoint['backbone'] not in (None, own) and not settings['train_backbone']:
-        raise ModelError(f'{source}: was trained on another backbone than {settings["backbone"]} '
-                         f'with these weights; give the right ones by --weights')
+        raise ModelError(f'{source}: was trained on another backbone than these weights of '
+                         f'{settings["backbone"]}; give --weights')
     head = head and model.head is not None
     expected = model.state_dict() if checkpoint['backbone'] is None else model.trained_state()
     state = {}
@@ -282,42 +280,18 @@ def load_model(path, backbone=None):
 # python model.py: the architecture as a table
 
 def architecture(settings):
-    """Rows (part, paper's section, output shape, parameters, trained?, multiply-adds) for a clip
-    of T frames, counted by PyTorch on a model without memory (the "meta" device)."""
-    from torch.utils.flop_counter import FlopCounterMode  # late: slow to import
-    with torch.device('meta'):
+    """Rows (part, paper's section, output shape, parameters, trained?, multiply-adds) of a clip."""
+    with torch.device('meta'):                            # no memory, no time
         model = build_model(settings | dict(weights='random'))
         size = model.backbone.image_size
         clips = torch.empty(1, model.mtf.frames, 3, size, size)
-    parts = {'backbone': ('3.2', model.backbone), 'pool': ('3.3', model.pool),
-             'mtf.fc': ('3.4', model.mtf.fc)}
+    parts = {'backbone': model.backbone, 'pool': model.pool, 'mtf.fc': model.mtf.fc}
     for number, block in enumerate(model.mtf.blocks):
-        parts[f'mtf.blocks.{number}'] = ('3.4', block)
-    parts['mtf.out'] = ('3.4', model.mtf.out)
-
-    shapes = {}
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        for name, (_, module) in parts.items():
-            module.register_forward_hook(remember_shape(shapes, name))
-        model(clips)
-    counts = counter.get_flop_counts()
-    rows = []
-    for name, (section, module) in parts.items():
-        parameters = sum(weight.numel() for weight in module.parameters())
-        trained = any(weight.requires_grad for weight in module.parameters())
-        counted = counts.get(f'MVFormer.{name}', {})      # an average multiplies nothing
-        macs = sum(counted.values()) // 2
-        rows.append((name, section, shapes[name], parameters, trained, macs))
-    return rows
-
-
-def remember_shape(shapes, name):
-    """A forward hook that notes the shape of what a module puts out."""
-    def hook(module, inputs, output):
-        tensor = output if torch.is_tensor(output) else output[0]
-        shapes.setdefault(name, [0, *tensor.shape[1:]])
-        shapes[name][0] += len(tensor)                    # the backbone sees a clip in chunks
-    return hook
+        parts[f'mtf.blocks.{number}'] = block
+    parts['mtf.out'] = model.mtf.out
+    sections = {'backbone': '3.2', 'pool': '3.3'}
+    counts = count(model, clips, parts)
+    return [(name, sections.get(name, '3.4'), *counts[name]) for name in parts]
 
 
 def main():

@@ -93,12 +93,9 @@ READOUTS = {'cls': readout_cls, 'avg': readout_avg}
 
 
 class MTF(nn.Module):
-    """Entities of all frames -> one embedding a frame.
-
-    channels: d, width of an entity; entities: N; frames: T of the training clips; fc_width: of the
-    two FC layers; width: H; depth: blocks; hidden: of their MLPs; embedding: D; merge: this many
-    neighbouring frames share their tokens (future work, section 6).
-    """
+    """channels: d, width of an entity; entities: N; frames: T of the training clips; fc_width: of
+    the two FC layers; width: H; depth: blocks; hidden: of their MLPs; embedding: D; merge: this
+    many neighbouring frames share their tokens (future work, section 6)."""
 
     def __init__(self, channels, entities, *, frames, append_ids=True, fc_width=512, width=256,
                  depth=3, heads=8, hidden=1024, embedding=128, readout='cls', dropout=0.1, merge=1):
@@ -154,10 +151,8 @@ class MTF(nn.Module):
 
 
 def merge_frames(x, valid, k):
-    """Average each entity's tokens over k neighbouring frames, padding left out.
-
-    x (B, T, N, H), valid bool (B, T) or None -> (B, G, N, H), bool (B, G), G = ceil(T/k) groups.
-    """
+    """Average each entity's tokens over k neighbouring frames, padding left out:
+    x (B, T, N, H), valid bool (B, T) or None -> (B, G, N, H), bool (B, G), G = ceil(T/k)."""
     if valid is None:
         valid = x.new_ones(x.shape[:2])
     missing = -x.shape[1] % k                             # frames short of a whole group

@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,10 +30,11 @@ import evaluate
 import model as models
 from backbones.weights import load_strictly
 from loss import OBJECTIVES
-from running.processes import RunError, all_gather, half_dtype, join_processes, print_rank0
+from running.processes import (RunError, all_gather, half_dtype, join_processes,
+                               mixed_precision, print_rank0)
 from running.record import Log, Progress, open_folder, report_skipped, save_checkpoint
 from running.settings import add_arguments, check_limits, refuse_changes, setting
-from running.workers import ignore_stop_signals, watched
+from running.workers import ignore_stop_signals, listen_to_signals, watched
 
 
 # ----------------------------------------------------------------------------------------------
@@ -59,19 +59,16 @@ MAY_CHANGE = ('data', 'weights', 'out', 'workers', 'eval_every', 'save_every', '
 
 @dataclass
 class Settings(models.Architecture):
-    dataset: str = setting('penn', 'what to train on: %(choices)s', choices=list(data.DATASETS),
-                           group='data')
+    dataset: str = setting('penn', '%(choices)s', choices=list(data.DATASETS), group='data')
     data: str = setting(None, 'the folder it lies in', metavar='DIR')
     data_seed: int = setting(0, 'draws the synthetic set', least=0)
-    label_unit: str = setting(None, 'of labels that are segments: seconds or frames',
-                              choices=['seconds', 'frames'])
+    label_unit: str = setting(None, 'of segments: %(choices)s', choices=['seconds', 'frames'])
     crop: float = setting(0.8, 'smallest share of the area that a crop keeps', least=0.01, most=1)
     jitter: float = setting(0.8, 'strength of the colour jitter', least=0)
     hue: float = setting(0.2, 'strength of its hue shift', least=0, most=0.5)
     block: str = setting('length', 'a view comes from 1 to 1.5 lengths of the video or the clip',
                          choices=['length', 'clip'])
-    shift: float = setting(0.8, 'block=clip: how far from the first view the second may begin',
-                           least=0)
+    shift: float = setting(0.8, 'block=clip: reach of the second view, in clips', least=0)
     loss: str = setting('scl', '%(choices)s', choices=list(OBJECTIVES), group='objective')
     negatives: str = setting('single', "scl: frames of the same video, or of a process's batch",
                              choices=['single', 'batch'])
@@ -83,12 +80,9 @@ class Settings(models.Architecture):
     weight_decay: float = setting(1e-5, 'L2 penalty', least=0)
     seed: int = setting(0, 'draws weights, clips and dropout', least=0)
     init: str = setting(None, 'start from the weights of this checkpoint', metavar='CKPT')
-    out: str = setting(None, 'folder of checkpoint and log; else runs/DATASET', metavar='DIR',
-                       group='run')
-    device: str = setting(None, 'cuda, mps or cpu; else the best there is',
-                          choices=['cuda', 'mps', 'cpu'])
-    workers: int = setting(min(4, os.cpu_count()), 'processes that decode, for each that trains',
-                           least=0)
+    out: str = setting(None, 'its folder; else runs/DATASET', metavar='DIR', group='run')
+    device: str = setting(None, '%(choices)s; else the best', choices=['cuda', 'mps', 'cpu'])
+    workers: int = setting(min(4, os.cpu_count()), 'decoding processes of each trainer', least=0)
     eval_every: int = setting(0, 'evaluate every so many epochs; 0: at the end', least=0)
     save_every: float = setting(60., 'seconds between checkpoints', metavar='SECONDS', least=0)
     compile: bool = setting(True, 'torch.compile the backbone (CUDA)')
@@ -133,11 +127,11 @@ def check(settings, world):
         raise RunError(f'--frames {s.frames}: {s.loss} needs at least {objective.min_frames}')
     if s.batch % world:
         raise RunError(f'--batch {s.batch}: {world} processes do not divide it evenly; '
-                            f'choose a multiple of {world}')
+                       f'choose a multiple of {world}')
     if s.pairs == 'videos' and not objective.allows_video_pairs:
         able = [name for name, other in OBJECTIVES.items() if other.allows_video_pairs]
         raise RunError(f'--pairs videos: {s.loss} compares two views of one video; '
-                            f'{" and ".join(able)} can take videos')
+                       f'{" and ".join(able)} can take videos')
 
 
 # ----------------------------------------------------------------------------------------------
@@ -174,13 +168,6 @@ def to_device(batch, device):
     """The batch's tensors on the device; its lists of frames follow in data.views."""
     return {name: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
             for name, value in batch.items()}
-
-
-def mixed_precision(device):
-    """bfloat16 where the GPU has it, else float32: no loss scaling is ever needed."""
-    if half_dtype(device) == torch.bfloat16:
-        return torch.autocast('cuda', dtype=torch.bfloat16)
-    return nullcontext()
 
 
 def learning_rate(settings, epoch):
@@ -256,8 +243,7 @@ class Run:
         s = settings
         self.settings = s
         self.videos = videos
-        self.rank = rank
-        self.world = world
+        self.rank, self.world = rank, world
         self.device = device
         self.objective = OBJECTIVES[s.loss]
         self.steps_per_epoch = len(videos['train']) // s.batch
@@ -333,7 +319,7 @@ class Run:
         s = self.settings
         print_rank0(' '.join(f'{name}={value}' for name, value in asdict(s).items()))
         trained = sum(weight.numel() for weight in self.optimizer.param_groups[0]['params'])
-        precision = str(next(self.model.backbone.parameters()).dtype).removeprefix('torch.')
+        precision = next(self.model.backbone.parameters()).dtype
         videos = {split: len(self.videos[split]) for split in self.videos}
         line = (f'{videos["train"]} videos to train on, {videos["val"]} to validate; '
                 f'{self.steps_per_epoch} steps an epoch; {trained:,} weights are trained; '
@@ -402,11 +388,6 @@ class Run:
     def ask_to_stop(self, *_):
         """SIGTERM, Ctrl-C: finish the step, save, leave."""
         self.stop_asked = True
-
-
-def listen_to_signals(handler):
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handler)
 
 
 def last_checkpoint(settings, path):

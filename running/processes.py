@@ -1,5 +1,6 @@
 """Where a run takes place: on which device, in how many processes. Nothing here is in the paper."""
 import os
+from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
@@ -34,6 +35,13 @@ def half_dtype(device):
         return None
     bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if bfloat16 else torch.float16
+
+
+def mixed_precision(device):
+    """bfloat16 where the GPU has it, else float32: no loss scaling is ever needed."""
+    if half_dtype(device) == torch.bfloat16:
+        return torch.autocast('cuda', dtype=torch.bfloat16)
+    return nullcontext()
 
 
 def join_processes(device_name=None):

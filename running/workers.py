@@ -11,6 +11,11 @@ def ignore_stop_signals(_worker):
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10))
 
 
+def listen_to_signals(handler):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
 def watched(loader, save):
     """Yield a DataLoader's batches; where a worker dies, save() and stop. Errors: RunError."""
     try:
