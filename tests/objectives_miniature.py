@@ -296,7 +296,6 @@ def settings_of(args, loss, seed, rate):
     settings.merge = args.merge
     settings.epochs = args.epochs
     settings.data_seed = args.data_seed
-    train.check(settings, world=1)
     return settings
 
 
@@ -314,6 +313,7 @@ def plan(args, results):
             for rate in map(float, rates):
                 if (name, rate, args.data_seed, int(seed)) not in done:
                     runs.append(settings_of(args, loss, int(seed), rate))
+                    train.check(runs[-1], world=1)
     return runs
 
 
@@ -331,7 +331,7 @@ def main():
     if args.table:
         return print_table(results)
     runs = plan(args, results)
-    settings = settings_of(args, 'scl', 0, 0.)
+    settings = settings_of(args, loss=None, seed=0, rate=0.)
     videos = data.load('synthetic', seed=args.data_seed)
     cached = cached_features(args.out.parent, videos, settings)
     backbone = CachedBackbone(models.build_backbone('tiny', layers=settings.layers))
