@@ -61,22 +61,22 @@ def loss_of(model, s, clips, batch, dtype):
 
 def long_video(sizes):
     """A long video through the whole model, as evaluation does it: what it takes and needs."""
+    dataset, changes = sizes.steps[0]
+    s, model = prepared(dataset, **changes)
+    model.eval()
+    scene = torch.randint(0, 256, (64, 3, s.image_size, s.image_size), dtype=torch.uint8)
+
+    def decode(indices):
+        for i in indices:
+            yield scene[i % 64]
+
+    video = data.Video('long', partial(int, sizes.long), decode)
+    took = []
+    embed = partial(embed_all, {'': model}, [video], limit=1000, device=DEVICE)
+    needed = bytes_needed(lambda: took.append(seconds(embed)))
     row('long video', 'time', 'frames/s', 'memory', 'of 24 GB')
-    for dataset, changes in sizes.steps:
-        s, model = prepared(dataset, **changes)
-        model.eval()
-        scene = torch.randint(0, 256, (64, 3, s.image_size, s.image_size), dtype=torch.uint8)
-
-        def decode(indices):
-            for i in indices:
-                yield scene[i % 64]
-
-        video = data.Video('long', partial(int, sizes.long), decode)
-        took = []
-        embed = partial(embed_all, {'': model}, [video], limit=1000, device=DEVICE)
-        needed = bytes_needed(lambda: took.append(seconds(embed)))
-        row(f'  {s.backbone}, {sizes.long} frames', span(took[0]), f'{sizes.long / took[0]:.1f}',
-            size(needed), f'{needed / GPU_MEMORY:.0%}')
+    row(f'  {s.backbone}, {sizes.long} frames', span(took[0]), f'{sizes.long / took[0]:.1f}',
+        size(needed), f'{needed / GPU_MEMORY:.1%}')
 
 
 # --------------------------------------------------------------------------------------------------
