@@ -90,12 +90,13 @@ def feed(s, videos, steps, workers):
 
 
 def stepper(s, model):
-    """A function that trains on a batch as train.py does."""
+    """A function that trains on a batch as train.py does -> the loss."""
     optimizer = optimizer_of(model, s)
     options = {name: getattr(s, name) for name in OBJECTIVES[s.loss].settings}
 
     def step(batch):
-        return train.training_step(model, batch, s, optimizer, DEVICE, options)
+        loss, _ = train.training_step(model, batch, s, optimizer, DEVICE, options)
+        return loss
     return step
 
 
