@@ -23,15 +23,17 @@ def test_every_part_runs(part, capsys):
     bench.main(['--tiny', '--only', part])
     lines = capsys.readouterr().out.splitlines()
     rows = [line for line in lines if line.startswith('  ')]
-    assert rows and all(len(line) > 45 for line in rows), lines
+    assert rows
+    assert min(map(len, rows)) > 45        # none without a value
 
 
 def test_every_size_names_what_there_is():
     for sizes in (bench.GPU, bench.CPU, bench.TINY):
         names = [name for name, _ in sizes.backbones] + [sizes.resumed]
-        names += [changes['backbone'] for _, changes in sizes.steps if 'backbone' in changes]
+        for dataset, changes in sizes.steps + sizes.fed:
+            assert dataset in data.DATASETS
+            names.append(changes.get('backbone', 'tiny'))
         assert set(names) <= set(BACKBONES)
-        assert {dataset for dataset, _ in sizes.steps + sizes.fed} <= set(data.DATASETS)
 
 
 def test_the_released_form_of_a_step_is_the_same_step():
