@@ -63,7 +63,7 @@ def seconds_to_read(video, wanted, _):
 def decoding(sizes):
     frames = sizes.film
     wanted = np.sort(np.random.default_rng(0).choice(frames, frames // 4, replace=False))
-    row(f'decoding {len(wanted)} of {frames} frames, one core', 'frames/s', 'time', 'of mp4')
+    row(f'decoding {len(wanted)} of {frames} frames, one core', 'frames/s', 'time', 'of the mp4')
     times = {}
     for kind, video in films(frames, 224).items():
         read = partial(seconds_to_read, video, wanted)

@@ -90,7 +90,7 @@ def growth(sizes):
     for entities in (1, 3, 6):
         mtf_row(entities, lengths, True, sizes.most_tokens // 2)
     row('videos of 20 to 40 frames', *(f'{count} videos' for count in sizes.videos))
-    embedding_row(sizes.videos)
+    embedding_row(sizes.videos, sizes.image_size)
     for name, metric in METRICS.items():
         metric_row(name, metric, sizes.videos)
 
@@ -103,8 +103,8 @@ def mtf_row(entities, lengths, backward, most):
     row(f'  N {entities}', *cells)
 
 
-def embedding_row(counts):
-    _, network = prepared('synthetic')
+def embedding_row(counts, image_size):
+    _, network = prepared('synthetic', image_size=image_size)
     network.eval()
     frames = torch.randint(0, 256, (40, 3, 64, 64), dtype=torch.uint8)
     videos = []

@@ -128,8 +128,8 @@ def beside_ceiling(function, work, n, **how):
 # Printing
 
 def row(what, *values):
-    cells = [f'{value:>16}' for value in values]
-    print(f'{what:46}' + ''.join(cells), flush=True)
+    cells = [f'{value:>18}' for value in values]
+    print(f'{what:45}' + ''.join(cells), flush=True)
 
 
 def compare(what, plain, ours, *more, runs=9):

@@ -14,7 +14,7 @@ from loss import OBJECTIVES
 from speed import released
 from speed.films import films
 from speed.measure import (
-    CUDA, DEVICE, DTYPE, NO_GPU, autocast, beside_ceiling, bytes_needed, ceiling, row, seconds,
+    CUDA, DEVICE, DTYPE, NO_GPU, beside_ceiling, bytes_needed, ceiling, row, seconds,
     short, size, span, timed, wall_seconds)
 
 
@@ -49,7 +49,7 @@ def work_of(s):
 # The backbone
 
 def backbones(sizes):
-    """Frames a second of each backbone, and its share of the machine's ceiling: the goal is 60 %."""
+    """Frames a second of each backbone, and its share of the ceiling: the goal is 60 %."""
     ceiling(sizes.product)
     row('backbone', 'frames/s', 'of ceiling', 'memory', 'first call')
     for name, frames in sizes.backbones:
@@ -90,12 +90,13 @@ def feed(s, videos, steps, workers):
 
 
 def stepper(s, model):
-    """A function that trains on a batch as train.py does."""
+    """A function that trains on a batch as train.py does -> the loss."""
     optimizer = optimizer_of(model, s)
     options = {name: getattr(s, name) for name in OBJECTIVES[s.loss].settings}
 
     def step(batch):
-        return train.training_step(model, batch, s, optimizer, DEVICE, options)
+        loss, _ = train.training_step(model, batch, s, optimizer, DEVICE, options)
+        return loss
     return step
 
 

@@ -1,4 +1,6 @@
-"""What a fast form must not change: half precision, long videos, a run that goes on."""
+"""What a fast form must not change: half precision, long videos, runs stopped or in parts."""
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,8 +16,8 @@ import data
 from evaluation.embedding import embed_all
 from loss import scl
 from speed.films import written
-from speed.measure import DEVICE, autocast, bytes_needed, row, seconds, short, size, span
-from speed.training import batch_of, made_videos, prepared, stepper
+from speed.measure import CUDA, DEVICE, autocast, bytes_needed, row, seconds, size, span
+from speed.training import batch_of, made_videos, prepared
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GPU_MEMORY = 24e9    # of a card that people have
@@ -59,22 +61,22 @@ def loss_of(model, s, clips, batch, dtype):
 
 def long_video(sizes):
     """A long video through the whole model, as evaluation does it: what it takes and needs."""
+    dataset, changes = sizes.steps[0]
+    s, model = prepared(dataset, **changes)
+    model.eval()
+    scene = torch.randint(0, 256, (64, 3, s.image_size, s.image_size), dtype=torch.uint8)
+
+    def decode(indices):
+        for i in indices:
+            yield scene[i % 64]
+
+    video = data.Video('long', partial(int, sizes.long), decode)
+    took = []
+    embed = partial(embed_all, {'': model}, [video], limit=1000, device=DEVICE)
+    needed = bytes_needed(lambda: took.append(seconds(embed)))
     row('long video', 'time', 'frames/s', 'memory', 'of 24 GB')
-    for dataset, changes in sizes.steps:
-        s, model = prepared(dataset, **changes)
-        model.eval()
-        scene = torch.randint(0, 256, (64, 3, s.image_size, s.image_size), dtype=torch.uint8)
-
-        def decode(indices):
-            for i in indices:
-                yield scene[i % 64]
-
-        video = data.Video('long', partial(int, sizes.long), decode)
-        took = []
-        embed = partial(embed_all, {'': model}, [video], limit=1000, device=DEVICE)
-        needed = bytes_needed(lambda: took.append(seconds(embed)))
-        row(f'  {s.backbone}, {sizes.long} frames', span(took[0]), f'{sizes.long / took[0]:.1f}',
-            size(needed), f'{needed / GPU_MEMORY:.0%}')
+    row(f'  {s.backbone}, {sizes.long} frames', span(took[0]), f'{sizes.long / took[0]:.1f}',
+        size(needed), f'{needed / GPU_MEMORY:.1%}')
 
 
 # --------------------------------------------------------------------------------------------------
@@ -84,7 +86,7 @@ def resume(sizes):
     """One run stopped in the middle and begun again, beside one that was left alone."""
     row('resume', 'stopped at', 'of steps', 'difference', 'largest weight')
     with tempfile.TemporaryDirectory() as root:
-        command = command_to_train(Path(root, 'videos'), sizes)
+        command = [sys.executable, *command_to_train(Path(root, 'videos'), sizes)]
         whole = Path(root, 'whole')
         subprocess.run([*command, '--out', whole], check=True, stdout=subprocess.DEVNULL)
         halved = Path(root, 'halved')
@@ -103,14 +105,14 @@ def resume(sizes):
         f'{max(largest):.2g}')
 
 
-def command_to_train(videos, sizes):
-    """On four copies of a film, 24 steps."""
+def command_to_train(videos, sizes, batch=1, epochs=6):
+    """train.py and its arguments: on four copies of a film."""
     folder, _ = written(sizes.film)
     for number in range(4):
         shutil.copytree(folder, videos / f'{number}')
-    return [sys.executable, ROOT / 'train.py', '--dataset', 'folder', '--data', videos,
+    return [ROOT / 'train.py', '--dataset', 'folder', '--data', videos,
             '--backbone', sizes.resumed, '--weights', 'random', '--layers', '1',
-            '--frames', '8', '--batch', '1', '--epochs', '6', '--workers', '0',
+            '--frames', '8', '--batch', f'{batch}', '--epochs', f'{epochs}', '--workers', '0',
             '--device', DEVICE.type, '--no-compile']
 
 
@@ -131,3 +133,26 @@ def lines(log):
 
 def load(folder):
     return torch.load(folder / 'checkpoint.pt', weights_only=True)
+
+
+# --------------------------------------------------------------------------------------------------
+# Several processes
+
+def processes(sizes):
+    """A run of the same global batch by torchrun in 1, 2, 4 processes, as its last report says:
+    by the clock on the wall, of processes that have a GPU or a core each."""
+    most = torch.cuda.device_count() if CUDA else os.cpu_count()
+    row('processes, one global batch of 4 videos', 'frames/s', 'of one')
+    speeds = []
+    for count in sizes.processes:
+        if count > most:
+            row(f'  {count} processes', f'only {most} here')
+            continue
+        with tempfile.TemporaryDirectory() as root:
+            command = [
+                sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', f'{count}',
+                *command_to_train(Path(root, 'videos'), sizes, batch=4, epochs=sizes.fed_steps),
+                '--out', Path(root, 'run')]
+            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        speeds.append(int(re.findall(r'(\d+) frames/s', said)[-1]))
+        row(f'  {count} processes', speeds[-1], f'{speeds[-1] / speeds[0]:.2f} x')
