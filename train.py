@@ -30,6 +30,7 @@ import evaluate
 import model as models
 from backbones.weights import load_strictly
 from loss import OBJECTIVES
+from running.counting import say_if_slow
 from running.processes import (RunError, all_gather, half_dtype, join_processes,
                                mixed_precision, print_rank0)
 from running.record import Log, Progress, open_folder, report_skipped, save_checkpoint
@@ -176,11 +177,8 @@ def learning_rate(settings, epoch):
 
 
 def batches(videos, settings, first_step, rank, world):
-    """Which (epoch, video) this process trains on, step by step, whatever happened before.
-
-    Each epoch is a permutation drawn from (seed, epoch), cut into global batches; the last
-    incomplete one is dropped.
-    """
+    """Which (epoch, video) this process trains on, step by step, whatever happened before: each
+    epoch is a permutation from (seed, epoch), in global batches, an incomplete last one dropped."""
     steps = videos // settings.batch
     local = settings.batch // world
     for epoch in range(first_step // steps, settings.epochs):
@@ -195,10 +193,7 @@ def batches(videos, settings, first_step, rank, world):
 # The run
 
 def train(settings, fresh=False):
-    """From the settings to the table of metrics.
-
-    Errors: RunError, data.DataError, models.ModelError, OSError, each one line.
-    """
+    """From the settings to the table. Errors: RunError, DataError, ModelError, OSError."""
     s = settings
     rank, world, device = join_processes(s.device)
     check(s, world)
@@ -329,6 +324,9 @@ class Run:
         if self.step:
             line += f'; going on from step {self.step}'
         print_rank0(line, flush=True)
+        if self.device.type == 'cpu':
+            frames = (self.last_step - self.step) * s.batch * 2 * s.frames // self.world
+            say_if_slow(self.model, frames, s.image_size, s.backbone)
 
     def batches(self):
         """The data loader's batches from the present step on. Errors: RunError."""

@@ -78,8 +78,8 @@ def fetch(address):
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(address, str(path))
         except (OSError, http.client.HTTPException) as error:
-            raise ModelError(f'cannot fetch {address} ({error}); give a file by --weights'
-                             ) from None
+            raise ModelError(f'cannot fetch {address} ({error}); give a file of them by --weights, '
+                             f'or --backbone tiny to try things out') from None
     return path
 
 

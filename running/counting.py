@@ -1,5 +1,9 @@
 """What a model costs: output shapes, parameters, multiply-adds of its parts, as PyTorch counts."""
+import time
+
 import torch
+
+from running.processes import print_rank0
 
 
 def count(model, inputs, parts):
@@ -31,3 +35,17 @@ def remember_shape(shapes, name):
         shapes.setdefault(name, [0, *tensor.shape[1:]])
         shapes[name][0] += len(tensor)
     return hook
+
+
+@torch.no_grad()
+def say_if_slow(model, frames, size, backbone_name):
+    """Before a run on a CPU: how long its frames take in the backbone, from a trial of two."""
+    images = torch.zeros(2, 3, size, size)
+    model.features(images)                                # the first call prepares
+    begin = time.perf_counter()
+    model.features(images)
+    speed = 2 / (time.perf_counter() - begin)             # frames a second
+    hours = frames / speed / 3600
+    if hours > 1:
+        print_rank0(f'{backbone_name} sees {speed:.1f} frames a second on this CPU: {hours:.0f} '
+                    f'hours or more. A GPU is faster; --backbone tiny is there to try things out')
