@@ -16,7 +16,7 @@ import figures
 import loss
 import model as models
 from made import arc, embedded, grey
-from pictures import canvas, lesson
+from pictures import canvas, lesson, training
 
 SMALL = dict(backbone='tiny', layers=[1, 2, 4], entity_width=16, frames=8, fc_width=16,
              embedding=8)
@@ -38,6 +38,7 @@ def saved(monkeypatch):
         found.append((fig, caption))
 
     monkeypatch.setattr(figures, 'save', keep)
+    monkeypatch.setattr(training, 'save', keep)
     return found
 
 
