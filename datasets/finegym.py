@@ -15,7 +15,7 @@ import numpy as np
 
 from datasets.carl import carl
 from datasets.layout import DataSet, layout
-from datasets.packets import video_stream
+from datasets.packets import open_video, video_stream
 from datasets.video import DataError, one_line, video_file
 
 SOURCE = (
@@ -92,7 +92,7 @@ def element_labels(path, spans, frames):
 
     As the field counts: an element's last frame belongs to it, a later element covers an earlier.
     """
-    with av.open(path) as file:
+    with open_video(path) as file:
         rate = round(float(video_stream(file).average_rate or 25), 2)
     labels = np.full(frames, -1)
     for start, end, kind in spans:

@@ -18,6 +18,20 @@ class Timetable(NamedTuple):
     seek: list           # (key frames,): where to seek for each
 
 
+def open_video(path):
+    """av.open, after libav's messages have been taken off Python.
+
+    libav reports a damaged packet from its decoding threads. If such a report goes to Python's
+    logging, the thread waits for the interpreter lock, while whoever frees the decoder holds that
+    lock and waits for the thread: for ever. None puts a C function in the place of PyAV's Python
+    one. It is done for every file because others undo it: torchvision 0.21, when it is imported
+    after this, sets a level of its own. What else libav calls in Python is not used here: packets, frames
+    or files made of Python objects, and timeouts.
+    """
+    av.logging.set_level(None)
+    return av.open(str(path))
+
+
 def video_stream(file):
     """The first video of an open file; a cover picture beside it is not one."""
     for stream in file.streams.video:
@@ -35,7 +49,7 @@ def timetable(path):
     shown = []
     hidden = []
     keys = []
-    with av.open(str(path)) as file:
+    with open_video(path) as file:
         if 'mp4' not in file.format.name:
             return None
         for packet in file.demux(video_stream(file)):

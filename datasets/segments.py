@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from datasets.tables import all_numbers, number
-from datasets.packets import timetable, video_stream
+from datasets.packets import open_video, timetable, video_stream
 
 UNITS = ('seconds', 'frames')
 SLACK = 5e-4  # of a second: people write three decimals at best
@@ -100,7 +100,7 @@ def frame_times(path, frames):
     From the packets' time stamps, since phones film at a varying rate; without these, evenly.
     """
     table = timetable(path)
-    with av.open(str(path)) as file:
+    with open_video(path) as file:
         stream = video_stream(file)
         tick = stream.time_base
         rate = float(stream.average_rate or 25)

@@ -16,14 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from datasets.packets import runs, timetable, video_stream
-
-# libav reports a damaged packet from its decoding threads. If such a report goes to Python's
-# logging, the thread waits for the interpreter lock, while whoever frees the decoder holds that
-# lock and waits for the thread: for ever. None puts a C function that does nothing in the place of
-# PyAV's Python one. What else libav calls in Python is not used here: packets, frames or files
-# made of Python objects, and timeouts.
-av.logging.set_level(None)
+from datasets.packets import open_video, runs, timetable, video_stream
 
 VIDEO_FILES = {
     '.mp4', '.m4v', '.mov', '.qt', '.3gp', '.3g2', '.mj2',            # MPEG-4, phones
@@ -156,7 +149,7 @@ def counted_frames(frames, indices):
 def decoded(path, indices):
     """Yield PyAV frames of a video file at distinct rising `indices`."""
     table = timetable(path)
-    with av.open(str(path)) as file:
+    with open_video(path) as file:
         stream = video_stream(file)
         stream.thread_type = 'AUTO'
         as_many_as_cores = 0
@@ -198,7 +191,7 @@ def file_frames(path):
         table = timetable(path)
         if table is not None:
             return len(table.shown)
-        with av.open(str(path)) as file:
+        with open_video(path) as file:
             return sum(1 for _ in frames_of(file))
     except Exception as error:  # demuxers and decoders raise a dozen types on a stranger's bytes
         raise DataError(f'{path}: cannot be read as a video ({one_line(error)})') from None
