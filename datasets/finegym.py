@@ -10,7 +10,6 @@ import os
 import re
 from functools import partial
 
-import av
 import numpy as np
 
 from datasets.carl import carl

@@ -6,7 +6,6 @@ seconds, a frame belongs to the segment in which it is first shown. Elsewhere th
 """
 import re
 
-import av
 import numpy as np
 
 from datasets.tables import all_numbers, number
