@@ -16,7 +16,6 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 import data
 import figures
@@ -30,7 +29,7 @@ from evaluation.linear import linear_classifier
 from evaluation.own_videos import align_files, predict_folder
 from evaluation.predictions import predictions
 from evaluation.table import mean, mean_row, print_result, remarks, write_json
-from running.processes import RunError, is_rank0, join_processes
+from running.processes import RunError, is_rank0, join_processes, leave_processes, wait_for_all
 
 BLOCK = 2 ** 24  # numbers in a metric's largest temporary array
 
@@ -387,12 +386,12 @@ def main(argv=None):
     args = parse(argv)
     try:
         run(args)
+        wait_for_all()
     except (data.DataError, models.ModelError, RunError, OSError) as error:
         print('evaluate.py: error: ' + ' '.join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        leave_processes()
 
 
 if __name__ == '__main__':

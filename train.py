@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from einops import rearrange
 from torch.nn.parallel import DistributedDataParallel
 
@@ -32,7 +31,7 @@ from backbones.weights import load_strictly
 from loss import OBJECTIVES
 from running.counting import say_if_slow
 from running.processes import (RunError, all_gather, half_dtype, join_processes,
-                               mixed_precision, print_rank0)
+                               leave_processes, mixed_precision, print_rank0, wait_for_all)
 from running.record import Log, Progress, open_folder, report_skipped, save_checkpoint
 from running.settings import add_arguments, check_limits, refuse_changes, setting
 from running.workers import ignore_stop_signals, listen_to_signals, watched
@@ -406,6 +405,7 @@ def main():
     parser, settings, fresh = parse()
     try:
         train(settings.resolve(), fresh)
+        wait_for_all()
     except (RunError, data.DataError, models.ModelError, OSError) as error:
         error.__traceback__ = None                        # it holds the loader and its workers
         lines = str(error).splitlines() or [repr(error)]
@@ -415,8 +415,7 @@ def main():
         print('\nstopped; the same command goes on from the last checkpoint', file=sys.stderr)
         sys.exit(130)
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        leave_processes()
 
 
 if __name__ == '__main__':

@@ -6,8 +6,6 @@
 import math
 import re
 from contextlib import contextmanager
-from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +18,7 @@ from tqdm import tqdm
 
 import data
 import model as models
+from running.processes import cpu_group
 from running.workers import ignore_stop_signals
 
 
@@ -114,15 +113,6 @@ def embed(networks, videos, positions, *, limit=1000, device='cpu', workers=0):
 
 # --------------------------------------------------------------------------------------------------
 # Many videos, of which each process embeds its share
-
-@cache
-def cpu_group():
-    """For arrays, which go by the CPU, and the first to finish may wait for hours.
-
-    Made once and never taken down: PyTorch 2.6 can lock up where a group ends right after its use.
-    """
-    return dist.new_group(backend='gloo', timeout=timedelta(hours=12))
-
 
 def gather(own):
     """Every process's dict merged into one, in rank 0; {} in the others."""

@@ -1,6 +1,8 @@
 """Where a run takes place: on which device, in how many processes. Nothing here is in the paper."""
 import os
 from contextlib import nullcontext
+from datetime import timedelta
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -57,8 +59,30 @@ def join_processes(device_name=None):
         if 'MASTER_ADDR' not in os.environ:
             raise RunError(f'WORLD_SIZE is {numbers["WORLD_SIZE"]}, but nobody says where the '
                            f'others are; start by torchrun')
-        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+        # the first to finish its share of an evaluation may wait for hours
+        backend = 'nccl' if device.type == 'cuda' else 'gloo'
+        dist.init_process_group(backend, timeout=timedelta(hours=12))
     return numbers['RANK'], numbers['WORLD_SIZE'], device
+
+
+@cache
+def cpu_group():
+    """The group whose messages go by the CPU: the usual one (None), or another beside NCCL."""
+    if dist.get_backend() == 'gloo':
+        return None
+    return dist.new_group(backend='gloo', timeout=timedelta(hours=12))
+
+
+def wait_for_all():
+    """At the end: a process that left with messages of others still in its threads could crash."""
+    if dist.is_initialized():
+        dist.barrier(group=cpu_group())
+
+
+def leave_processes():
+    cpu_group.cache_clear()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def all_gather(value):
