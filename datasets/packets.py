@@ -25,8 +25,8 @@ def open_video(path):
     logging, the thread waits for the interpreter lock, while whoever frees the decoder holds that
     lock and waits for the thread: for ever. None puts a C function in the place of PyAV's Python
     one. It is done for every file because others undo it: torchvision 0.21, when it is imported
-    after this, sets a level of its own. What else libav calls in Python is not used here: packets, frames
-    or files made of Python objects, and timeouts.
+    after this, sets a level of its own. What else libav calls in Python is not used here: packets,
+    frames or files made of Python objects, and timeouts.
     """
     av.logging.set_level(None)
     return av.open(str(path))

@@ -15,6 +15,7 @@ import train
 from running import processes
 from running.processes import RunError, half_dtype, join_processes, pick_device
 from running.record import lock_folder, report_skipped
+from running.workers import watched
 
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
@@ -135,44 +136,29 @@ def test_a_killed_worker_is_one_line_and_its_run_goes_on_from_there(tmp_path):
     assert torch.load(tmp_path / 'run' / 'checkpoint.pt')['step'] >= steps[-1] >= 2
 
 
-def test_a_worker_without_shared_memory_is_one_line(monkeypatch):
+class Loader:
+    """A DataLoader that fails as it begins."""
+
+    def __init__(self, message):
+        self.message = message
+
+    def __iter__(self):
+        raise RuntimeError(self.message)
+        yield
+
+
+def test_a_worker_without_shared_memory_is_one_line():
     """What PyTorch raises where /dev/shm is too small, as in many containers."""
-    class Loader:
-        def __init__(self, *arguments, **options):
-            pass
-
-        def __iter__(self):
-            raise RuntimeError('unable to open shared memory object </torch_1> in read-write mode')
-            yield
-
-    run = train.Run.__new__(train.Run)
-    run.settings = train.preset('synthetic').resolve()
-    run.clips, run.step, run.rank, run.world = [], 7, 0, 1
-    run.device = torch.device('cpu')
     saved = []
-    run.save = lambda: saved.append(True)
-    monkeypatch.setattr(torch.utils.data, 'DataLoader', Loader)
+    loader = Loader('unable to open shared memory object </torch_1> in read-write mode')
     with pytest.raises(RunError, match='memory.*what was trained is saved.*--workers'):
-        list(run.batches())
+        list(watched(loader, lambda: saved.append(True)))
     assert saved == [True]
 
 
-def test_other_errors_of_the_loader_are_not_hidden(monkeypatch):
-    class Loader:
-        def __init__(self, *arguments, **options):
-            pass
-
-        def __iter__(self):
-            raise RuntimeError('something else')
-            yield
-
-    run = train.Run.__new__(train.Run)
-    run.settings = train.preset('synthetic').resolve()
-    run.clips, run.step, run.rank, run.world = [], 7, 0, 1
-    run.device = torch.device('cpu')
-    monkeypatch.setattr(torch.utils.data, 'DataLoader', Loader)
+def test_other_errors_of_the_loader_are_not_hidden():
     with pytest.raises(RuntimeError, match='something else'):
-        list(run.batches())
+        list(watched(Loader('something else'), lambda: None))
 
 
 def test_the_lock_is_not_what_makes_a_folder_a_run(tmp_path, monkeypatch):
