@@ -43,8 +43,8 @@ from running.workers import ignore_stop_signals, listen_to_signals, watched
 PRESETS = {
     # wide entities, lr 1e-3: LSTP has few steps here to sharpen its attention, and under Adam the
     # logits of its queries grow with the learning rate and the root of their width
-    'synthetic': dict(backbone='tiny', frames=16, entity_width=1024, fc_width=256, epochs=16,
-                      lr=1e-3, jitter=0.4, hue=0., workers=0),
+    'synthetic': dict(backbone='tiny', image_size=60, frames=16, entity_width=1024, fc_width=256,
+                      epochs=12, lr=1e-3, jitter=0.4, hue=0., workers=0),
     'penn': dict(),
     'pouring': dict(frames=240, layers=[12], epochs=1000),
     'finegym99': dict(frames=240, layers=[10, 11, 12], entities=6, readout='avg', fc_width=1536,

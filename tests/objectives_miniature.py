@@ -49,7 +49,8 @@ def cached_features(folder, videos, settings):
     """
     path = folder / f'features_{settings.data_seed}.pt'
     if not path.exists():
-        backbone = models.build_backbone('tiny', layers=ALL_LAYERS)
+        backbone = models.build_backbone('tiny', layers=ALL_LAYERS,
+                                         image_size=settings.image_size)
         cached = {}
         for split, count in (('train', VERSIONS), ('val', 0)):
             found = cache(backbone, videos[split], count, settings.data_seed, settings.layers)
