@@ -12,6 +12,8 @@ metric can see. The machinery and what goes beyond the paper's metrics are in ev
 """
 import math
 import sys
+import warnings
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -30,6 +32,7 @@ from evaluation.own_videos import align_files, predict_folder
 from evaluation.predictions import predictions
 from evaluation.table import mean, mean_row, print_result, remarks, write_json
 from running.processes import RunError, is_rank0, join_processes, leave_processes, wait_for_all
+from running.record import attempt
 
 BLOCK = 2 ** 24  # numbers in a metric's largest temporary array
 
@@ -58,13 +61,16 @@ def predict_phases(x, y, queries):
 def fit_classifier(x, y):
     """Softmax regression: the least sum of cross-entropies + half the squared norm of the weights.
 
-    By Newton's method, in about 9 steps; float64, since float32 can stop it before the optimum. The
-    usual L-BFGS takes a hundred steps and, at its default tolerance, stops too early.
+    By Newton's method, in about 9 steps, to a gradient of 1e-6 a frame: closer changes no frame's
+    class. In float32; where rounding stops it before, which it warns of, in float64. The usual
+    L-BFGS, at its default tolerance, stops too early.
     """
     from sklearn.linear_model import LogisticRegression
     # Two classes are fitted by one logistic function: its C = 2 is the two-class softmax at C = 1.
     C = 2 if len(np.unique(y)) == 2 else 1
-    classifier = LogisticRegression(C=C, solver='newton-cg', tol=1e-8, max_iter=1000)
+    classifier = LogisticRegression(C=C, solver='newton-cg', tol=1e-6, max_iter=1000)
+    with warnings.catch_warnings(action='error'), suppress(Warning):
+        return classifier.fit(x.astype(np.float32), y)
     return classifier.fit(x.astype(np.float64), y)
 
 
@@ -108,9 +114,6 @@ def predict_progress(x, targets, queries):
 
     Each leaves out the frames whose target is NaN; its column is NaN where no frame is left.
     """
-    from sklearn.linear_model import LinearRegression
-    x = x.astype(np.float64)
-    queries = queries.astype(np.float64)
     predicted = np.full((len(queries), targets.shape[1]), np.nan)
     same_rows = {}  # regressions on the same frames are one solve
     for column, known in enumerate(np.isfinite(targets).T):
@@ -118,9 +121,20 @@ def predict_progress(x, targets, queries):
     for columns in same_rows.values():
         rows = np.isfinite(targets[:, columns[0]])
         if rows.any():
-            line = LinearRegression().fit(x[rows], targets[rows][:, columns])
-            predicted[:, columns] = line.predict(queries)
+            line = fit_line(x[rows].astype(np.float64), targets[rows][:, columns])
+            predicted[:, columns] = line(queries)
     return predicted
+
+
+def fit_line(x, y):
+    """Least squares with an intercept, x (n, D), y (n, K) -> a function of queries (m, D).
+
+    By the normal equations, D x D whatever n is; in float64, since they square x's condition.
+    """
+    middle, height = x.mean(0), y.mean(0)
+    x = x - middle
+    weights = np.linalg.lstsq(x.T @ x, x.T @ (y - height), rcond=None)[0]     # (D, K)
+    return lambda queries: (queries - middle) @ weights + height
 
 
 def kendalls_tau(embeddings, stride=1):
@@ -301,11 +315,7 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
 
 def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
     """What train.py calls: prints the table -> the means {metric: value}, {} where nothing can be
-    measured and in all processes but rank 0.
-
-    settings: train.Settings or its dict. log(**means) is called before the file `picture` is drawn.
-    """
-    settings = settings if isinstance(settings, dict) else vars(settings)
+    measured and in all processes but rank 0. log(**means) is called before `picture` is drawn."""
     result = assess({'trained': model}, videos, settings,
                     controls=controls, workers=settings['workers'])
     if result is None:
@@ -317,14 +327,6 @@ def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
     if picture:
         attempt(picture, figures.draw_entities, model, result['embedded']['val'], picture)
     return means
-
-
-def attempt(what, function, *arguments):
-    """Optional output: what fails becomes a printed note."""
-    try:
-        return function(*arguments)
-    except Exception as error:  # whatever it is: a picture must never cost hours of results
-        print(f'note: no {what}:', *str(error).split(), f'({type(error).__name__})')
 
 
 # --------------------------------------------------------------------------------------------------

@@ -377,8 +377,8 @@ class Run:
             raise KeyboardInterrupt
         picture = self.path.with_name('entities.png') if last else None
         log = partial(self.log.write, step=self.step, epoch=self.step // self.steps_per_epoch)
-        evaluate.evaluate(self.model, self.videos, self.settings, controls=last, picture=picture,
-                          log=log)
+        evaluate.evaluate(self.model, self.videos, vars(self.settings), controls=last,
+                          picture=picture, log=log)
         listen_to_signals(self.ask_to_stop)
         self.progress.since = time.time()
 

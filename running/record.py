@@ -165,3 +165,11 @@ class Progress:
             print_rank0(f'\r{line:100}', end='' if remaining else '\n', flush=True)
         elif not remaining or step % (self.steps * math.ceil(self.epochs / 20)) == 0:
             print_rank0(line, flush=True)                 # about twenty lines in a file
+
+
+def attempt(what, function, *arguments):
+    """Optional output: what fails becomes a printed note."""
+    try:
+        return function(*arguments)
+    except Exception as error:  # whatever it is: a picture must never cost hours of results
+        print(f'note: no {what}:', *str(error).split(), f'({type(error).__name__})')

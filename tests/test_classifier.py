@@ -31,11 +31,11 @@ def gradient(classifier, x, y):
 
 
 def test_few_frames_are_fitted_without_a_warning():
-    """In float32 Newton's line search fails on some of these sets, by rounding."""
+    """In float32 Newton's line search fails on some of these sets, by rounding: then in float64."""
     for number in range(240):
         x, y = few_frames(number)
         with warnings.catch_warnings():
             warnings.simplefilter('error')
             classifier = evaluate.fit_classifier(x, y)
         for part in gradient(classifier, x, y):
-            assert np.abs(part).max() < 1e-6, number
+            assert np.abs(part).max() < 2e-6 * len(x), number
