@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from datasets import doctor, finegym, folder, k400, penn, pouring, synthetic
+from datasets import doctor, finegym, folder, garden, k400, penn, pouring, synthetic
 from datasets.images import frame_folder  # noqa: F401, for users of this file
 from datasets.labels import check_labels, count_phases
 from datasets.layout import read_dataset, say_remarks
@@ -28,6 +28,7 @@ STD = (0.229, 0.224, 0.225)
 
 DATASETS = {
     'synthetic': synthetic.ROW,
+    'garden': garden.ROW,
     'penn': penn.ROW,
     'pouring': pouring.ROW,
     'finegym99': finegym.FINEGYM99,

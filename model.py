@@ -22,6 +22,7 @@ from backbones.dinov2 import DINOV2
 from backbones.dinov3 import DINOV3
 from backbones.released import is_released, translate
 from backbones.resnet50 import RESNET50
+from backbones.tiny import TINY
 from backbones.weights import ModelError, fingerprint, load_strictly, load_weights, read_file
 from lstp import POOLERS
 from mtf import MTF, READOUTS
@@ -29,7 +30,7 @@ from running.counting import count
 from running.processes import RunError
 from running.settings import add_arguments, check_limits, setting
 
-BACKBONES = DINO | DINOV2 | DINOV3 | RESNET50
+BACKBONES = DINO | DINOV2 | DINOV3 | RESNET50 | TINY
 
 
 # ----------------------------------------------------------------------------------------------

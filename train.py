@@ -52,6 +52,8 @@ PRESETS = {
     'k400': dict(epochs=10, batch=8, shift=0.),
     'folder': dict(backbone='dino_vits16', frames=32, epochs=100, lr=5e-4),
 }
+PRESETS['garden'] = PRESETS['synthetic'] | dict(backbone='tiny_local', image_size=72, epochs=16,
+                                               lr=5e-4)
 PRESETS['finegym288'] = PRESETS['finegym99']
 # what may differ when a run goes on
 MAY_CHANGE = ('data', 'weights', 'out', 'workers', 'eval_every', 'save_every', 'compile', 'device')

@@ -142,16 +142,13 @@ class ViT(nn.Module):
 
 
 ADDRESS = 'https://dl.fbaipublicfiles.com/dino/'
-ASSETS = Path(__file__).parent.parent / 'assets'
 SMALL = dict(width=384, depth=12, heads=6)
 BASE = dict(width=768, depth=12, heads=12)
-TINY = dict(width=96, depth=4, heads=3)
 
 
-def row(weights, patch_size, sizes, image_size=224):
-    return Backbone(
-        partial(ViT, trained_size=image_size, patch_size=patch_size, **sizes),
-        layers=sizes['depth'], image_size=image_size, patch_size=patch_size, weights=weights)
+def row(weights, patch_size, sizes):
+    return Backbone(partial(ViT, trained_size=224, patch_size=patch_size, **sizes),
+                    layers=sizes['depth'], image_size=224, patch_size=patch_size, weights=weights)
 
 
 DINO = {
@@ -160,6 +157,4 @@ DINO = {
     'dino_vits8': row(ADDRESS + 'dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth', 8, SMALL),
     'dino_vits16': row(
         ADDRESS + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth', 16, SMALL),
-    # for trying things out on a CPU; pre-trained on drawn figures by tests/pretrain_tiny.py
-    'tiny': row(ASSETS / 'tiny_vit.pt', 6, TINY, image_size=72),
 }

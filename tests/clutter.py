@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from datasets.drawing import FINE, SIZE, WIDE
 from datasets.drawing import Distractor, Figure, colour, draw_body, dress, oval, paint_scene
 from datasets.drawing import skeleton
+from datasets.garden import Garden
 from datasets.synthetic import ACTIONS, FRONT, STAND, Stage, paint_held
 
 MARGIN = 24             # pixels of the drawing on each side that the camera may lose
@@ -134,5 +135,7 @@ SCENES = {
     'yard': partial(Clutter, tall=(38, 46), apart=True, movers=0, shake=0.),
     'grain': Grain,
     'coarse grain': partial(Grain, deviation=30.),
+    'bushes': partial(Clutter, tall=(38, 46), people=0, apart=True, movers=0, shake=0.),
+    'garden': Garden,
     'people': partial(Clutter, tall=(38, 46), leaves=0, movers=0, shake=0.),
 }

@@ -10,8 +10,10 @@ hardly ever is: what it scores above the clock, patches know of the pose whereve
 it cannot matter where LSTP looks. `actor` gets the mean of the actor's patches, told by the mask:
 what attention could gain if it were perfect.
 
-    python tests/experiment.py --scene clutter --weights FILE --seeds 6-13
+    python tests/experiment.py --data-seed 6 --seeds 6-13
     python tests/experiment.py --probe         # no training: what single tokens tell of the pose
+
+A scene of tests/clutter.py and a backbone: --scene present --backbone tiny --lr 1e-3.
 """
 import argparse
 import json
@@ -377,17 +379,18 @@ def numbers(text):
 
 
 def parse():
-    preset = train.preset('synthetic')
+    preset = train.preset('garden')
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--scene', default='present', choices=list(SCENES))
-    parser.add_argument('--weights', help='of the tiny backbone; else those that train.py uses')
+    parser.add_argument('--scene', default='garden', choices=list(SCENES))
+    parser.add_argument('--backbone', default='tiny_local', choices=['tiny', 'tiny_local'])
+    parser.add_argument('--weights', help='of the backbone; else those in assets/')
     parser.add_argument('--rows', default=';'.join(ROWS), help='separated by ;')
     parser.add_argument('--seeds', type=numbers, default=[0], help='of training, e.g. 0,1 or 6-13')
     parser.add_argument('--data-seed', type=int, default=0, help='draws the videos')
     parser.add_argument('--train', type=int, default=16, help='videos of each action')
     parser.add_argument('--val', type=int, default=8)
-    parser.add_argument('--versions', type=int, default=4, help='augmented ones of a train video')
+    parser.add_argument('--versions', type=int, default=3, help='augmented ones of a train video')
     parser.add_argument('--epochs', type=int, default=24)
     parser.add_argument('--lr', type=float, default=preset.lr)
     parser.add_argument('--entity-width', type=int, default=preset.entity_width)
@@ -400,7 +403,7 @@ def parse():
 def main():
     args = parse()
     names = args.rows.split(';')
-    settings = train.preset('synthetic')
+    settings = train.preset('garden')
     settings.epochs = args.epochs
     settings.lr = args.lr
     settings.entity_width = args.entity_width
@@ -411,7 +414,7 @@ def main():
     for name in names:
         if ROWS[name].pool == 'lstp' and not args.probe:
             keep |= set(ROWS[name].layers)
-    backbone = build_backbone('tiny', weights=args.weights, layers=ALL_LAYERS)
+    backbone = build_backbone(args.backbone, weights=args.weights, layers=ALL_LAYERS)
     videos = synthetic(args.data_seed, args.train, args.val, SCENES[args.scene])
     versions = 0 if args.probe else args.versions
     cached = {

@@ -1,6 +1,6 @@
 """Pre-train the tiny backbone on the synthetic set's pixels: no labels, no masks, other seeds.
 
-'painter' made assets/tiny_vit.pt. An autoencoder of what moves, by two frames of one video. The
+'painter' makes assets/tiny_vit.pt. An autoencoder of what moves, by two frames of one video. The
 ViT reads frame B in random twelfths of its patches, each alone, as a masked autoencoder does (He et
 al., 2022). Three learned queries pool the patch tokens, and a small decoder paints B from these
 three vectors and from frame A, which it is given whole (as Gupta et al., 2023). Scene and colours
@@ -9,14 +9,17 @@ sees the whole, the tokens of the actor's own patches must say it. A small penal
 size keeps one loud channel, "here is the actor", from drowning the pose. Afterwards the CLS token
 alone tells a second painter what moved, while the patch tokens are held where they are.
 
-'local' is nearer to what DINO's backbone learns: half of the patches are hidden, and every token
-tells the histogram of oriented gradients of its own neighbourhood (Wei et al., 2022); CLS tells two
-crops of a frame from those of other videos. Nothing asks a token for the pose of the actor.
+'local' makes assets/tiny_local.pt. It is nearer to what DINO's backbone learns: half of the patches
+are hidden, and every token tells the histogram of oriented gradients of its own neighbourhood (Wei
+et al., 2022); CLS tells two crops of a frame from those of other videos. Nothing asks a token for
+the pose of the actor.
 
 In both, colours are changed at random for the ViT alone, so that clothes and light matter little.
 
-    python tests/pretrain_tiny.py           a quarter of an hour on 2 CPU cores
-    python tests/pretrain_tiny.py --how local --scenes foliage,present --out FILE
+    python tests/pretrain_tiny.py
+    python tests/pretrain_tiny.py --how local --scenes garden,present --seeds 1 --each 100
+
+Each takes a quarter of an hour or less on 2 CPU cores.
 """
 import argparse
 import copy
@@ -31,13 +34,12 @@ from einops import rearrange, repeat
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from backbones.tiny import TINY
 from clutter import SCENES
 from data import center, normalise
 from datasets.synthetic import ACTIONS, Act
-from model import BACKBONES
 from mtf import Block
 
-TINY = BACKBONES['tiny']
 
 
 # ----------------------------------------------------------------------------------------------
@@ -94,13 +96,13 @@ def recolour(images):
 
 
 @torch.no_grad()
-def rescale(vit, images):
-    """Give the last block's patches of images (F, 3, S, S) a mean standard deviation of 5.
+def rescale(vit, images, deviation):
+    """Give the last block's patches of images (F, 3, S, S) this mean standard deviation.
 
     All that is added to the stream is scaled; the blocks read it through norms, so nothing else
-    changes. The larger the features, the sooner LSTP's softmax grows sharp.
+    changes.
     """
-    factor = 5 / vit(images).patches.flatten(0, 1).std(0).mean()
+    factor = deviation / vit(images).patches.flatten(0, 1).std(0).mean()
     adds = ('patch_embed', 'pos_embed', 'cls_token')
     for name, weight in vit.named_parameters():
         if name.startswith(adds) or '.attn.proj.' in name or '.mlp.fc2.' in name:
@@ -264,7 +266,7 @@ def train_locally(vit, videos, args, batch=32):
             blank = (hidden + vit.pos_embed).to(tokens.dtype)
             tokens = torch.where(hide[..., None], blank, tokens)
             for block in vit.blocks:
-                tokens = block(tokens)
+                tokens = block(tokens, **vit.block_arguments(images))
             tokens = vit.norm(tokens)
             told = tell(tokens[:, 1:]).float()
             cls = F.normalize(project(tokens[:, 0]).float(), dim=-1)
@@ -279,12 +281,19 @@ def train_locally(vit, videos, args, batch=32):
     fit(weights, loss_of, args.steps, args.lr)
 
 
+# what is trained, how, and the deviation of its features: the larger, the sooner LSTP grows sharp
+METHODS = {
+    'painter': ('tiny', train_by_painting, 5),
+    'local': ('tiny_local', train_locally, 12.5),
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--how', default='painter', choices=['painter', 'local'])
+    parser.add_argument('--how', default='painter', choices=list(METHODS))
     parser.add_argument('--scenes', default='present', help=f'of {",".join(SCENES)}')
-    parser.add_argument('--out', type=Path, default=TINY.weights)
+    parser.add_argument('--out', type=Path, help='else its own file in assets/')
     parser.add_argument('--steps', type=int, default=600)
     parser.add_argument('--lr', type=float, default=1.5e-3)
     parser.add_argument('--seeds', type=int, default=6, help='1000, 1001, ... of the generator')
@@ -294,13 +303,13 @@ def main():
     seeds = range(1000, 1000 + args.seeds)
     videos = videos_of(args.scenes.split(','), seeds, args.each, length=16)
     print(f'{len(videos)} videos of {videos.shape[1]} frames drawn', flush=True)
-    vit = TINY.make([TINY.layers])
-    if args.how == 'painter':
-        train_by_painting(vit, videos, args)
-    else:
-        train_locally(vit, videos, args)
-    rescale(vit.eval(), center(videos[::9, 0], vit.image_size))
-    torch.save({name: weight.half() for name, weight in vit.state_dict().items()}, args.out)
+    name, train, deviation = METHODS[args.how]
+    row = TINY[name]
+    vit = row.make([row.layers])
+    train(vit, videos, args)
+    rescale(vit.eval(), center(videos[::9, 0], vit.image_size), deviation)
+    weights = {key: weight.half() for key, weight in vit.state_dict().items()}
+    torch.save(weights, args.out or row.weights)
 
 
 if __name__ == '__main__':

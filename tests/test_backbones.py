@@ -316,3 +316,38 @@ def test_resnet_is_torchvisions():
         assert features.cls is None and features.patches.shape == (1, ours.grid ** 2, 2048)
         logits = reference.fc(features.patches.mean(1))
         assert_close(logits, reference(x), 1e-5)
+
+
+# --------------------------------------------------------------------------------------------------
+# The tiny one whose patches see their neighbours only
+
+def test_after_k_blocks_a_local_patch_knows_what_lies_within_k_patches():
+    """One patch of the picture is painted over; which tokens change?"""
+    row = model.BACKBONES['tiny_local']
+    vit = row.make([1, 2, 3, 4]).eval()
+    vit.load_state_dict(model.build_backbone('tiny_local').state_dict())
+    picture = torch.randn(1, 3, 72, 72)
+    other = picture.clone()
+    other[:, :, 12:18, 30:36] = 0                                     # patch in row 2, column 5
+    with torch.no_grad():
+        before, after = vit(picture), vit(other)
+    changed = (before.patches != after.patches).view(144, 4, 96).any(-1)
+    row_of, column_of = torch.arange(144) // 12, torch.arange(144) % 12
+    distance = torch.maximum((row_of - 2).abs(), (column_of - 5).abs())
+    for k in range(4):
+        assert torch.equal(changed[:, k], distance <= k + 1)
+    assert not torch.equal(before.cls, after.cls)                     # CLS sees all
+
+
+def test_the_local_attention_of_cls_is_that_of_its_last_block():
+    vit = model.build_backbone('tiny_local')
+    picture = torch.randn(2, 3, 72, 72)
+    attention = vit.attention_map(picture)                            # (F, heads, P)
+    assert attention.shape == (2, 3, 144)
+    attn = vit.blocks[-1].attn
+    near = vit.block_arguments(picture)['near']
+    x = torch.randn(2, 145, 96)
+    with torch.no_grad():
+        value = attn.split_heads(x)[2]
+        out = (attn.attention_map(x, near) @ value).transpose(1, 2).flatten(2)
+        assert_close(attn.proj(out), attn(x, near))

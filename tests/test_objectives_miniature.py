@@ -49,7 +49,7 @@ def test_views_are_the_features_of_augmented_frames(settings, videos, cached, ba
         rng = np.random.default_rng([2, 1, version - 1])
         drawn = data.draw_augmentation(rng, 64, 64, brightness=.4, contrast=.4, saturation=.4,
                                        hue=0.)
-        images = data.augment(frames[time], drawn, 72)
+        images = data.augment(frames[time], drawn, settings.image_size)
         found, _ = miniature.CachedBackbone(backbone)(view)
         with torch.no_grad():
             expected, _ = backbone(images)
@@ -63,7 +63,7 @@ def test_clean_versions_give_the_whole_models_embeddings(settings, videos, cache
     small.pool.load_state_dict(whole.pool.state_dict())
     small.mtf.load_state_dict(whole.mtf.state_dict())
     video = videos['val'][0]
-    images = data.center(video.read(range(video.frames)), 72)
+    images = data.center(video.read(range(video.frames)), settings.image_size)
     with torch.no_grad():
         expected = whole(images[None])[0]
         found = miniature.embed_video(small, video, cached[video.name])

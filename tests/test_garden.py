@@ -1,0 +1,56 @@
+"""The garden: its frames to the last bit, and what its leaves do."""
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from datasets import garden
+from datasets.drawing import Figure
+from datasets.synthetic import synthetic
+
+
+def videos(seed=7):
+    return garden.ROW.read(seed, train=1, val=1)['train']
+
+
+def test_a_seed_means_the_same_frames_to_the_last_bit():
+    """Should a later Pillow draw a pixel otherwise: compare both sets, then change the checksum."""
+    drawn = hashlib.sha256()
+    for video in videos():
+        drawn.update(video.read(range(video.frames)).numpy().tobytes())
+        drawn.update(video.actor(range(video.frames)).numpy().tobytes())
+    assert drawn.hexdigest()[:16] == '1575b917917f8715'
+
+
+@pytest.mark.parametrize('number', range(5))
+def test_the_acts_are_those_of_the_synthetic_set(number):
+    act = videos()[number]
+    other = synthetic(7, train=1, val=1)['train'][number]
+    assert act.name == other.name
+    assert np.array_equal(act.labels, other.labels)
+
+
+@pytest.mark.parametrize('number', range(5))
+def test_the_actor_is_wholly_in_view_and_never_covered(number, monkeypatch):
+    """Without the leaves, and where the mask is: the same pixels."""
+    video = videos()[number]
+    indices = range(0, video.frames, 5)
+    masks = video.actor(indices)                                      # (n, 64, 64)
+    assert .05 < masks.float().mean() < .3
+    assert not masks[:, 0].any()                                      # no head is cut off
+    with_leaves = video.read(indices)
+    monkeypatch.setattr(garden, 'paint_leaves', lambda *_: None)
+    without = videos()[number].read(indices)
+    same = (with_leaves == without).all(1)                            # (n, 64, 64)
+    inside = -torch.nn.functional.max_pool2d(-masks[:, None].float(), 3, 1, 1)[:, 0] > 0
+    assert same[inside].all()
+    assert .05 < 1 - same.float().mean() < .6                         # leaves there are
+
+
+def test_leaves_are_drawn_anew_in_every_frame_and_the_same_whenever_it_is_read(monkeypatch):
+    one, again = videos()[0], videos()[0]
+    assert torch.equal(one.read([3]), again.read([9, 3])[1:])
+    monkeypatch.setattr(Figure, 'paint', lambda *_: None)             # the leaves alone
+    first, second = videos()[0].read([3, 4])
+    assert (first != second).any(0).float().mean() > .05
