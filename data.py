@@ -42,7 +42,7 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
     """A data set by name -> {'train': [Video], 'val': [Video]}; DataError if it cannot be used.
 
     data: the folder as downloaded. image_size: Penn, Pouring and folder are squashed to it. seed:
-    the synthetic set's. label_unit: 'seconds' or 'frames', of labels that are segments.
+    of sets made in memory. label_unit: 'seconds' or 'frames', of labels that are segments.
     """
     if dataset not in DATASETS:
         raise DataError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')

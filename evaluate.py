@@ -127,10 +127,8 @@ def predict_progress(x, targets, queries):
 
 
 def fit_line(x, y):
-    """Least squares with an intercept, x (n, D), y (n, K) -> a function of queries (m, D).
-
-    By the normal equations, D x D whatever n is; in float64, since they square x's condition.
-    """
+    """Least squares with an intercept, by the normal equations (float64: they square x's
+    condition). x (n, D), y (n, K) -> a function of queries (m, D)."""
     middle, height = x.mean(0), y.mean(0)
     x = x - middle
     weights = np.linalg.lstsq(x.T @ x, x.T @ (y - height), rcond=None)[0]     # (D, K)
@@ -339,8 +337,7 @@ def run(args):
     networks, settings = load_models(
         args.checkpoints, device, dataset=args.dataset, data=args.data, weights=args.weights,
         data_seed=args.data_seed, label_unit=args.label_unit, workers=args.workers)
-    names = list(networks)
-    first = networks[names[0]]
+    first = next(iter(networks.values()))
     if args.align:
         return align_files(first, settings, args.align, args.out, args.method)
     videos = data.load(settings['dataset'], settings['data'],
@@ -349,10 +346,10 @@ def run(args):
     if args.predict:
         return predict_folder(first, settings, videos['train'], args.predict, args.out,
                               fit_classifier)
-    folders = folders_of(names, args.embeddings)
+    folders = folders_of(list(networks), args.embeddings)
     result = assess(networks, videos, settings, folders=folders, workers=settings['workers'])
     if result is not None:
-        print_result(result, names)
+        print_result(result, list(networks))
         make_more(args, networks, settings, result)
 
 

@@ -63,7 +63,7 @@ MAY_CHANGE = ('data', 'weights', 'out', 'workers', 'eval_every', 'save_every', '
 class Settings(models.Architecture):
     dataset: str = setting('penn', '%(choices)s', choices=list(data.DATASETS), group='data')
     data: str = setting(None, 'the folder it lies in', metavar='DIR')
-    data_seed: int = setting(0, 'draws the synthetic set', least=0)
+    data_seed: int = setting(0, 'draws a set made in memory', least=0)
     label_unit: str = setting(None, 'of segments: %(choices)s', choices=['seconds', 'frames'])
     crop: float = setting(0.8, 'smallest share of the area that a crop keeps', least=0.01, most=1)
     jitter: float = setting(0.8, 'strength of the colour jitter', least=0)

@@ -26,7 +26,7 @@ def parse(argv=None):
     add('--dataset', metavar='NAME', help='the data set [that of training]')
     add('--data', metavar='DIR', help='its folder [where it was at training]')
     add('--data-seed', metavar='N', type=natural,
-        help='draws the synthetic set [as at training]')
+        help='draws a set made in memory [as at training]')
     add('--label-unit', metavar='UNIT', choices=UNITS,
         help='of labels that are segments: seconds or frames [as at training]')
     add('--weights', metavar='FILE',
