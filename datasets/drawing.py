@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 SIZE = 64               # pixels of a frame
 FINE = 4                # a drawing has so many pixels for each of them
 WIDE = SIZE * FINE      # pixels of a drawing
+HALF = 127 * .7         # of a white pixel's grey, be it of a far, darker limb
 
 
 def colour(rng, saturation=(.3, .9), value=(.3, 1.), hue=(0., 1.)):
@@ -240,3 +241,9 @@ class Figure:
         self.leg(pen, joints['leg1'], clothes)
         self.torso(pen, joints, clothes)
         self.arm(pen, joints['arm1'], clothes)
+
+    def silhouette(self, joints):
+        """White on black: where it is; > HALF after the averaging is its mask."""
+        picture = Image.new('L', (WIDE, WIDE))
+        self.paint(ImageDraw.Draw(picture), joints, [(255,)] * len(self.clothes))
+        return picture

@@ -10,9 +10,9 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
-from datasets.drawing import FINE, SIZE, WIDE
+from datasets.drawing import FINE, HALF, SIZE, WIDE
 from datasets.drawing import Distractor, Figure, draw_body, dress, oval, paint_scene, skeleton
 from datasets.layout import DataSet
 from datasets.video import Video
@@ -128,10 +128,7 @@ class Stage:
 
     def mask(self, t):
         """Where the actor is at frame t, without what it holds, bool (SIZE, SIZE)."""
-        picture = Image.new('L', (WIDE, WIDE))
-        white = [(255,)] * len(self.actor.clothes)
-        self.actor.paint(ImageDraw.Draw(picture), self.joints[t], white)
-        return self.finish(picture) > 127 * .7       # half of a pixel, be it of a far, darker limb
+        return self.finish(self.actor.silhouette(self.joints[t])) > HALF
 
     def finish(self, picture):
         """Average down to SIZE; half of the videos are mirrored."""

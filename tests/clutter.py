@@ -1,17 +1,18 @@
 """Scenes in which pooling everything should hurt, for tests/experiment.py.
 
-A small actor among people who stand, leaves that flicker, a camera held by hand. A scene has the
-methods of datasets.synthetic.Stage: frame(t), uint8 (3, S, S), and mask(t), bool (S, S).
+A small actor among people who stand, leaves that flicker, a camera held by hand; and the garden,
+which came of them. A scene has the methods of datasets.synthetic.Stage: frame(t), uint8 (3, S, S),
+and mask(t), bool (S, S).
 """
 from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from datasets.drawing import FINE, SIZE, WIDE
-from datasets.drawing import Distractor, Figure, colour, draw_body, dress, oval, paint_scene
+from datasets.drawing import FINE, HALF, SIZE, WIDE
+from datasets.drawing import Distractor, Figure, colour, draw_body, dress, paint_scene
 from datasets.drawing import skeleton
-from datasets.garden import Garden
+from datasets.garden import Garden, beside, paint_leaves
 from datasets.synthetic import ACTIONS, FRONT, STAND, Stage, paint_held
 
 MARGIN = 24             # pixels of the drawing on each side that the camera may lose
@@ -57,9 +58,7 @@ class Clutter:
         points = np.concatenate(points)
         left, top = self.actor.at((points[:, 0].min(), points[:, 1].max()))
         right, bottom = self.actor.at((points[:, 0].max(), 0))
-        aside = max(left - centre[0], centre[0] - right) / reach[0]
-        away = max(top - centre[1], centre[1] - bottom) / reach[1]
-        return max(aside, away) > .8
+        return beside((left, top, right, bottom), centre, reach)
 
     def frame(self, t):
         picture = self.scene.copy()
@@ -72,20 +71,11 @@ class Clutter:
         return self.finish(picture, t).transpose(2, 0, 1)
 
     def mask(self, t):
-        picture = Image.new('L', (WIDE, WIDE))
-        white = [(255,)] * len(self.actor.clothes)
-        self.actor.paint(ImageDraw.Draw(picture), self.joints[t], white)
-        return self.finish(picture, t) > 127 * .7
+        return self.finish(self.actor.silhouette(self.joints[t]), t) > HALF
 
     def paint_leaves(self, pen, rng):
         for centre, reach, paint in self.bushes:
-            count = self.leaves // len(self.bushes)
-            places = (centre + reach * rng.normal(0, .5, (count, 2))).tolist()
-            sizes = rng.uniform(5, 13, (count, 2)).tolist()
-            lights = rng.uniform(.6, 1.4, count).tolist()
-            for place, size, light in zip(places, sizes, lights):
-                fill = tuple(min(255, int(c * light)) for c in paint)
-                oval(pen, *place, *size, fill)
+            paint_leaves(pen, rng, centre, reach, paint, self.leaves // len(self.bushes))
 
     def finish(self, picture, t):
         x, y = self.camera[t].tolist()

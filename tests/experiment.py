@@ -13,7 +13,7 @@ what attention could gain if it were perfect.
     python tests/experiment.py --data-seed 6 --seeds 6-13
     python tests/experiment.py --probe         # no training: what single tokens tell of the pose
 
-A scene of tests/clutter.py and a backbone: --scene present --backbone tiny --lr 1e-3.
+Other scenes are in tests/clutter.py: --scene present --backbone tiny --lr 1e-3.
 """
 import argparse
 import json
@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import evaluate
 import train
+from backbones.tiny import TINY
 from clutter import SCENES
 from datasets.synthetic import ACTIONS, synthetic
 from loss import OBJECTIVES
@@ -39,7 +40,7 @@ from lstp import POOLERS
 from model import build_backbone
 from mtf import MTF
 
-ALL_LAYERS = (1, 2, 3, 4)               # of the tiny backbone
+ALL_LAYERS = (1, 2, 3, 4)               # of the tiny backbones
 SEVERAL = (2, 3, 4)
 METRICS = ('classification', 'progression', 'tau', 'ap5')
 ONE_TOKEN = ('cls', 'avg', 'max', 'corners', 'actor')
@@ -147,7 +148,7 @@ def version_of(backbone, images, actor, keep):
 
 def cache(backbone, videos, versions, seed, keep):
     """[Video] -> [Cached], each with a clean version and `versions` augmented ones."""
-    settings = train.preset('synthetic')
+    settings = train.preset('garden')
     strength = dict(brightness=settings.jitter, contrast=settings.jitter,
                     saturation=settings.jitter, hue=settings.hue)
     size = backbone.image_size
@@ -383,8 +384,9 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--scene', default='garden', choices=list(SCENES))
-    parser.add_argument('--backbone', default='tiny_local', choices=['tiny', 'tiny_local'])
+    parser.add_argument('--backbone', default='tiny_local', choices=list(TINY))
     parser.add_argument('--weights', help='of the backbone; else those in assets/')
+    parser.add_argument('--image-size', type=int, help="pixels; else the backbone's")
     parser.add_argument('--rows', default=';'.join(ROWS), help='separated by ;')
     parser.add_argument('--seeds', type=numbers, default=[0], help='of training, e.g. 0,1 or 6-13')
     parser.add_argument('--data-seed', type=int, default=0, help='draws the videos')
@@ -414,7 +416,8 @@ def main():
     for name in names:
         if ROWS[name].pool == 'lstp' and not args.probe:
             keep |= set(ROWS[name].layers)
-    backbone = build_backbone(args.backbone, weights=args.weights, layers=ALL_LAYERS)
+    backbone = build_backbone(args.backbone, weights=args.weights, layers=ALL_LAYERS,
+                              image_size=args.image_size)
     videos = synthetic(args.data_seed, args.train, args.val, SCENES[args.scene])
     versions = 0 if args.probe else args.versions
     cached = {

@@ -47,7 +47,7 @@ def cached_features(folder, videos, settings):
 
     From the file of an earlier call where there is one.
     """
-    path = folder / f'features_{settings.data_seed}.pt'
+    path = folder / f'features_{settings.data_seed}_{settings.image_size}.pt'
     if not path.exists():
         backbone = models.build_backbone('tiny', layers=ALL_LAYERS,
                                          image_size=settings.image_size)

@@ -1,4 +1,4 @@
-"""Pre-train the tiny backbone on the synthetic set's pixels: no labels, no masks, other seeds.
+"""Pre-train a tiny backbone on frames of the drawn sets: no labels, no masks, other seeds.
 
 'painter' makes assets/tiny_vit.pt. An autoencoder of what moves, by two frames of one video. The
 ViT reads frame B in random twelfths of its patches, each alone, as a masked autoencoder does (He et
@@ -39,7 +39,6 @@ from clutter import SCENES
 from data import center, normalise
 from datasets.synthetic import ACTIONS, Act
 from mtf import Block
-
 
 
 # ----------------------------------------------------------------------------------------------

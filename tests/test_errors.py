@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import pickle
 import re
 import shlex

@@ -82,8 +82,9 @@ def test_masks_follow_the_crop_and_the_flip_of_the_frames(backbone):
     drawn = dict(crop=(5, 9, 50, 44), flip=True, colour=[], blur=None, grey=False)
     found = cover(masks, drawn, backbone)
     white = masks[:, None].expand(-1, 3, -1, -1).to(torch.uint8) * 255
-    red = data.augment(white, drawn, 72)[:, 0] * data.STD[0] + data.MEAN[0]
-    expected = red.reshape(2, 12, 6, 12, 6).mean((2, 4)).flatten(1)
+    size, side = backbone.image_size, backbone.grid
+    red = data.augment(white, drawn, size)[:, 0] * data.STD[0] + data.MEAN[0]
+    expected = red.reshape(2, side, 6, side, 6).mean((2, 4)).flatten(1)
     assert torch.allclose(found, expected, atol=1e-4)
     assert .05 < found.mean() < .6
 

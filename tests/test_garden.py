@@ -32,7 +32,7 @@ def test_the_acts_are_those_of_the_synthetic_set(number):
 
 
 @pytest.mark.parametrize('number', range(5))
-def test_the_actor_is_wholly_in_view_and_never_covered(number, monkeypatch):
+def test_the_actors_head_is_in_view_and_nothing_covers_the_actor(number, monkeypatch):
     """Without the leaves, and where the mask is: the same pixels."""
     video = videos()[number]
     indices = range(0, video.frames, 5)

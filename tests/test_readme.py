@@ -140,7 +140,7 @@ def test_flags_named_in_the_readme_exist():
             patch.setattr('argparse.ArgumentParser._print_message', lambda self, message, file=None: said.append(message))
             parse(['--help'])
         known |= set(re.findall(r'--[a-z-]+', said[0]))
-    # those of torchrun, of data.py and of pictures/lesson.py
-    known |= {'--nproc_per_node', '--decode', '--checkpoint'}
+    # those of torchrun, data.py, pictures/lesson.py and tests/experiment.py
+    known |= {'--nproc_per_node', '--decode', '--checkpoint', '--seeds'}
     asked = set(re.findall(r'(?<![\w-])--[a-z][a-z_-]+', README))
     assert asked <= known, asked - known

@@ -82,7 +82,7 @@ def earlier(sizes):
     """Classification and progression beside the field's calls of scikit-learn: L-BFGS at its
     default tolerance, and one regression after the other. How many predictions are those of the
     converged optimum: of L-BFGS as called, and of ours."""
-    row('classifiers: phases, train frames', 'L-BFGS', 'here', 'faster', 'right there', 'here')
+    row('classifiers: phases, train frames', 'L-BFGS', 'here', 'faster', 'right there', 'right here')
     for phases in (2, 4, 6):
         x, y = embedded(sizes.train, 1, 30, 110, phases)
         val, _ = embedded(sizes.val, 2, 30, 110, phases)
