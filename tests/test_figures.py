@@ -20,7 +20,7 @@ from pictures import canvas, lesson, training
 
 SMALL = dict(backbone='tiny', layers=[1, 2, 4], entity_width=16, frames=8, fc_width=16,
              embedding=8)
-PICTURE = (72, 72)    # what the tiny backbone sees
+PICTURE = (60, 60)    # what the tiny backbone sees
 
 
 @pytest.fixture(scope='module')
@@ -82,8 +82,8 @@ def test_what_the_model_looks_at(network):
     video = data.load('synthetic')['val'][0]
     look = figures.look_at(network, video, [0, 5])
     assert look.images.shape == (2, 3, *PICTURE)
-    assert look.entities.shape == (2, 3, 144)
-    assert look.heads.shape == (2, 3, 144)
+    assert look.entities.shape == (2, 3, 100)
+    assert look.heads.shape == (2, 3, 100)
     torch.testing.assert_close(look.entities.sum(-1), torch.ones(2, 3))
     assert (look.heads.sum(-1) < 1).all()                 # the rest is on the CLS token itself
     area = video.actor([0, 5]).float().mean((1, 2))

@@ -109,7 +109,7 @@ def test_the_snippet_runs_as_pasted():
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[0] for line in lines] == ['views', 'patches', 'entities', 'embeddings', 'SCL']
-    assert lines[0][1:] == ['2', '2', '16', '3', '72', '72'] and lines[3][1:] == ['4', '16', '128']
+    assert lines[0][1:] == ['2', '2', '16', '3', '60', '60'] and lines[3][1:] == ['4', '16', '128']
     assert 0 < float(lines[4][1]) < 10
 
 

@@ -72,7 +72,7 @@ def test_a_preset_may_be_overruled_by_flags_and_layers_follow_the_backbone():
     settings = settings_of('--dataset penn --backbone tiny --lr 0.1')
     assert settings.layers == [1, 2, 4]
     assert settings.lr == 0.1
-    assert settings.image_size == 72
+    assert settings.image_size == 60
     assert settings_of('--dataset penn --pool max').layers == [12]
     assert settings_of('--dataset penn --layers 3,1').layers == [3, 1]
 
