@@ -72,17 +72,24 @@ ROWS = {
     'actor, several layers': Row('actor', SEVERAL),
     'corners, several layers': Row('corners', SEVERAL),
 }
-# the paper's claims: (better row, worse row, where it is made)
+# the paper's claims, and controls: (better row, worse row, where it is made)
 CLAIMS = [
     ('last-3', 'cls', 'Table 6: LSTP + MTF over CLS'),
     ('last-3', 'avg', 'Table 6: LSTP + MTF over AVG'),
     ('last-3', 'max', 'Table 6: LSTP + MTF over MAX'),
+    ('last-1', 'avg', 'Table 6: LSTP-1 over AVG'),
+    ('cls', 'avg', 'Table 6: CLS over AVG'),
+    ('avg', 'max', 'Table 6: AVG over MAX'),
     ('last-3', 'last-1', 'Tables 3, 6: three entities over one'),
-    ('lstp-3', 'lstp-1', 'Table 3: three entities over one, several layers'),
+    ('lstp-3', 'lstp-1', 'Table 3: the same, several layers (alike there)'),
     ('lstp-3', 'last-3', 'Table 3: several layers over the last'),
     ('lstp-1', 'last-1', 'Table 3: several layers over the last, one entity'),
     ('last-3', 'fwb-3', 'Table 3: LSTP over the fixed-width baseline'),
-    ('actor', 'avg', 'control: what perfect attention gains'),
+    ('lstp-3, avg readout', 'lstp-3', 'section 3.4: average readout over CLS-style'),
+    ('lstp-3, disjoint', 'lstp-3', 'section 5.4, an idea: disjoint entities over free'),
+    ('actor', 'avg', 'control: what perfect attention gains over AVG'),
+    ('actor', 'last-3', 'control: what it gains over LSTP + MTF'),
+    ('avg', 'corners', 'control: what AVG gains over the corners'),
     ('corners', 'clock', 'control: what the corners know'),
 ]
 
