@@ -68,9 +68,6 @@ ROWS = {
     'max': Row('max'),
     'corners': Row('corners'),
     'actor': Row('actor'),
-    'avg, several layers': Row('avg', SEVERAL),
-    'actor, several layers': Row('actor', SEVERAL),
-    'corners, several layers': Row('corners', SEVERAL),
 }
 # the paper's claims, and controls: (better row, worse row, where it is made)
 CLAIMS = [
