@@ -13,6 +13,7 @@ from backbones import names
 from backbones.dino import DINO
 from backbones.dinov2 import DINOV2
 from backbones.resnet50 import RESNET50
+from backbones.tiny import TINY
 from backbones.weights import ModelError
 
 RENAMES = names.RENAMES + [
@@ -123,13 +124,13 @@ def backbone_of(ours, path):
     """The backbone that has just these parameters -> its name and row."""
     shapes = {key.removeprefix('backbone.'): value.shape for key, value in ours.items()
               if key.startswith('backbone.')}
-    for name, row in (DINO | DINOV2 | RESNET50).items():
+    for name, row in (DINO | DINOV2 | RESNET50 | TINY).items():
         with torch.device('meta'):                        # shapes without memory
             own = row.make(None).state_dict()
         if shapes == {key: value.shape for key, value in own.items()}:
             return name, row
     raise ModelError(f'{path}: its backbone has the parameters of none of '
-                     f'{", ".join(DINO | DINOV2 | RESNET50)}')
+                     f'{", ".join(DINO | DINOV2 | RESNET50 | TINY)}')
 
 
 def lstp_of(own, row, config, path):
