@@ -68,6 +68,6 @@ def row(vit, weights, image_size):
 
 
 TINY = {
-    'tiny': row(ViT, 'tiny_vit.pt', 60),            # fewer pixels than trained on: faster, as good
+    'tiny': row(ViT, 'tiny_vit.pt', 60),            # trained on 72: fewer patches, faster
     'tiny_local': row(LocalViT, 'tiny_local.pt', 72),
 }
