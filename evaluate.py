@@ -294,7 +294,7 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
 
     embedded, embeddings, skipped = embed_splits(
         networks, videos, folders or {}, limit=settings.get('limit') or row.limit,
-        device=device, workers=workers)
+        whole=row.whole, device=device, workers=workers)
     if not is_rank0():
         return None
     if controls and phases:

@@ -91,4 +91,5 @@ def same(one, other):
     return all(map(partial(filecmp.cmp, shallow=False), one.files, other.files))
 
 
-ROW = DataSet(folder, 'Any folder of video files or of folders of images', segments=True)
+ROW = DataSet(folder, 'Any folder of video files or of folders of images', segments=True,
+              whole=True)

@@ -23,7 +23,8 @@ class DataSet(NamedTuple):
     metrics: str = 'phases'  # 'phases': the four metrics; 'linear': a linear classifier; 'none'
     by_action: bool = True   # each metric for each action by itself, then their mean
     stride: int = 1          # tau and retrieval see every so many-th frame
-    limit: int = 1000        # frames of the longest sequence at evaluation; a longer video is cut
+    limit: int = 1000        # frames of the longest sequence at evaluation
+    whole: bool = False      # a longer video stays whole, thinned out; False: it is cut (published)
     on_disk: bool = True     # False: read(seed) makes it in memory
     counted: bool = True     # False: too large for the doctor to count its frames unless asked
     segments: bool = False   # True: labels may be segments; read takes unit='seconds' or 'frames'

@@ -96,9 +96,10 @@ class Video:
             return frames
         return frames[torch.from_numpy(back)]                         # (n, 3, H, W)
 
-    def parts(self, size=64):
-        """Decode the whole video once, from front to back: yields uint8 (up to `size`, 3, H, W)."""
-        frames = iter(self.decode(self.positions(range(self.frames))))
+    def parts(self, size=64, step=1):
+        """Decode the whole video, or every step-th frame of it, once, from front to back: yields
+        uint8 (up to `size`, 3, H, W)."""
+        frames = iter(self.decode(self.positions(range(0, self.frames, step))))
         part = list(itertools.islice(frames, size))
         while part:
             yield torch.stack(part)

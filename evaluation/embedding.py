@@ -34,13 +34,14 @@ class Frames(IterableDataset):
     """Decodes whole videos in parts, each video in one worker.
 
     Yields (position, frames of the video, labels, uint8 (F, 3, H, W)), or where a video cannot be
-    read (position, None, why, None).
+    read (position, None, why, None). most: a video of more frames is thinned out, see `thinning`.
     """
     part = 64
 
-    def __init__(self, videos, positions):
+    def __init__(self, videos, positions, most=math.inf):
         self.videos = videos
         self.positions = positions
+        self.most = most
 
     def __iter__(self):
         worker = get_worker_info()
@@ -50,10 +51,15 @@ class Frames(IterableDataset):
             try:
                 n = video.frames
                 labels = video.labels
-                for part in video.parts(self.part):
+                for part in video.parts(self.part, thinning(n, self.most)):
                     yield position, n, labels, part
             except data.DataError as error:
                 yield position, None, str(error), None
+
+
+def thinning(frames, most):
+    """k, where every k-th of so many frames leaves `most` or fewer."""
+    return max(1, math.ceil(frames / most))
 
 
 def entities_of(networks, frames):
@@ -71,26 +77,42 @@ def entities_of(networks, frames):
     return entities
 
 
-def embed_entities(network, entities, limit):
-    """Entities (n, N, d) of a whole video -> unit-length embeddings float32 (n, D).
+def embed_entities(network, entities, frames, limit):
+    """Entities (n, N, d) of a video of so many frames -> unit-length embeddings (frames, D).
 
-    One sequence up to `limit` frames; a longer video is ceil(n / limit) equal ones, each with its
-    own time code.
+    One sequence up to `limit` frames. A longer video is ceil(n / limit) equal ones, each with its
+    own time code: the field's protocol. Where n < frames, it has been thinned out instead: it is
+    one sequence with one time code, and what lies between two of its frames is interpolated.
     """
     parts = entities.tensor_split(math.ceil(len(entities) / limit))
     z = torch.cat([network.mtf(part[None])[0] for part in parts])  # (n, D)
+    if len(z) < frames:
+        z = interpolate(z, frames, math.ceil(frames / len(z)))
     if not z.isfinite().all():
         raise models.ModelError('the embeddings are not finite: this model has diverged; '
                                 'train again with a lower --lr')
     return F.normalize(z.float(), dim=-1).cpu().numpy()
 
 
+def interpolate(z, frames, step):
+    """Embeddings (n, D) of every step-th frame -> of all (frames, D), linearly between them; those
+    after the last are like it."""
+    place = torch.arange(frames, device=z.device) / step          # (frames,), in units of z's rows
+    before = place.long()
+    after = (before + 1).clamp(max=len(z) - 1)
+    return torch.lerp(z[before], z[after], (place - before)[:, None])
+
+
 @torch.no_grad()
-def embed(networks, videos, positions, *, limit=1000, device='cpu', workers=0):
+def embed(networks, videos, positions, *, limit=1000, whole=False, device='cpu', workers=0):
     """Yields (position, labels or None, [(n, D) of each network]), or where a video cannot be read
-    (position, why, None). Of a video only the entities are held, never its patches."""
+    (position, why, None). Of a video only the entities are held, never its patches.
+
+    limit: frames of the longest sequence. whole: a longer video is thinned out, not cut.
+    """
+    most = limit if whole else math.inf
     loader = DataLoader(
-        Frames(videos, positions), batch_size=None, collate_fn=tuple, num_workers=workers,
+        Frames(videos, positions, most), batch_size=None, collate_fn=tuple, num_workers=workers,
         worker_init_fn=ignore_stop_signals, pin_memory=torch.device(device).type == 'cuda',
         generator=torch.Generator().manual_seed(0))  # not the global one, which training needs
     begun = {}  # parts of several workers' videos come mixed: {position: [[(F, N, d)] a network]}
@@ -103,11 +125,11 @@ def embed(networks, videos, positions, *, limit=1000, device='cpu', workers=0):
         new = entities_of(networks, frames.to(device, non_blocking=True))
         for parts, part in zip(entities, new):
             parts.append(part)
-        if sum(len(part) for part in entities[0]) == n:
+        if sum(len(part) for part in entities[0]) == len(range(0, n, thinning(n, most))):
             del begun[position]
             arrays = []
             for network, parts in zip(networks, entities):
-                arrays.append(embed_entities(network, torch.cat(parts), limit))
+                arrays.append(embed_entities(network, torch.cat(parts), n, limit))
             yield position, labels, arrays
 
 

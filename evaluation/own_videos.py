@@ -16,7 +16,7 @@ from datasets.folder import as_video
 from datasets.layout import printable, readable
 from datasets.search import Search
 from datasets.segments import frame_times
-from evaluation.embedding import embed_all, evaluating
+from evaluation.embedding import embed_all, evaluating, thinning
 from evaluation.table import name_some
 from pictures.align import align
 from pictures.predict import predict, teacher_of
@@ -26,13 +26,22 @@ SHOWN = 240    # pixels, the height of a video in a film or picture
 
 
 def embed(network, videos, settings, what):
-    """-> [EmbeddedVideo], [(n_i, D)], {video: why it cannot be read}; all in rank 0."""
+    """-> [EmbeddedVideo], [(n_i, D)], {video: why it cannot be read}; all in rank 0.
+
+    Each video is one sequence, however long: two halves with a time code each could not be told
+    from two videos.
+    """
     limit = settings.get('limit') or data.DATASETS[settings['dataset']].limit
     device = next(network.mtf.parameters()).device
     with evaluating([network]):
         embedded, embeddings, skipped = embed_all(
-            {'model': network}, videos, what=what, limit=limit, device=device,
+            {'model': network}, videos, what=what, limit=limit, whole=True, device=device,
             workers=settings['workers'])
+    for record in embedded:
+        step = thinning(record.frames, limit)
+        if step > 1:
+            print(printable(f'note: {record.video.name}: of {record.frames} frames one in {step} is '
+                            f'embedded; those between are interpolated'))
     return embedded, embeddings['model'], skipped
 
 

@@ -76,17 +76,18 @@ def write_images(folder, frames, suffix='.jpg', size=(160, 96)):
 
 
 def write_video(
-    path, frames, *, codec='libx264', size=(160, 96), rate=25, options=None, form=None
+    path, frames, *, codec='libx264', size=(160, 96), rate=25, options=None, form=None, repeat=1
 ):
-    """A video file of `frames` pictures; H.264 with B-frames and several key frames by default."""
+    """A video file of `frames` pictures, each `repeat` times; H.264 with B-frames and several key
+    frames by default."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {'bf': '3', 'g': '24'} if options is None else options
     with av.open(str(path), 'w', options=form or {}) as file:
         stream = file.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height = size
         stream.pix_fmt = {'gif': 'rgb8', 'mjpeg': 'yuvj420p'}.get(codec, 'yuv420p')
-        for i in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(i, *size), format='rgb24')
+        for i in range(frames * repeat):
+            frame = av.VideoFrame.from_ndarray(picture(i // repeat, *size), format='rgb24')
             frame.pts, frame.time_base = i, Fraction(1, rate)
             file.mux(stream.encode(frame))
         file.mux(stream.encode())

@@ -33,9 +33,10 @@ class Film:
             raise data.DataError(f'{self.name}: does not decode')
         return torch.from_numpy(np.stack([self.frame(i) for i in indices]))
 
-    def parts(self, size=64):
-        for start in range(0, self.frames, size):
-            yield self.read(range(start, min(start + size, self.frames)))
+    def parts(self, size=64, step=1):
+        chosen = range(0, self.frames, step)
+        for start in range(0, len(chosen), size):
+            yield self.read(chosen[start:start + size])
 
     def actor(self, indices):
         mask = torch.zeros(len(indices), self.size, self.size, dtype=torch.bool)

@@ -168,7 +168,7 @@ def teacher_entropy(teacher):
 def embed_video(model, video, versions):
     """The clean version -> (n, D)."""
     entities, _ = model.entities(versions[0][:, None])                # (n, N, d)
-    return embed_entities(model, entities, limit=1000)
+    return embed_entities(model, entities, len(entities), limit=1000)
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ def test_a_long_video_is_cut_into_equal_sequences(network, monkeypatch):
     monkeypatch.setattr(network.mtf, 'forward', mtf)
     entities = torch.zeros(25, 2, 8)
     for limit in (25, 24, 10):
-        assert embedding.embed_entities(network, entities, limit).shape == (25, 12)
+        assert embedding.embed_entities(network, entities, 25, limit).shape == (25, 12)
     assert lengths == [25, 13, 12, 9, 8, 8]    # one; ceil(25/24) = 2; ceil(25/10) = 3
 
 
@@ -149,3 +149,19 @@ def test_two_processes_give_the_same_table(network, tmp_path):
         means = result['rows'][row]['mean']
         assert means == pytest.approx(expected['rows'][row]['mean'], abs=1e-3, nan_ok=True)
     assert len(list((tmp_path / 'saved').rglob('*.npy'))) == 6
+
+
+def test_a_thinned_video_is_one_sequence_interpolated():
+    """Of 25 frames and a limit of 10 every third is embedded: between two of them lies the
+    straight line, after the last one nothing more."""
+    torch.manual_seed(0)
+    network = models.build_model(SETTINGS).eval()
+    video = Film('long', 25)
+    with torch.no_grad():
+        chosen = network.entities(data.center(video.read(range(0, 25, 3)), 24))[0]
+        coarse = network.mtf(chosen[None])[0].numpy()             # (9, D)
+        (_, _, (found,)), = embedding.embed([network], [video], [0], limit=10, whole=True)
+    expected = np.stack([np.interp(np.arange(25), np.arange(0, 25, 3), column)
+                         for column in coarse.T], 1)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -151,9 +151,9 @@ def test_a_checkpoint_that_brings_its_own_limit(checkpoint, released, monkeypatc
     limits = []
     embed = embedding.embed_entities
 
-    def noted(network, entities, limit):
+    def noted(network, entities, frames, limit):
         limits.append(limit)
-        return embed(network, entities, limit)
+        return embed(network, entities, frames, limit)
 
     monkeypatch.setattr(embedding, 'embed_entities', noted)
     evaluate.assess(networks, films(), settings, controls=False)

@@ -127,6 +127,24 @@ def test_a_video_is_aligned_with_itself(command, tmp_path):
     assert 'hardly more than the clock' in printed
 
 
+def test_a_video_above_the_limit_stays_one_sequence(command, checkpoint, tmp_path):
+    """The same picture sequence at four times the rate lasts as long: each moment is found at its
+    time, not in a part that has been taken for a video of its own."""
+    content = torch.load(checkpoint, weights_only=True)
+    content['settings']['limit'] = 20
+    torch.save(content, checkpoint)
+    write_video(tmp_path / 'slow.mp4', 18, rate=10)
+    write_video(tmp_path / 'fast.mp4', 18, rate=40, repeat=4)
+    code, printed, error = command('--align', tmp_path / 'slow.mp4', tmp_path / 'fast.mp4',
+                                   '--out', tmp_path / 'film.mp4')
+    assert code == 0, error
+    assert 'fast.mp4: of 72 frames one in 4 is embedded' in printed
+    assert 'slow.mp4:' not in printed
+    rows = table_of(tmp_path / 'film.csv')
+    seconds = [(float(row['seconds_a']), float(row['seconds_b'])) for row in rows]
+    assert np.abs(np.diff(seconds)).max() < 0.15
+
+
 @pytest.mark.parametrize('n, m', [(1, 7), (7, 1), (1, 1)])
 def test_one_frame_is_a_video(command, tmp_path, n, m):
     write_video(tmp_path / 'a.mp4', n)
