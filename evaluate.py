@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import data
-import figures
+from pictures import figures
 import model as models
 from evaluation.checkpoints import load_models
 from evaluation.command import check, parse

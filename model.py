@@ -1,7 +1,7 @@
-"""MV-Former (paper, section 3 and Figure 2): the whole model, put together.
+"""MV-Former (paper, section 3 and Figure 2): the backbone, and the whole model put together.
 
     clips (B, T, 3, H, W)
-      --backbone-->  patches (F, P, L*C), cls (F, C)      backbones/dino.py, section 3.2; F = B*T
+      --backbone-->  patches (F, P, L*C), cls (F, C)      ViT below, section 3.2; F = B*T
       --LSTP------>  entities (B, T, N, d)                lstp.py, section 3.3
       --MTF------->  embeddings (B, T, D)                 mtf.py, section 3.4
 
@@ -10,27 +10,173 @@ backbone layers of width C, D the embedding's width. `python model.py` prints al
 """
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from backbones.dino import DINO, Features
-from backbones.dinov2 import DINOV2
-from backbones.dinov3 import DINOV3
-from backbones.released import is_released, translate
-from backbones.resnet50 import RESNET50
-from backbones.tiny import TINY
 from backbones.weights import ModelError, fingerprint, load_strictly, load_weights, read_file
 from lstp import POOLERS
-from mtf import MTF, READOUTS
+from mtf import MTF, READOUTS, Block
 from running.counting import count
 from running.processes import RunError
 from running.settings import add_arguments, check_limits, setting
 
-BACKBONES = DINO | DINOV2 | DINOV3 | RESNET50 | TINY
+
+# ----------------------------------------------------------------------------------------------
+# The backbone: DINO's Vision Transformer
+
+class Features(NamedTuple):
+    """What a backbone makes of F frames."""
+    patches: torch.Tensor          # (F, P, L*C), of the chosen layers, without the final norm
+    cls: torch.Tensor | None       # (F, C), with the final norm; None where there is no CLS token
+
+
+class Backbone(NamedTuple):
+    """A row of `backbones`: all that other files must know of a backbone."""
+    make: Callable                 # make(layers) -> the module, with random weights
+    layers: int                    # how many there are to choose from; 1: a single feature map
+    image_size: int                # pixels a side of a frame, unless told otherwise
+    patch_size: int                # pixels a side; a picture cannot be smaller
+    weights: str | Path | None     # address or file of the official weights
+    where: str = ''                # where to get them, where `weights` is None
+    cls: bool = True               # has a CLS token
+    multiple_of: int = 1           # pixels: the sides of a picture are whole numbers of it
+
+
+class ViT(nn.Module):
+    """The Vision Transformer (Dosovitskiy et al., ICLR 2021) of DINO (Caron et al., ICCV 2021).
+
+    layers: blocks, counted from 1 as in the paper, whose outputs are the patch features; the last
+    by default. trained_size: pixels a side of the pictures that its positions were trained on; the
+    frames' own is image_size, which build_backbone sets. Errors: ModelError for no such layer.
+    """
+    block = Block                  # dinov2.py and dinov3.py replace these
+    eps = 1e-6                     # of LayerNorm
+    prefix = 1                     # tokens before the patches: CLS; dinov2.py adds registers
+
+    def __init__(self, layers=None, *, trained_size, patch_size, width, depth, heads):
+        super().__init__()
+        self.layers = list(layers or [depth])
+        if min(self.layers) < 1 or max(self.layers) > depth:
+            raise ModelError(f'layers {self.layers}: this backbone has layers 1 to {depth}')
+        self.image_size = trained_size
+        self.patch_size = patch_size
+        self.width = width
+        self.channels = width * len(self.layers)
+        self.trained_grid = trained_size // patch_size
+        # a module that only holds another: DINO's files call this layer patch_embed.proj
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.trained_grid ** 2, width))
+        self.blocks = nn.ModuleList()
+        for _ in range(depth):
+            self.blocks.append(self.block(width, heads, 4 * width, eps=self.eps))
+        self.norm = nn.LayerNorm(width, eps=self.eps)
+        for name, weight in self.named_parameters():
+            if weight.dim() > 1:
+                nn.init.trunc_normal_(weight, std=0.02)
+            elif name.endswith('bias'):
+                nn.init.zeros_(weight)
+
+    @property
+    def grid(self):
+        """Patches a side of a picture of image_size; trained_grid is that of the positions."""
+        return self.image_size // self.patch_size
+
+    def positions(self, rows, columns):
+        """The position code (1, 1 + rows*columns, C) of CLS and patches."""
+        if rows == columns == self.trained_grid:
+            return self.pos_embed
+        cls, patches = self.pos_embed.split([1, self.trained_grid ** 2], 1)
+        patches = rearrange(patches, '1 (r c) d -> 1 d r c', r=self.trained_grid)
+        patches = self.interpolate(patches.float(), rows, columns)
+        patches = rearrange(patches, '1 d r c -> 1 (r c) d')
+        return torch.cat([cls, patches.to(cls.dtype)], 1)
+
+    def interpolate(self, grid, rows, columns):
+        """(1, C, M, M) -> (1, C, rows, columns).
+
+        The + 0.1 guards against rounding down. It shifts the grid a little; DINO does the same and
+        its features depend on it.
+        """
+        M = self.trained_grid
+        factors = (rows + 0.1) / M, (columns + 0.1) / M
+        return F.interpolate(grid, scale_factor=factors, mode='bicubic')
+
+    def tokens(self, images):
+        """images (F, 3, H, W) -> the tokens that enter the first block (F, prefix + P, C).
+
+        Here the prefix is CLS alone; registers, which have no position, come in dinov2.py.
+        """
+        x = self.patch_embed.proj(images)                         # (F, C, rows, columns)
+        positions = self.positions(*x.shape[-2:])
+        x = rearrange(x, 'f c rows columns -> f (rows columns) c')
+        cls = self.cls_token.expand(len(x), -1, -1)               # (F, 1, C)
+        return torch.cat([cls, x], 1) + positions                 # (F, 1 + P, C)
+
+    def block_arguments(self, images):
+        """What every block is given beside the tokens: nothing here, a rotation in DINOv3."""
+        return {}
+
+    def forward(self, images):
+        """images (F, 3, H, W) -> Features.
+
+        release: patches as they leave a block, WITHOUT the final norm, which was trained on the
+        last block's output alone; CLS with it, as DINO.
+        """
+        x = self.tokens(images)                                   # (F, prefix + P, C)
+        arguments = self.block_arguments(images)
+        chosen = {}
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x, **arguments)
+            if number in self.layers:
+                chosen[number] = x[:, self.prefix:]               # (F, P, C)
+        patches = torch.cat([chosen[number] for number in self.layers], -1)
+        return Features(patches, self.norm(x[:, 0]))              # (F, P, L*C), (F, C)
+
+    def attention_map(self, images):
+        """images (F, 3, H, W) -> the last block's attention, CLS over patches, (F, heads, P)."""
+        x = self.tokens(images)
+        arguments = self.block_arguments(images)
+        for block in self.blocks[:-1]:
+            x = block(x, **arguments)
+        last = self.blocks[-1]
+        attention = last.attn.attention_map(last.norm1(x), **arguments)
+        return attention[:, :, 0, self.prefix:]                   # of (F, heads, S, S)
+
+
+ADDRESS = 'https://dl.fbaipublicfiles.com/dino/'
+SMALL = dict(width=384, depth=12, heads=6)
+BASE = dict(width=768, depth=12, heads=12)
+
+
+def dino_row(weights, patch_size, sizes):
+    return Backbone(partial(ViT, trained_size=224, patch_size=patch_size, **sizes),
+                    layers=sizes['depth'], image_size=224, patch_size=patch_size, weights=weights)
+
+
+DINO = {
+    'dino_vitb8': dino_row(ADDRESS + 'dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth', 8, BASE),
+    'dino_vitb16': dino_row(ADDRESS + 'dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth', 16, BASE),
+    'dino_vits8': dino_row(ADDRESS + 'dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth', 8, SMALL),
+    'dino_vits16': dino_row(
+        ADDRESS + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth', 16, SMALL),
+}
+
+
+@cache
+def backbones():
+    """All by name. Imported here, not above: the others build on the ViT."""
+    from backbones import dinov2, dinov3, resnet50, tiny
+    return DINO | dinov2.DINOV2 | dinov3.DINOV3 | resnet50.RESNET50 | tiny.TINY
 
 
 # ----------------------------------------------------------------------------------------------
@@ -107,7 +253,7 @@ class MVFormer(nn.Module):
 @dataclass
 class Architecture:
     """What the model is made of. train.py adds how it is trained."""
-    backbone: str = setting('dino_vitb8', '%(choices)s', choices=list(BACKBONES), group='model')
+    backbone: str = setting('dino_vitb8', '%(choices)s', choices=backbones, group='model')
     weights: str = setting(None, "a file of backbone weights, or 'random'", metavar='FILE')
     train_backbone: list = setting((), 'parts to fine-tune, e.g. layer4', metavar='PARTS')
     image_size: int = setting(None, 'pixels a side of a frame, if not as usual', least=1)
@@ -126,7 +272,7 @@ class Architecture:
 
     def resolve(self):
         """Fill in what follows from the backbone. Returns self."""
-        row = BACKBONES[self.backbone]
+        row = backbones()[self.backbone]
         several = POOLERS[self.pool].multi_layer_by_default and row.layers > 1
         if self.layers is None and several:
             third = row.layers / 3                        # 4, 8, 12 of 12
@@ -149,9 +295,9 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
     weights: a file, None for the official ones, or 'random': always the same draw, to try speed
     and memory without a download. Errors: ModelError.
     """
-    if name not in BACKBONES:
-        raise ModelError(f'backbone {name!r}: choose from {", ".join(BACKBONES)}')
-    row = BACKBONES[name]
+    if name not in backbones():
+        raise ModelError(f'backbone {name!r}: choose from {", ".join(backbones())}')
+    row = backbones()[name]
     if image_size and image_size < row.patch_size:
         raise ModelError(f'--image-size {image_size}: {name} needs at least {row.patch_size}')
     if image_size and image_size % row.multiple_of:
@@ -193,7 +339,7 @@ def build_model(settings, backbone=None):
                                   image_size=s['image_size'])
         unfreeze(backbone, s['train_backbone'], s['backbone'])
     make_pool = POOLERS[s['pool']]
-    if make_pool.needs_cls and not BACKBONES[s['backbone']].cls:
+    if make_pool.needs_cls and not backbones()[s['backbone']].cls:
         others = [name for name in POOLERS if not POOLERS[name].needs_cls]
         raise ModelError(f'pool {s["pool"]}: {s["backbone"]} has no CLS token; '
                          f'choose from {", ".join(others)}')
@@ -227,6 +373,7 @@ def load_checkpoint(path):
     'backbone' is None, since it is in the file itself. Errors: ModelError in one line.
     """
     checkpoint = read_file(path)
+    from backbones.released import is_released, translate    # late: it knows the backbones
     if is_released(checkpoint):
         return translate(checkpoint, path)
     needed = {'settings': dict, 'model': dict, 'epoch': int, 'backbone': int}
@@ -318,4 +465,5 @@ def main():
 
 
 if __name__ == '__main__':
+    from model import main    # so that there is one class ViT: the backbones import this file
     main()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.dino import Backbone, ViT
+from model import Backbone, ViT
 from mtf import Block
 
 

@@ -10,11 +10,8 @@ from pathlib import Path
 import torch
 
 from backbones import names
-from backbones.dino import DINO
-from backbones.dinov2 import DINOV2
-from backbones.resnet50 import RESNET50
-from backbones.tiny import TINY
 from backbones.weights import ModelError
+from model import backbones
 
 RENAMES = names.RENAMES + [
     (r'^backbone\.model\.', 'backbone.'),
@@ -124,13 +121,13 @@ def backbone_of(ours, path):
     """The backbone that has just these parameters -> its name and row."""
     shapes = {key.removeprefix('backbone.'): value.shape for key, value in ours.items()
               if key.startswith('backbone.')}
-    for name, row in (DINO | DINOV2 | RESNET50 | TINY).items():
+    for name, row in backbones().items():
         with torch.device('meta'):                        # shapes without memory
             own = row.make(None).state_dict()
         if shapes == {key: value.shape for key, value in own.items()}:
             return name, row
     raise ModelError(f'{path}: its backbone has the parameters of none of '
-                     f'{", ".join(DINO | DINOV2 | RESNET50 | TINY)}')
+                     f'{", ".join(backbones())}')
 
 
 def lstp_of(own, row, config, path):

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from einops import rearrange
 from torch import nn
 
-from backbones.dino import Backbone, Features
+from model import Backbone, Features
 
 
 class ResNet50(nn.Sequential):

@@ -1,4 +1,4 @@
-"""Tiny ViTs for a CPU, pre-trained on drawn figures by tests/pretrain_tiny.py.
+"""Tiny ViTs for a CPU, pre-trained on drawn figures by experiments/pretrain_tiny.py.
 
 tiny is DINO's ViT. On the synthetic set every patch of it knows the pose of the figure, wherever it
 lies, and then it cannot matter where a pooler looks. So in tiny_local a patch attends, in each
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from backbones.dino import Backbone, ViT
+from model import Backbone, ViT
 from mtf import Attention, Block
 
 

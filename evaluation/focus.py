@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-import figures
+from pictures import figures
 
 MEASURES = ('mass', 'area', 'ratio', 'peak', 'iou', 'entropy')
 

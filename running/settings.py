@@ -7,8 +7,8 @@ from running.processes import RunError
 
 
 def setting(default, help, **about):
-    """A field and its flag. about: argparse's choices and metavar, the group in --help, and the
-    least and most that are allowed."""
+    """A field and its flag. about: argparse's choices (or a function that returns them) and
+    metavar, the group in --help, and the least and most that are allowed."""
     return field(default=default, metadata=dict(help=help, **about))
 
 
@@ -19,6 +19,8 @@ def add_arguments(parser, defaults):
         argument = dict(each.metadata)
         argument.pop('least', None)
         argument.pop('most', None)
+        if callable(argument.get('choices')):
+            argument['choices'] = list(argument['choices']())
         if 'group' in argument:
             group = parser.add_argument_group(argument.pop('group'))
         default = getattr(defaults, each.name)

@@ -8,7 +8,7 @@ import torch
 
 import model
 from backbones import names
-from backbones.dino import ViT
+from model import ViT
 from backbones.dinov2 import DINOv2, DINOv2WithRegisters
 from backbones.dinov3 import DINOv3, rotate
 from backbones.weights import ModelError, backbone_state, load_strictly
@@ -252,9 +252,9 @@ def test_half_precision_is_near():
 
 # --------------------------------------------------------------------------------- the rows
 
-@pytest.mark.parametrize('name', list(model.BACKBONES))
+@pytest.mark.parametrize('name', list(model.backbones()))
 def test_every_row_says_what_its_module_is(name):
-    row = model.BACKBONES[name]
+    row = model.backbones()[name]
     with torch.device('meta'):
         backbone = row.make(None)
         features = backbone(torch.empty(2, 3, row.image_size, row.image_size))
@@ -274,7 +274,7 @@ def test_every_row_says_what_its_module_is(name):
 def test_parameters_are_those_of_the_official_files(name, keys):
     """But for mask_token and, in DINOv3, the bias masks: 188 = 175 + 1 + 12 in its files."""
     with torch.device('meta'):
-        state = model.BACKBONES[name].make(None).state_dict()
+        state = model.backbones()[name].make(None).state_dict()
     assert len(state) == keys
     assert all(names.rename(key) == key for key in state)
 
@@ -306,7 +306,7 @@ def test_resnet_is_torchvisions():
     """Up to the feature map before its pooling, in eval mode, for sizes that 32 divides or not."""
     from torchvision.models import resnet50
     reference = resnet50().eval()
-    ours = model.BACKBONES['resnet50'].make(None).eval()
+    ours = model.backbones()['resnet50'].make(None).eval()
     state, _ = backbone_state(reference.state_dict(), ours, 'torchvision')
     load_strictly(ours, state, 'torchvision')
     for size in 64, 70:
@@ -323,7 +323,7 @@ def test_resnet_is_torchvisions():
 
 def test_after_k_blocks_a_local_patch_knows_what_lies_within_k_patches():
     """One patch of the picture is painted over; which tokens change?"""
-    row = model.BACKBONES['tiny_local']
+    row = model.backbones()['tiny_local']
     vit = row.make([1, 2, 3, 4]).eval()
     vit.load_state_dict(model.build_backbone('tiny_local').state_dict())
     picture = torch.randn(1, 3, 72, 72)

@@ -9,7 +9,6 @@ import torch
 import data
 import evaluate
 import model as models
-from backbones import dino
 from evaluation import embedding
 from noise import SETTINGS, Film, films
 
@@ -66,13 +65,13 @@ def test_a_long_video_is_cut_into_equal_sequences(network, monkeypatch):
 
 def test_no_frame_passes_a_shared_backbone_twice(network, monkeypatch):
     passed = []
-    forward = dino.ViT.forward
+    forward = models.ViT.forward
 
     def counting(self, images):
         passed.append(len(images))
         return forward(self, images)
 
-    monkeypatch.setattr(dino.ViT, 'forward', counting)
+    monkeypatch.setattr(models.ViT, 'forward', counting)
     frames = 70 + 9 + 8 + 10 + 12 + 9
     torch.manual_seed(1)
     second = models.build_model(SETTINGS, network.backbone)

@@ -26,7 +26,7 @@ from PIL import Image
 
 import data
 import evaluate
-import figures
+from pictures import figures
 import loss
 import model
 import train
@@ -43,9 +43,9 @@ def as_before(monkeypatch, tmp_path):
     """Restores what main() changes: what signals do, the random numbers. No network and no cached weights."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch home'))
-    for name, row in model.BACKBONES.items():
+    for name, row in model.backbones().items():
         if str(row.weights).startswith('https:'):         # a port where nobody listens
-            monkeypatch.setitem(model.BACKBONES, name, row._replace(weights=f'https://127.0.0.1:9/{name}.pth'))
+            monkeypatch.setitem(model.backbones(), name, row._replace(weights=f'https://127.0.0.1:9/{name}.pth'))
     with torch.random.fork_rng(devices=[]):
         yield
     for number, handler in handlers.items():

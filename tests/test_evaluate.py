@@ -11,7 +11,7 @@ import torch
 
 import data
 import evaluate
-import figures
+from pictures import figures
 import model as models
 from evaluation import checkpoints, embedding
 from noise import SETTINGS, Film, films

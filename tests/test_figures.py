@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 import data
-import figures
+from pictures import figures
 import loss
 import model as models
 from made import arc, embedded, grey
-from pictures import canvas, lesson, training
+import lesson
+from pictures import canvas, training
 
 SMALL = dict(backbone='tiny', layers=[1, 2, 4], entity_width=16, frames=8, fc_width=16,
              embedding=8)
@@ -205,7 +206,7 @@ save(fig, {str(tmp_path / "x.png")!r}, "caption")
 print(os.environ["MPLBACKEND"])'''
     backend = 'module://no_such_package.backend_inline'
     done = subprocess.run([sys.executable, '-c', code], env=os.environ | {'MPLBACKEND': backend},
-                          cwd=Path(figures.__file__).parent, capture_output=True, text=True)
+                          cwd=Path(data.__file__).parent, capture_output=True, text=True)
     assert done.stdout.strip() == backend, done.stderr
     assert Image.open(tmp_path / 'x.png').size == (320, 320)
 

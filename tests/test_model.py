@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import model
-from backbones.dino import ViT
+from model import ViT
 from loss import projection_head
 from lstp import LSTP, POOLERS
 from mtf import MTF, READOUTS, merge_frames, time_code

@@ -58,7 +58,7 @@ def apply(diff, root):
 def changed(tmp_path_factory):
     """A copy of the project with all solutions applied, and two videos as folders and as arrays."""
     root = tmp_path_factory.mktemp('changed')
-    for name in ('model.py lstp.py mtf.py loss.py data.py train.py evaluate.py figures.py backbones datasets '
+    for name in ('model.py lstp.py mtf.py loss.py data.py train.py evaluate.py backbones datasets '
                  'objectives evaluation pictures running assets').split():
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
@@ -140,7 +140,7 @@ def test_flags_named_in_the_readme_exist():
             patch.setattr('argparse.ArgumentParser._print_message', lambda self, message, file=None: said.append(message))
             parse(['--help'])
         known |= set(re.findall(r'--[a-z-]+', said[0]))
-    # those of torchrun, data.py, pictures/lesson.py and tests/experiment.py
+    # those of torchrun, data.py, experiments/lesson.py and experiments/experiment.py
     known |= {'--nproc_per_node', '--decode', '--checkpoint', '--seeds'}
     asked = set(re.findall(r'(?<![\w-])--[a-z][a-z_-]+', README))
     assert asked <= known, asked - known

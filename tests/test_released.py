@@ -307,7 +307,7 @@ def test_every_published_configuration_fits(what):
     keys = expected.pop('keys')
     pool = expected['pool']
     with torch.device('meta'):                            # shapes alone
-        backbone = model.BACKBONES[expected['backbone']].make(expected['layers'])
+        backbone = model.backbones()[expected['backbone']].make(expected['layers'])
         shapes = their_shapes(pool, backbone.channels, backbone.width,
                               entities=expected['entities'], fc=expected['fc_width'],
                               D=expected['embedding'], depth=expected['depth'])
@@ -333,7 +333,7 @@ def test_every_published_configuration_fits(what):
 
 def small(entries=None, train=80, **changes):
     """What torch.load gives of a small LSTP checkpoint."""
-    backbone = model.BACKBONES['tiny'].make([4])
+    backbone = model.backbones()['tiny'].make([4])
     state = drawn(their_shapes('lstp', 96, 96, entities=3, fc=16, D=12))
     state |= their_backbone(backbone, 'lstp')
     entries = dict(SMART_FEATS='3', SMART_FINAL='one') | (entries or {})
@@ -446,7 +446,7 @@ def test_their_backbone_by_weights(name, pool, backbones, tmp_path):
     theirs = their_backbone(backbones[name], pool, stage4_apart=True)
     theirs['embed.video_emb.bias'] = torch.zeros(256)
     save_released(tmp_path / 'it.pth', theirs, config())
-    again = model.BACKBONES[name].make(None)
+    again = model.backbones()[name].make(None)
     sentence = load_weights(again, tmp_path / 'it.pth')
     assert 'embed.*' in sentence
     assert model.fingerprint(again) == model.fingerprint(backbones[name])

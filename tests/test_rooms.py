@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = sorted(path.parent.name for path in ROOT.glob('*/*.py') if path.parent.name != 'tests')
+ROOMS = ['backbones', 'datasets', 'evaluation', 'objectives', 'pictures', 'running']
 
 
 def namesake(name, folder):
@@ -19,7 +19,7 @@ def namesake(name, folder):
 
 @pytest.mark.parametrize('code', ['import train', 'import data', 'import evaluate', 'import model'])
 def test_an_installed_namesake_does_not_take_a_rooms_place(code, tmp_path):
-    for room in set(ROOMS) - {'experiments'}:
+    for room in ROOMS:
         namesake(room, tmp_path)
     search = f'import sys; sys.path[:0] = [{str(ROOT)!r}]; sys.path.append({str(tmp_path)!r}); '
     done = subprocess.run([sys.executable, '-c', search + code], cwd=tmp_path.parent,

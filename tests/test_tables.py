@@ -7,7 +7,7 @@ import torch
 
 import data
 import evaluate
-import figures
+from pictures import figures
 import model as models
 from evaluation import embedding, focus, table
 from evaluation import labels as label_files

@@ -284,7 +284,7 @@ def test_periods_are_the_files_own_where_it_has_them(tmp_path):
 
 def test_byol_torchvision_and_dino_resnets():
     with torch.device('meta'):
-        backbone = model.BACKBONES['resnet50'].make(None)
+        backbone = model.backbones()['resnet50'].make(None)
     net = {key: torch.tensor(float(i)).expand(value.shape)        # one number each: cheap
            for i, (key, value) in enumerate(backbone.state_dict().items())}
     other = {key: value + 1 for key, value in net.items()}

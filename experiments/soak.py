@@ -1,7 +1,7 @@
 """Kill a training run many times, restart it by the same command, and compare it with one never killed.
 
-    python tests/soak.py                    30 kills, some minutes
-    python tests/soak.py --kills 5 --seed 1
+    python experiments/soak.py                    30 kills, some minutes
+    python experiments/soak.py --kills 5 --seed 1
 
 One short run on a few videos of the synthetic set, written as folders of images with labels, so that reading,
 training, checkpoints and evaluation are all met. Moments come from the seed: in start-up, in training, while

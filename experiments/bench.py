@@ -1,8 +1,8 @@
 """Where the time goes on the machine at hand: the backbone, a step, and what stands around them.
 
-    python tests/bench.py                    all parts, some minutes on a CPU
-    python tests/bench.py --only lstp scl    some of them
-    python tests/bench.py --tiny             all, as small as can be: do they run?
+    python experiments/bench.py                    all parts, some minutes on a CPU
+    python experiments/bench.py --only lstp scl    some of them
+    python experiments/bench.py --tiny             all, as small as can be: do they run?
 
 A time is the median of runs after a warm-up; what is compared takes turns (speed/measure.py says
 what is measured). On CUDA the sizes are those of Penn Action (paper, section 4.1) in bfloat16; a

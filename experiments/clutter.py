@@ -1,4 +1,4 @@
-"""Scenes in which pooling everything should hurt, for tests/experiment.py.
+"""Scenes in which pooling everything should hurt, for experiments/experiment.py.
 
 A small actor among people who stand, leaves that flicker, a camera held by hand; and the garden,
 which came of them. A scene has the methods of datasets.synthetic.Stage: frame(t), uint8 (3, S, S),

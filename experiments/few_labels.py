@@ -1,6 +1,6 @@
 """How right --predict is where only a few videos are labelled, on a set whose labels are all known.
 
-    python tests/few_labels.py CHECKPOINT [CHECKPOINT ...]
+    python experiments/few_labels.py CHECKPOINT [CHECKPOINT ...]
 
 Of each action's train videos only 1, 3, 10 or all keep their labels, drawn three times; phases of
 the val videos are then predicted as `evaluate.py --predict` does it. `right` is the share of right

@@ -1,6 +1,6 @@
 """Checkpoints of CARL and of the MV-Former release at full size, against their authors' numbers.
 
-    python tests/full_size.py                 # about a minute and 2.5 GB of memory
+    python experiments/full_size.py                 # about a minute and 2.5 GB of memory
 
 No weights are stored: each is drawn from the name of its key, and the authors' code was given the
 same. The checkpoints are written as theirs are, read by evaluate.py's way, and run on a drawn clip.
@@ -26,7 +26,7 @@ import model
 from backbones.weights import load_strictly, read_file
 from loss import projection_head
 
-GOLDEN = Path(__file__).parent / 'golden'
+GOLDEN = Path(__file__).parent.parent / 'tests' / 'golden'
 CARL = dict(MODEL=dict(EMBEDDER_TYPE='transformer', BASE_MODEL=dict(LAYER=3, OUT_CHANNEL=2048),
                        EMBEDDER_MODEL=dict(FLATTEN_METHOD='max_pool', NUM_HEADS=8)))
 MVF = dict(MODEL=dict(EMBEDDER_TYPE='transformer', BASE_MODEL=dict(LAYER=12, OUT_CHANNEL=2304),

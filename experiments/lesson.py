@@ -1,8 +1,8 @@
 """The two drawings of the lesson, from the code itself: the architecture (paper, Figure 2), and one
 batch of the sequence contrastive loss (section 4).
 
-    python -m pictures.lesson FOLDER                      architecture.png: the paper's, for Penn
-    python -m pictures.lesson FOLDER --checkpoint FILE    and scl.png: before and after training
+    python experiments/lesson.py FOLDER                      architecture.png: the paper's, for Penn
+    python experiments/lesson.py FOLDER --checkpoint FILE    and scl.png: before and after training
 """
 import argparse
 import sys
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import model as models
 from loss import OBJECTIVES, time_target
@@ -101,7 +102,7 @@ def draw_architecture(rows, settings, path):
     """rows: of model.architecture(settings), which counted the shapes and parameters drawn here."""
     shape = {row[0]: tuple(row[2]) for row in rows}
     frames, entities, _ = shape['pool']
-    size = settings['image_size'] or models.BACKBONES[settings['backbone']].image_size
+    size = settings['image_size'] or models.backbones()[settings['backbone']].image_size
     points = [('frame', 'clip', (frames, 3, size, size)),
               ('patches', 'patch features', shape['backbone']),
               ('entities', 'entities', shape['pool']),

@@ -4,7 +4,7 @@ The reference implementation runs clips of more than 40 frames through its backb
 joins them along the wrong axis: the first half of "view a" are the first halves of both views, the rest their second
 halves. Times, padding and loss know nothing of it; evaluation is right. Here a clip has two chunks, as at its T = 80.
 
-    python tests/fwb_mixing.py
+    python experiments/fwb_mixing.py
 """
 import argparse
 import json

@@ -5,9 +5,9 @@ and four augmented ones, of every val video in the clean one. A run draws its tw
 augmented versions. All else is what train.py does, by the same functions: `data.Clips` draws frames
 and labels, `train.training_step` is the step, `evaluate.score` scores the clean versions.
 
-    python tests/objectives_miniature.py --data-seed 3       three learning rates, one run each
-    python tests/objectives_miniature.py --data-seed 6 --seeds 0,1,2 --lr best
-    python tests/objectives_miniature.py --table             what is there so far
+    python experiments/objectives_miniature.py --data-seed 3       three learning rates, one run each
+    python experiments/objectives_miniature.py --data-seed 6 --seeds 0,1,2 --lr best
+    python experiments/objectives_miniature.py --table             what is there so far
 
 Every run is one line of --out; those that are there already are not run again.
 """
@@ -28,7 +28,7 @@ import data
 import evaluate
 import model as models
 import train
-from backbones.dino import Features
+from model import Features
 from evaluation.embedding import EmbeddedVideo, embed_entities
 from experiment import ALL_LAYERS, METRICS, cache
 from loss import OBJECTIVES

@@ -10,10 +10,10 @@ hardly ever is: what it scores above the clock, patches know of the pose whereve
 it cannot matter where LSTP looks. `actor` gets the mean of the actor's patches, told by the mask:
 what attention could gain if it were perfect.
 
-    python tests/experiment.py --data-seed 6 --seeds 6-13
-    python tests/experiment.py --probe         # no training: what single tokens tell of the pose
+    python experiments/experiment.py --data-seed 6 --seeds 6-13
+    python experiments/experiment.py --probe         # no training: what single tokens tell of the pose
 
-Other scenes are in tests/clutter.py: --scene present --backbone tiny --lr 1e-3.
+Other scenes are in experiments/clutter.py: --scene present --backbone tiny --lr 1e-3.
 """
 import argparse
 import json

@@ -16,8 +16,8 @@ the pose of the actor.
 
 In both, colours are changed at random for the ViT alone, so that clothes and light matter little.
 
-    python tests/pretrain_tiny.py
-    python tests/pretrain_tiny.py --how local --scenes garden,present --seeds 1 --each 100
+    python experiments/pretrain_tiny.py
+    python experiments/pretrain_tiny.py --how local --scenes garden,present --seeds 1 --each 100
 
 Each takes a quarter of an hour or less on 2 CPU cores.
 """

@@ -1,7 +1,7 @@
 """Read damaged video files for a long time beside busy processes: none may hang.
 
-    nice python tests/soak_video.py                 # 10,000 reads; prints how they ended
-    nice python tests/soak_video.py --messages      # libav's messages back on Python: hangs
+    nice python experiments/soak_video.py                 # 10,000 reads; prints how they ended
+    nice python experiments/soak_video.py --messages      # libav's messages back on Python: hangs
 
 Four threads read mp4, mkv and avi files of which some bytes are overwritten, each with as many
 decoding threads as there are cores. A watchdog that needs no interpreter lock prints where every
@@ -22,8 +22,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent
-sys.path[:0] = [str(ROOT), str(ROOT.parent)]
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 import data  # noqa: E402
 from datasets import packets  # noqa: E402
