@@ -3,7 +3,7 @@
 A `Video` decodes the frames asked for, uint8 (n, 3, H, W). `Clips` draws two views of T frames of
 each, and the random numbers of their augmentation; `augment` applies them on the device that
 trains, (T, 3, H, W) -> (T, 3, S, S). Evaluation calls `center` instead. A wrong file makes a
-`DataError`. `python data.py NAME --data DIR` tells what of a data set is there.
+`UserError`. `python data.py NAME --data DIR` tells what of a data set is there.
 """
 import math
 from functools import cache
@@ -17,7 +17,8 @@ from datasets import doctor, finegym, folder, garden, k400, penn, pouring, synth
 from datasets.images import frame_folder  # noqa: F401, for users of this file
 from datasets.labels import check_labels, count_phases
 from datasets.layout import read_dataset, say_remarks
-from datasets.video import DataError, Video, video_file  # noqa: F401, for users of this file
+from datasets.video import Video, video_file  # noqa: F401, for users of this file
+from running.errors import UserError
 
 MEAN = (0.485, 0.456, 0.406)    # of ImageNet's red, green and blue, from 0 to 1
 STD = (0.229, 0.224, 0.225)
@@ -39,13 +40,13 @@ DATASETS = {
 
 
 def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
-    """A data set by name -> {'train': [Video], 'val': [Video]}; DataError if it cannot be used.
+    """A data set by name -> {'train': [Video], 'val': [Video]}; UserError if it cannot be used.
 
     data: the folder as downloaded. image_size: Penn, Pouring and folder are squashed to it. seed:
     of sets made in memory. label_unit: 'seconds' or 'frames', of labels that are segments.
     """
     if dataset not in DATASETS:
-        raise DataError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
+        raise UserError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
     row = DATASETS[dataset]
     if not row.on_disk:
         return row.read(seed)
@@ -151,13 +152,13 @@ class Clips(Dataset):
             for video in videos:
                 try:
                     drawn.append(self.draw(rng, video, 2 // len(videos)))  # of two, a view each
-                except DataError as error:
+                except UserError as error:
                     skipped[video.name] = str(error)
             if len(drawn) == len(videos):
                 return self.join(rng, drawn) | {'skipped': skipped}
             index = int(rng.integers(len(self.videos)))
         _, reason = skipped.popitem()
-        raise DataError(f'100 videos in a row cannot be read; the last: {reason}')
+        raise UserError(f'100 videos in a row cannot be read; the last: {reason}')
 
     def choose(self, rng, index):
         """The videos of an item: one, or with pairs='videos' another of the same action too."""

@@ -31,7 +31,8 @@ from evaluation.linear import linear_classifier
 from evaluation.own_videos import align_files, predict_folder
 from evaluation.predictions import predictions
 from evaluation.table import mean, mean_row, print_result, remarks, write_json
-from running.processes import RunError, is_rank0, join_processes, leave_processes, wait_for_all
+from running.errors import UserError
+from running.processes import is_rank0, join_processes, leave_processes, wait_for_all
 from running.record import attempt
 
 BLOCK = 2 ** 24  # numbers in a metric's largest temporary array
@@ -280,7 +281,7 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
     embeddings  {model: {split: [(n_i, D)]}}: of the same videos in the same order
 
     networks: {name: MVFormer}; videos: of data.load; settings: the first model's; folders: {name:
-    where its embeddings are saved}. Errors: DataError, ModelError.
+    where its embeddings are saved}. Errors: UserError.
     """
     dataset = settings['dataset']
     row = data.DATASETS[dataset]
@@ -331,7 +332,7 @@ def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
 # The command
 
 def run(args):
-    """Errors: DataError, ModelError, RunError, OSError, each one line."""
+    """Errors: UserError, OSError, each one line."""
     check(args)
     _, _, device = join_processes(args.device)
     networks, settings = load_models(
@@ -386,7 +387,7 @@ def main(argv=None):
     try:
         run(args)
         wait_for_all()
-    except (data.DataError, models.ModelError, RunError, OSError) as error:
+    except (UserError, OSError) as error:
         print('evaluate.py: error: ' + ' '.join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     finally:

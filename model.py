@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from backbones.weights import ModelError, fingerprint, load_strictly, load_weights, read_file
+from backbones.weights import fingerprint, load_strictly, load_weights, read_file
 from lstp import POOLERS
 from mtf import MTF, READOUTS, Block
 from running.counting import count
-from running.processes import RunError
+from running.errors import UserError
 from running.settings import add_arguments, check_limits, setting
 
 
@@ -55,7 +55,7 @@ class ViT(nn.Module):
 
     layers: blocks, counted from 1 as in the paper, whose outputs are the patch features; the last
     by default. trained_size: pixels a side of the pictures that its positions were trained on; the
-    frames' own is image_size, which build_backbone sets. Errors: ModelError for no such layer.
+    frames' own is image_size, which build_backbone sets. Errors: UserError for no such layer.
     """
     block = Block                  # dinov2.py and dinov3.py replace these
     eps = 1e-6                     # of LayerNorm
@@ -65,7 +65,7 @@ class ViT(nn.Module):
         super().__init__()
         self.layers = list(layers or [depth])
         if min(self.layers) < 1 or max(self.layers) > depth:
-            raise ModelError(f'layers {self.layers}: this backbone has layers 1 to {depth}')
+            raise UserError(f'layers {self.layers}: this backbone has layers 1 to {depth}')
         self.image_size = trained_size
         self.patch_size = patch_size
         self.width = width
@@ -293,30 +293,30 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
     """The backbone with its weights, frozen, in eval mode.
 
     weights: a file, None for the official ones, or 'random': always the same draw, to try speed
-    and memory without a download. Errors: ModelError.
+    and memory without a download. Errors: UserError.
     """
     if name not in backbones():
-        raise ModelError(f'backbone {name!r}: choose from {", ".join(backbones())}')
+        raise UserError(f'backbone {name!r}: choose from {", ".join(backbones())}')
     row = backbones()[name]
     if image_size and image_size < row.patch_size:
-        raise ModelError(f'--image-size {image_size}: {name} needs at least {row.patch_size}')
+        raise UserError(f'--image-size {image_size}: {name} needs at least {row.patch_size}')
     if image_size and image_size % row.multiple_of:
-        raise ModelError(f'--image-size {image_size}: {name} needs a multiple of {row.multiple_of}')
+        raise UserError(f'--image-size {image_size}: {name} needs a multiple of {row.multiple_of}')
     layers = [row.layers] if layers is None else list(layers)
     if not layers or not all(isinstance(layer, int) for layer in layers):
-        raise ModelError(f'--layers {",".join(map(str, layers))}: give numbers, e.g. 4,8,12')
+        raise UserError(f'--layers {",".join(map(str, layers))}: give numbers, e.g. 4,8,12')
     if row.layers == 1 and layers != [1]:
-        raise ModelError(f'layers {layers}: {name} has one feature map only; leave --layers out')
+        raise UserError(f'layers {layers}: {name} has one feature map only; leave --layers out')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = row.make(layers)
     if weights is None and row.weights is None:
-        raise ModelError(f'{name}: has no official weights to fetch; {row.where}')
+        raise UserError(f'{name}: has no official weights to fetch; {row.where}')
     if weights != 'random':
         try:
             sentence = load_weights(backbone, weights or row.weights)
-        except ModelError as error:
-            raise ModelError(f'{name}: {error}') from None
+        except UserError as error:
+            raise UserError(f'{name}: {error}') from None
         if sentence:
             print(f'{name}: {sentence}', file=sys.stderr)
     backbone.image_size = image_size or row.image_size
@@ -327,7 +327,7 @@ def build_model(settings, backbone=None):
     """The model that a dict of settings describes, in eval mode, without a head.
 
     settings: of Architecture; what is absent has its default, and others are passed over.
-    backbone: one to share. Errors: ModelError.
+    backbone: one to share. Errors: UserError.
     """
     own = {}
     for each in fields(Architecture):
@@ -341,10 +341,10 @@ def build_model(settings, backbone=None):
     make_pool = POOLERS[s['pool']]
     if make_pool.needs_cls and not backbones()[s['backbone']].cls:
         others = [name for name in POOLERS if not POOLERS[name].needs_cls]
-        raise ModelError(f'pool {s["pool"]}: {s["backbone"]} has no CLS token; '
+        raise UserError(f'pool {s["pool"]}: {s["backbone"]} has no CLS token; '
                          f'choose from {", ".join(others)}')
     if s['disjoint'] and not make_pool.attends:
-        raise ModelError(f'--disjoint: pool {s["pool"]} has no attention; choose lstp')
+        raise UserError(f'--disjoint: pool {s["pool"]} has no attention; choose lstp')
     pool = make_pool(backbone.channels, backbone.width, entities=s['entities'],
                      width=s['entity_width'], disjoint=s['disjoint'])
     mtf = MTF(pool.width, pool.num_entities, append_ids=pool.append_ids, frames=s['frames'],
@@ -354,11 +354,11 @@ def build_model(settings, backbone=None):
 
 
 def unfreeze(backbone, names, backbone_name):
-    """Let the named parts of a backbone be trained, e.g. ['layer4']. Errors: ModelError."""
+    """Let the named parts of a backbone be trained, e.g. ['layer4']. Errors: UserError."""
     parts = dict(backbone.named_children()) | dict(backbone.named_parameters(recurse=False))
     for name in names:
         if name not in parts:
-            raise ModelError(f'--train-backbone {name}: {backbone_name} has the parts '
+            raise UserError(f'--train-backbone {name}: {backbone_name} has the parts '
                              f'{", ".join(parts)}')
         parts[name].requires_grad_(True)
 
@@ -370,7 +370,7 @@ def load_checkpoint(path):
     """What train.py wrote: settings, model, optimizer, epoch, step, backbone (a fingerprint).
 
     Also from a checkpoint of CARL or of the authors' release (backbones/released.py): there
-    'backbone' is None, since it is in the file itself. Errors: ModelError in one line.
+    'backbone' is None, since it is in the file itself. Errors: UserError in one line.
     """
     checkpoint = read_file(path)
     from backbones.released import is_released, translate    # late: it knows the backbones
@@ -383,13 +383,13 @@ def load_checkpoint(path):
     if is_checkpoint:
         is_checkpoint = all(map(torch.is_tensor, checkpoint['model'].values()))
     if not is_checkpoint:
-        raise ModelError(f'{path}: a file of tensors, but no checkpoint of train.py')
+        raise UserError(f'{path}: a file of tensors, but no checkpoint of train.py')
     # what earlier versions lack or had otherwise: two settings, LSTP's two query parameters in one
     settings = dict(depth=3, merge=1) | checkpoint['settings']
     checkpoint['settings'] = settings
     absent = [each.name for each in fields(Architecture) if each.name not in settings]
     if absent:
-        raise ModelError(f'{path}: no checkpoint of train.py as it is: no {absent[0]}; train again')
+        raise UserError(f'{path}: no checkpoint of train.py as it is: no {absent[0]}; train again')
     if 'pool.query' in checkpoint['model']:
         query = checkpoint['model'].pop('pool.query')
         checkpoint['model'] |= {'pool.own': query, 'pool.shared': torch.zeros(query.shape[1])}
@@ -398,11 +398,11 @@ def load_checkpoint(path):
 
 def load_trained(model, checkpoint, source, head=True):
     """Put a checkpoint's weights into a model of the same settings; its head only where the model
-    has one and `head` is True. Errors: ModelError."""
+    has one and `head` is True. Errors: UserError."""
     settings = checkpoint['settings']
     own = fingerprint(model.backbone)
     if checkpoint['backbone'] not in (None, own) and not settings['train_backbone']:
-        raise ModelError(f'{source}: was trained on another backbone than these weights of '
+        raise UserError(f'{source}: was trained on another backbone than these weights of '
                          f'{settings["backbone"]}; give --weights')
     head = head and model.head is not None
     expected = model.state_dict() if checkpoint['backbone'] is None else model.trained_state()
@@ -450,7 +450,7 @@ def main():
     try:
         check_limits(settings.resolve())
         rows = architecture(asdict(settings))
-    except (ModelError, RunError) as error:
+    except UserError as error:
         parser.error(str(error))
     frames = settings.frames
     print(f'MV-Former: one clip of T = {frames} frames, N = {settings.entities} entities, '

@@ -30,8 +30,11 @@ import model as models
 from backbones.weights import load_strictly
 from loss import OBJECTIVES
 from running.counting import say_if_slow
-from running.processes import (RunError, all_gather, half_dtype, join_processes,
-                               leave_processes, mixed_precision, print_rank0, wait_for_all)
+from running.errors import UserError
+from running.processes import (all_gather, half_dtype, join_processes, leave_processes,
+                               mixed_precision,
+                               print_rank0,
+                               wait_for_all)
 from running.record import Log, Progress, open_folder, report_skipped, save_checkpoint
 from running.settings import add_arguments, check_limits, refuse_changes, setting
 from running.workers import ignore_stop_signals, listen_to_signals, watched
@@ -119,20 +122,20 @@ def parse(argv=None):
 
 
 def check(settings, world):
-    """Refuse settings that cannot train. Errors: RunError."""
+    """Refuse settings that cannot train. Errors: UserError."""
     s = settings
     check_limits(s)
     objective = OBJECTIVES[s.loss]
     if objective.interleaved and s.frames % 2:
-        raise RunError(f'--frames {s.frames}: {s.loss} takes pairs of them; choose an even number')
+        raise UserError(f'--frames {s.frames}: {s.loss} takes pairs of them; choose an even number')
     if s.frames < objective.min_frames:
-        raise RunError(f'--frames {s.frames}: {s.loss} needs at least {objective.min_frames}')
+        raise UserError(f'--frames {s.frames}: {s.loss} needs at least {objective.min_frames}')
     if s.batch % world:
-        raise RunError(f'--batch {s.batch}: {world} processes do not divide it evenly; '
+        raise UserError(f'--batch {s.batch}: {world} processes do not divide it evenly; '
                        f'choose a multiple of {world}')
     if s.pairs == 'videos' and not objective.allows_video_pairs:
         able = [name for name, other in OBJECTIVES.items() if other.allows_video_pairs]
-        raise RunError(f'--pairs videos: {s.loss} compares two views of one video; '
+        raise UserError(f'--pairs videos: {s.loss} compares two views of one video; '
                        f'{" and ".join(able)} can take videos')
 
 
@@ -194,16 +197,16 @@ def batches(videos, settings, first_step, rank, world):
 # The run
 
 def train(settings, fresh=False):
-    """From the settings to the table. Errors: RunError, DataError, ModelError, OSError."""
+    """From the settings to the table. Errors: UserError, OSError."""
     s = settings
     rank, world, device = join_processes(s.device)
     check(s, world)
     videos = data.load(s.dataset, s.data, image_size=s.image_size, seed=s.data_seed,
                        label_unit=s.label_unit)
     if OBJECTIVES[s.loss].labels and not any(video.annotate for video in videos['train']):
-        raise RunError(f'--loss {s.loss}: needs phase labels, and no video to train on has any')
+        raise UserError(f'--loss {s.loss}: needs phase labels, and no video to train on has any')
     if len(videos['train']) < s.batch:
-        raise RunError(f'--batch {s.batch}: only {len(videos["train"])} videos to train on')
+        raise UserError(f'--batch {s.batch}: only {len(videos["train"])} videos to train on')
     run = Run(s, fresh, videos, rank, world, device)
     if run.finished:
         print_rank0(f'this run is finished; evaluate it by: python evaluate.py {run.path}   '
@@ -300,7 +303,7 @@ class Run:
             try:
                 self.optimizer.load_state_dict(resumed['optimizer'])
             except (KeyError, ValueError, TypeError) as error:
-                raise RunError(f'{self.path}: lacks what Adam knew ({error}); choose another '
+                raise UserError(f'{self.path}: lacks what Adam knew ({error}); choose another '
                                f'--out, or --fresh') from None
         self.options = {name: getattr(s, name) for name in self.objective.settings}
         if self.objective.head and not self.objective.loss_on_head_output:
@@ -330,7 +333,7 @@ class Run:
             say_if_slow(self.model, frames, s.image_size, s.backbone)
 
     def batches(self):
-        """The data loader's batches from the present step on. Errors: RunError."""
+        """The data loader's batches from the present step on. Errors: UserError."""
         s = self.settings
         sampler = batches(len(self.clips), s, self.step, self.rank, self.world)
         loader = torch.utils.data.DataLoader(
@@ -390,13 +393,13 @@ class Run:
 
 
 def last_checkpoint(settings, path):
-    """What the run goes on from, or None. Errors: RunError."""
+    """What the run goes on from, or None. Errors: UserError."""
     if not path.exists():
         return None
     try:
         resumed = models.load_checkpoint(path)
-    except models.ModelError as error:
-        raise RunError(f'{error}; choose another --out, or --fresh to begin anew') from None
+    except UserError as error:
+        raise UserError(f'{error}; choose another --out, or --fresh to begin anew') from None
     refuse_changes(settings, resumed['settings'], MAY_CHANGE, path)
     return resumed
 
@@ -408,7 +411,7 @@ def main():
     try:
         train(settings.resolve(), fresh)
         wait_for_all()
-    except (RunError, data.DataError, models.ModelError, OSError) as error:
+    except (UserError, OSError) as error:
         error.__traceback__ = None                        # it holds the loader and its workers
         lines = str(error).splitlines() or [repr(error)]
         print(f'\n{parser.prog}: error: {lines[-1]}', file=sys.stderr, flush=True)

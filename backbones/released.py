@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from backbones import names
-from backbones.weights import ModelError
 from model import backbones
+from running.errors import UserError
 
 RENAMES = names.RENAMES + [
     (r'^backbone\.model\.', 'backbone.'),
@@ -43,14 +43,14 @@ def is_released(content):
 
 
 def translate(content, path):
-    """What was read from such a file -> the dict that train.py writes. Errors: ModelError.
+    """What was read from such a file -> the dict that train.py writes. Errors: UserError.
 
     'backbone' (a fingerprint in ours) is None: the weights of the backbone are in 'model'.
     """
     state = content['model_state']
     epoch = content.get('epoch')
     if not all(map(torch.is_tensor, state.values())) or not isinstance(epoch, int):
-        raise ModelError(f'{path}: has a model_state, but is no checkpoint of CARL or MV-Former')
+        raise UserError(f'{path}: has a model_state, but is no checkpoint of CARL or MV-Former')
     config = content.get('cfg')
     if not isinstance(config, dict):
         config = read_config(path)
@@ -74,14 +74,14 @@ def settings_of(ours, theirs, config, path):
     needed += [key for key in ('pool.own', 'pool.split.weight') if key in ours]
     missing = [key for key in needed if key not in ours or ours[key].dim() != 2]
     if missing:
-        raise ModelError(f'{path}: is no transformer of CARL or MV-Former: {missing[0]} is not '
+        raise UserError(f'{path}: is no transformer of CARL or MV-Former: {missing[0]} is not '
                          f'a matrix in it')
     heads = find(config, 'NUM_HEADS')
     if heads not in (None, 8):
-        raise ModelError(f'{path}: NUM_HEADS {heads}: the MTF here has 8')
+        raise UserError(f'{path}: NUM_HEADS {heads}: the MTF here has 8')
     frames = number(config, 'TRAIN', 'NUM_FRAMES')
     if frames is None:
-        raise ModelError(f'{path}: its settings say no TRAIN.NUM_FRAMES, on which time depends')
+        raise UserError(f'{path}: its settings say no TRAIN.NUM_FRAMES, on which time depends')
     name, row = backbone_of(ours, path)
     is_carl = any(key.startswith('res_finetune.') for key in theirs)
     depth = len({key.split('.')[2] for key in ours if key.startswith('mtf.blocks.')})
@@ -111,7 +111,7 @@ def tokens_of(ours, theirs, row, config, path):
         return dict(pool=late_fusion(theirs, row, config, path), entities=1)
     inputs = ours['mtf.fc.1.weight'].shape[1]
     if inputs != settings['entity_width'] + settings['entities']:
-        raise ModelError(f'{path}: without SMART_ONE_HOT: the entities here always have an id')
+        raise UserError(f'{path}: without SMART_ONE_HOT: the entities here always have an id')
     if settings['entities'] > 1:
         settings['readout'] = readout_of(config, path)
     return settings
@@ -126,21 +126,21 @@ def backbone_of(ours, path):
             own = row.make(None).state_dict()
         if shapes == {key: value.shape for key, value in own.items()}:
             return name, row
-    raise ModelError(f'{path}: its backbone has the parameters of none of '
+    raise UserError(f'{path}: its backbone has the parameters of none of '
                      f'{", ".join(backbones())}')
 
 
 def lstp_of(own, row, config, path):
     """Settings of LSTP with the queries `own` (N, d)."""
     if find(config, 'SMART_LN_KEYS'):
-        raise ModelError(f'{path}: SMART_LN_KEYS: LSTP here does not normalise its keys')
+        raise UserError(f'{path}: SMART_LN_KEYS: LSTP here does not normalise its keys')
     settings = dict(pool='lstp', entities=len(own), entity_width=own.shape[1],
                     disjoint=bool(find(config, 'SMART_DISJOINT')))
     if row.layers > 1:
         chosen = str(find(config, 'SMART_FEATS'))         # '3,7,11' or 11: blocks counted from 0
         settings['layers'] = [int(block) + 1 for block in re.findall(r'\d+', chosen)]
         if not settings['layers']:
-            raise ModelError(f'{path}: its settings name no SMART_FEATS, the layers of LSTP')
+            raise UserError(f'{path}: its settings name no SMART_FEATS, the layers of LSTP')
     return settings
 
 
@@ -155,7 +155,7 @@ def late_fusion(theirs, row, config, path):
         for pool in 'max', 'avg':
             if pool in str(kind):
                 return pool
-    raise ModelError(f'{path}: its settings name no LATE_TYPE or FLATTEN_METHOD of max or avg')
+    raise UserError(f'{path}: its settings name no LATE_TYPE or FLATTEN_METHOD of max or avg')
 
 
 def readout_of(config, path):
@@ -163,7 +163,7 @@ def readout_of(config, path):
     theirs = find(config, 'SMART_FINAL') or 'max'
     ours = {'one': 'cls', 'avg': 'avg'}
     if theirs not in ours:
-        raise ModelError(f'{path}: SMART_FINAL {theirs}: the readouts here are one and avg')
+        raise UserError(f'{path}: SMART_FINAL {theirs}: the readouts here are one and avg')
     return ours[theirs]
 
 
@@ -192,7 +192,7 @@ def read_config(path):
         file = folder / 'config.yml'
         if file.exists():
             return parse_yaml(file.read_text(encoding='utf-8', errors='replace'))
-    raise ModelError(f'{path}: has no cfg, the settings that its weights do not show, and there is '
+    raise UserError(f'{path}: has no cfg, the settings that its weights do not show, and there is '
                      f'no config.yml beside it or its folder; put the one of its training there')
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from backbones import names
+from running.errors import UserError
 
 DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16,
           'BF16': torch.bfloat16, 'I64': torch.int64}
@@ -25,12 +26,8 @@ CONTAINERS = [argparse.Namespace, (OrderedDict, 'easydict.EasyDict')]
 PARTS = ('teacher', 'student', 'model', 'state_dict', 'model_state')
 
 
-class ModelError(ValueError):
-    """Weights, a checkpoint or a setting that make no model; the message is one line."""
-
-
 def read_file(path):
-    """What is in a file of torch.save or safetensors, on the CPU. Errors: ModelError."""
+    """What is in a file of torch.save or safetensors, on the CPU. Errors: UserError."""
     try:
         with open(path, 'rb') as file, torch.serialization.safe_globals(CONTAINERS), \
                 warnings.catch_warnings():
@@ -40,12 +37,12 @@ def read_file(path):
             file.seek(0)
             return torch.load(file, map_location='cpu', weights_only=True)
     except FileNotFoundError:
-        raise ModelError(f'{path}: no such file') from None
+        raise UserError(f'{path}: no such file') from None
     except Exception as error:                            # of any kind, where a file is damaged
         reason = (str(error).splitlines() or ['empty'])[0][:150]
         if isinstance(error, pickle.UnpicklingError):
             reason = 'it holds more than tensors and plain containers, or less'
-        raise ModelError(f'{path}: not a whole file of tensors as torch.save or safetensors write '
+        raise UserError(f'{path}: not a whole file of tensors as torch.save or safetensors write '
                          f'them ({reason})') from None
 
 
@@ -71,20 +68,20 @@ def read_safetensors(file):
 
 
 def fetch(address):
-    """A file from the net, kept in torch.hub's cache -> its path. Errors: ModelError."""
+    """A file from the net, kept in torch.hub's cache -> its path. Errors: UserError."""
     path = Path(torch.hub.get_dir(), 'checkpoints', Path(address).name)
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(address, str(path))
         except (OSError, http.client.HTTPException) as error:
-            raise ModelError(f'cannot fetch {address} ({error}); give a file of them by --weights, '
+            raise UserError(f'cannot fetch {address} ({error}); give a file of them by --weights, '
                              f'or --backbone tiny to try things out') from None
     return path
 
 
 def load_weights(backbone, source):
-    """Put a file, or what is at an https address, into a backbone. Errors: ModelError.
+    """Put a file, or what is at an https address, into a backbone. Errors: UserError.
 
     Returns what was done with it, in a line; '' where it held just the backbone's own names.
     """
@@ -95,8 +92,8 @@ def load_weights(backbone, source):
     path = fetch(source)
     try:
         return load_weights(backbone, path)
-    except ModelError as error:
-        raise ModelError(f'{error}; fetched from {source}: delete it to fetch it anew') from None
+    except UserError as error:
+        raise UserError(f'{error}; fetched from {source}: delete it to fetch it anew') from None
 
 
 def backbone_state(content, backbone, source):
@@ -109,7 +106,7 @@ def backbone_state(content, backbone, source):
             state = content[part]
             notes.append(f'took its part {part!r}')
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-        raise ModelError(f'{source}: holds no state dict of tensors')
+        raise UserError(f'{source}: holds no state dict of tensors')
     own = backbone.state_dict()
     state, renaming = names.official(names.in_float32(state), own)
     notes += renaming + names.complete(state, own)
@@ -117,7 +114,7 @@ def backbone_state(content, backbone, source):
 
 
 def load_strictly(module, state, source):
-    """load_state_dict, but a key missing or too many or a wrong shape is a ModelError naming it."""
+    """load_state_dict, but a key missing or too many or a wrong shape is a UserError naming it."""
     own = module.state_dict()
     missing = [key for key in own if key not in state]
     unknown = [key for key in state if key not in own]
@@ -132,7 +129,7 @@ def load_strictly(module, state, source):
             problems.append(f'{key} is {shape}, not {tuple(own[key].shape)}')
     if problems:
         more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
-        raise ModelError(f'{source} does not fit: ' + ', '.join(problems[:3]) + more)
+        raise UserError(f'{source} does not fit: ' + ', '.join(problems[:3]) + more)
     module.load_state_dict(state)
 
 

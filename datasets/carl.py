@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from datasets.labels import checked
-from datasets.video import DataError, one_line, video_file
+from datasets.video import one_line, video_file
+from running.errors import UserError
 
 
 def carl(train, val, clips, size, classes, fit=False):
@@ -41,7 +42,7 @@ def carl(train, val, clips, size, classes, fit=False):
 
 
 def entries(file, actions):
-    """Every (action, {name, file, labels}) of a pickled list; DataError if it is no such list."""
+    """Every (action, {name, file, labels}) of a pickled list; UserError if it is no such list."""
     content = read_pickle(file)
     listed = []
     try:
@@ -58,7 +59,7 @@ def entries(file, actions):
                     'labels': np.asarray(entry['frame_label'])}))
     except (ValueError, KeyError, IndexError, TypeError) as error:
         why = one_line(error)
-        raise DataError(f'{file}: not a list of videos as CARL writes it ({why})') from None
+        raise UserError(f'{file}: not a list of videos as CARL writes it ({why})') from None
     return listed
 
 
@@ -68,7 +69,7 @@ def read_pickle(path):
         with open(path, 'rb') as file:
             return Unpickler(file).load()
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise DataError(f'{path}: refused, {one_line(error)}') from None
+        raise UserError(f'{path}: refused, {one_line(error)}') from None
 
 
 # The functions that make arrays and tensors, under the names by which pickles call them.
@@ -112,6 +113,6 @@ class Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         called = f'{module}.{name}'
         if called not in KNOWN:
-            raise DataError(
+            raise UserError(
                 f'holds {called}, not just containers, numbers, strings, arrays, tensors')
         return KNOWN[called]

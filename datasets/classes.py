@@ -5,7 +5,8 @@ without such a file, the alphabet
 """
 from datasets.labels import is_list, words_of
 from datasets.tables import all_numbers, decoded, read_table
-from datasets.video import DataError, one_line
+from datasets.video import one_line
+from running.errors import UserError
 
 CLASS_FILES = ('classes.txt', 'mapping.txt')
 
@@ -13,7 +14,7 @@ CLASS_FILES = ('classes.txt', 'mapping.txt')
 def class_names(folder, label_files):
     """-> the class names by number, None if there are only numbers; and what numbers them.
 
-    DataError: some labels are names and others numbers, and no file says which is which.
+    UserError: some labels are names and others numbers, and no file says which is which.
     """
     for file in CLASS_FILES:
         if (folder / file).is_file():
@@ -31,7 +32,7 @@ def class_names(folder, label_files):
     if not named:
         return None, ''
     if numbered:
-        raise DataError(
+        raise UserError(
             f'{named} has class names, {numbered} one integer label a frame; say which number is '
             f'which name in a file {folder}/classes.txt, with a line "0 name" for each class')
     return sorted(every_name), 'the alphabet'
@@ -42,7 +43,7 @@ def names_in(path):
     try:
         table = read_table(path)
         words = table.words if is_list(table, None) else words_of(table)
-    except (DataError, ValueError):
+    except (UserError, ValueError):
         return None  # check_labels will say why
     names = {word for word in words if not all_numbers([word])}
     numbers = set(words) - names - {'-1'}
@@ -61,7 +62,7 @@ def names_by_number(path):
             raise ValueError('a number above 9999')
     except (ValueError, OSError) as error:
         why = one_line(error)
-        raise DataError(f'{path}: no list of classes, "0 name" a line ({why})') from None
+        raise UserError(f'{path}: no list of classes, "0 name" a line ({why})') from None
     by_number = dict(pairs)
     return [by_number.get(number, '') for number in range(max(numbers) + 1)]
 

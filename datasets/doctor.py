@@ -15,7 +15,8 @@ from tqdm import tqdm
 from datasets.labels import check_labels
 from datasets.layout import NOTE, printable, read_dataset
 from datasets.segments import UNITS
-from datasets.video import DataError, one_line
+from datasets.video import one_line
+from running.errors import UserError
 
 
 class Report(NamedTuple):
@@ -27,7 +28,7 @@ class Report(NamedTuple):
 
 
 def doctor(dataset, row, data, videos, remarks, decode=False):
-    """Print it all; the last line sums up. DataError: no video can be read.
+    """Print it all; the last line sums up. UserError: no video can be read.
 
     videos, remarks: what row.read returned. decode: decode every frame of every video.
     """
@@ -55,7 +56,7 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
         for line in lines:
             show(f'    {line}')
     if len(wrong['cannot be read']) == len(listed):
-        raise DataError(
+        raise UserError(
             f'{dataset}: none of the {len(listed)} videos in {data} can be read. {row.source}')
     show(f'{dataset}: {verdict(row, videos, wrong)}')
 
@@ -72,7 +73,7 @@ def examine(video, decode):
         if decode:
             for _ in video.decode(np.arange(frames)):
                 pass
-    except DataError as error:
+    except UserError as error:
         return Report(frames, unreadable=str(error))
     labels = video.labels
     labelled = 0 if labels is None else int(np.sum(labels >= 0))
@@ -127,6 +128,6 @@ def main(datasets):
     try:
         videos, remarks = read_dataset(args.dataset, row, args.data, 224, args.label_unit)
         doctor(args.dataset, row, args.data, videos, remarks, args.decode)
-    except (DataError, OSError) as error:
+    except (UserError, OSError) as error:
         print(printable(f'data.py: error: {one_line(error)}'), file=sys.stderr)
         sys.exit(2)

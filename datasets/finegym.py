@@ -15,7 +15,8 @@ import numpy as np
 from datasets.carl import carl
 from datasets.layout import DataSet, layout
 from datasets.packets import open_video, video_stream
-from datasets.video import DataError, one_line, video_file
+from datasets.video import one_line, video_file
+from running.errors import UserError
 
 SOURCE = (
     'Annotation and lists: sdolivia.github.io/FineGym. processed_videos/: its events, each cut '
@@ -50,7 +51,7 @@ def finegym(data, _size, classes):
                     videos[split].append(video_file(event, path, annotate=annotate))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         why = one_line(error)
-        raise DataError(f'{annotation}: not the annotation of FineGym ({why})') from None
+        raise UserError(f'{annotation}: not the annotation of FineGym ({why})') from None
     return videos, missing
 
 
@@ -62,7 +63,7 @@ def elements(path, classes):
             continue
         match = re.fullmatch(r'(.+_E_\d+_\d+)_(A_\d+_\d+)\s+(\d+)\s*', line)
         if not match or int(match[3]) >= classes:
-            raise DataError(
+            raise UserError(
                 f'{path}, line {number}: not an element with its class, 0 to {classes - 1}')
         event, segment, kind = match.groups()
         listed.setdefault(event, {})[segment] = int(kind)

@@ -14,7 +14,8 @@ from datasets.labels import read_labels
 from datasets.layout import NOTE, DataSet, say, shortened
 from datasets.search import Search
 from datasets.segments import frame_times
-from datasets.video import DataError, Video, video_file
+from datasets.video import Video, video_file
+from running.errors import UserError
 
 
 def folder(data, size, unit=None):
@@ -35,7 +36,7 @@ def split(data, search):
     """-> {'train': [Found], 'val': [Found]}"""
     halves = [half for half in ('train', 'val') if (data / half).is_dir()]
     if len(halves) == 1:
-        raise DataError(f'folder: {data} has {halves[0]}/ but not the other of train/ and val/')
+        raise UserError(f'folder: {data} has {halves[0]}/ but not the other of train/ and val/')
     if halves:
         val = search.below(data / 'val')  # first: a folder linked into both is not trained on
         train = search.below(data / 'train')

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from datasets.video import DataError, Video, check_shape, one_line
+from datasets.video import Video, check_shape, one_line
+from running.errors import UserError
 
 IMAGE_FILES = {
     '.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.webp', '.avif', '.jp2', '.j2k', '.jpx',
@@ -48,15 +49,15 @@ def read_images(files, indices, size=None):
 
 @contextmanager
 def naming(file):
-    """Whatever goes wrong with an image becomes a DataError that names it."""
+    """Whatever goes wrong with an image becomes a UserError that names it."""
     try:
         yield
-    except DataError:
+    except UserError:
         raise
     except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError and a few more
         if isinstance(file, tuple):
             file = '{}, bytes {} to {}'.format(*file)
-        raise DataError(f'{file}: cannot be read as an image ({one_line(error)})') from None
+        raise UserError(f'{file}: cannot be read as an image ({one_line(error)})') from None
 
 
 def open_image(file, size=None):
@@ -105,7 +106,7 @@ def images_in(folder):
     try:
         names = os.listdir(folder)
     except OSError as error:
-        raise DataError(f'{folder}: cannot be listed ({error.strerror})') from None
+        raise UserError(f'{folder}: cannot be listed ({error.strerror})') from None
     images = [name for name in names
               if Path(name).suffix.lower() in IMAGE_FILES and not name.startswith('.')]
     return [Path(folder, name) for name in sorted(images, key=natural)]

@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 
 from datasets.layout import NOTE, DataSet, readable, shortened
-from datasets.video import VIDEO_FILES, DataError, one_line, video_file
+from datasets.video import VIDEO_FILES, one_line, video_file
+from running.errors import UserError
 
 SOURCE = 'Kinetics-400: github.com/cvdfoundation/kinetics-dataset'
 TOPS = ('.', 'k400', 'kinetics400', 'kinetics-400')
@@ -38,7 +39,7 @@ def k400(data, _size):
             remarks += more
         elif split == 'train':
             lacks = 'annotations/train.csv' if folder else 'train'
-            raise DataError(f'{data} lacks {lacks}. {SOURCE}')
+            raise UserError(f'{data} lacks {lacks}. {SOURCE}')
     return videos, remarks
 
 
@@ -125,7 +126,7 @@ def clips_listed(table):
                 clip = row['youtube_id'], int(row['time_start']), int(row['time_end'])
                 listed[clip] = row['label']
         except (KeyError, ValueError, TypeError, csv.Error) as error:
-            raise DataError(
+            raise UserError(
                 f'{table}, line {rows.line_num}: not label, youtube_id, time_start, time_end '
                 f'({one_line(error)})') from None
     return listed

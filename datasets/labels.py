@@ -2,7 +2,7 @@
 
 A file has an integer or a class name a frame (one a line, one after the other, or in a column
 beside frame numbers), or segments (segments.py). What cannot be read, or does not fit its video, is
-a DataError that says why; `check_labels` finds all of that before anything is trained.
+a UserError that says why; `check_labels` finds all of that before anything is trained.
 """
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ import numpy as np
 from datasets.layout import NOTE, shortened
 from datasets.segments import labels_of_segments, segment_columns
 from datasets.tables import all_numbers, number, read_table
-from datasets.video import DataError
+from running.errors import UserError
 
 LABEL_FILES = ('.npy', '.txt', '.csv')
 
@@ -36,7 +36,7 @@ def read_labels(path, frames, *, classes=None, names=None, unit=None, times=None
         else:
             labels = numbered(words_by_frame(table), names)
     except ValueError as error:
-        raise DataError(f'{path}: {error}') from None
+        raise UserError(f'{path}: {error}') from None
     return checked(path, labels, classes)
 
 
@@ -44,15 +44,15 @@ def checked(name, labels, classes, _frames=None):
     """One integer a frame, -1 = unlabelled, below `classes` where that is known -> int64 (n,)."""
     values = np.asarray(labels)
     if values.ndim != 1 or not len(values) or values.dtype.kind not in 'iuf':
-        raise DataError(f'{name}: not one integer label a frame')
+        raise UserError(f'{name}: not one integer label a frame')
     with np.errstate(invalid='ignore'):
         whole = values.astype(np.int64)
     wrong = values[whole != values]
     if len(wrong):
-        raise DataError(f'{name}: not one integer label a frame ({wrong[0]:g})')
+        raise UserError(f'{name}: not one integer label a frame ({wrong[0]:g})')
     if values.min() < -1 or classes and values.max() >= classes:
         last = classes - 1 if classes else 'the last class'
-        raise DataError(
+        raise UserError(
             f'{name}: labels from {values.min():g} to {values.max():g}; '
             f'they go from 0 to {last}, or -1 for none')
     return whole
@@ -154,11 +154,11 @@ def check_labels(videos):
 def why_wrong(video):
     try:
         video.frames_on_disk
-    except DataError:
+    except UserError:
         return None
     try:
         video.labels
-    except DataError as error:
+    except UserError as error:
         return str(error)
 
 
@@ -180,7 +180,7 @@ def classes_without_training(videos):
 def classes_of(video):
     try:
         labels = video.labels
-    except DataError:
+    except UserError:
         return set()
     return set() if labels is None else set(labels[labels >= 0].tolist())
 
@@ -191,7 +191,7 @@ def count_phases(videos):
     for video in videos:
         try:
             labels = video.labels
-        except DataError:    # the video is skipped and named when it is drawn
+        except UserError:    # the video is skipped and named when it is drawn
             continue
         if labels is not None:
             most = max(most, int(labels.max()) + 1)

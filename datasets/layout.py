@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from running.errors import UserError
 
-from datasets.video import DataError
 
 
 class DataSet(NamedTuple):
@@ -39,7 +39,7 @@ CONTROL = {code: f'\\x{code:02x}' for code in range(32)}  # file names may hold 
 def layout(source, data, *layouts):
     """The first layout whose parts are all there -> its number, the path of each part.
 
-    A layout is a tuple of glob patterns below `data`. DataError: none is whole; it names what the
+    A layout is a tuple of glob patterns below `data`. UserError: none is whole; it names what the
     ones that have been begun lack, and the source.
     """
     lacking = []
@@ -52,7 +52,7 @@ def layout(source, data, *layouts):
         lacking.append(', '.join(absent))
         if len(absent) < len(patterns):
             begun.append(lacking[-1])
-    raise DataError(f'{data} lacks {" or ".join(begun or lacking)}. {source}')
+    raise UserError(f'{data} lacks {" or ".join(begun or lacking)}. {source}')
 
 
 def first_match(data, pattern):
@@ -60,21 +60,21 @@ def first_match(data, pattern):
 
 
 def read_dataset(dataset, row, data, size, label_unit=None):
-    """What row.read finds in a folder; a DataError names the data set and where to get it."""
+    """What row.read finds in a folder; a UserError names the data set and where to get it."""
     if not data or not Path(data).is_dir():
         what = f'{data} is no folder' if data else 'no folder given'
-        raise DataError(f'{dataset}: {what} (--data). {row.source}')
+        raise UserError(f'{dataset}: {what} (--data). {row.source}')
     if label_unit and not row.segments:
-        raise DataError(f'{dataset}: its labels are no segments, so leave out --label-unit')
+        raise UserError(f'{dataset}: its labels are no segments, so leave out --label-unit')
     options = {'unit': label_unit} if label_unit else {}
     try:
         videos, remarks = row.read(Path(data), size, **options)
-    except DataError as error:
-        raise DataError(f'{dataset}: {error}') from None
+    except UserError as error:
+        raise UserError(f'{dataset}: {error}') from None
     for split in videos:
         if not videos[split] and (row.metrics, split) != ('none', 'val'):
             why = f' ({shortened(remarks)})' if remarks else ''
-            raise DataError(f'{dataset}: no {split} video in {data}{why}. {row.source}')
+            raise UserError(f'{dataset}: no {split} video in {data}{why}. {row.source}')
     return videos, remarks
 
 

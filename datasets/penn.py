@@ -15,7 +15,8 @@ from datasets.carl import carl
 from datasets.images import frame_folder
 from datasets.labels import read_labels
 from datasets.layout import CARL, TCC, DataSet, layout
-from datasets.video import DataError, one_line
+from datasets.video import one_line
+from running.errors import UserError
 
 SOURCE = (
     'Frames: dreamdragon.github.io/PennAction. Phase labels, penn_action_labels/: '
@@ -77,7 +78,7 @@ def actor_mask(path, size, indices):
         return None
     boxes = actor_boxes(path)
     if np.max(indices) >= len(boxes):
-        raise DataError(f'{path}: {len(boxes)} boxes, none for frame {np.max(indices)}')
+        raise UserError(f'{path}: {len(boxes)} boxes, none for frame {np.max(indices)}')
     x1, y1, x2, y2 = boxes[indices].T[:, :, None]                   # each (n, 1), 0 to 1
     pixel = (np.arange(size) + 0.5) / size                          # (S,): centres of the pixels
     across = (x1 <= pixel) & (pixel < x2)                           # (n, S)
@@ -93,7 +94,7 @@ def actor_boxes(path):
         height, width = np.asarray(mat['dimensions'], float).ravel()[:2]
         boxes = np.asarray(mat['bbox'], float).reshape(-1, 4)
     except Exception as error:  # SciPy's reader raises a dozen types on a broken file
-        raise DataError(
+        raise UserError(
             f'{path}: cannot be read as a Penn Action annotation ({one_line(error)})') from None
     return boxes / (width, height, width, height)
 

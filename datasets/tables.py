@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.video import DataError, one_line
+from datasets.video import one_line
+from running.errors import UserError
 
 NUMBER = re.compile(r'[+-]?\d+([.,]\d*)?([eE][+-]?\d+)?')
 CLOCK = re.compile(r'(\d+:){1,2}\d+([.,]\d*)?')  # 1:02.5 is 62.5 seconds
@@ -33,7 +34,7 @@ class Table(NamedTuple):
 
 
 def read_table(path):
-    """-> Table. DataError: the file cannot be read, and why."""
+    """-> Table. UserError: the file cannot be read, and why."""
     try:
         if path.suffix.lower() == '.npy':
             rows = rows_of_array(np.load(path, allow_pickle=False))
@@ -43,7 +44,7 @@ def read_table(path):
         if len(widths) > 1 and not all_numbers(chain.from_iterable(rows)):
             raise ValueError(f'rows of {min(widths)} to {max(widths)} words')
     except Exception as error:  # NumPy raises half a dozen types on a broken file
-        raise DataError(
+        raise UserError(
             f'{path}: cannot be read as one integer label a frame, or one class name '
             f'({one_line(error)})') from None
     if is_header(rows[0], rows[1:]):

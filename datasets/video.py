@@ -3,7 +3,7 @@
 Frame i is the i-th that a player shows, turned as a player turns it: uint8 (3, H, W). `Video` is
 all that the other files know of a video. Video files are decoded here, by PyAV (packets.py says
 where their frames are); folders of pictures in images.py. Whatever a file can have wrong with it
-becomes a `DataError` of one line.
+becomes a `UserError` of one line.
 """
 import itertools
 from collections import deque
@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from datasets.packets import open_video, runs, timetable, video_stream
+from running.errors import UserError
 
 VIDEO_FILES = {
     '.mp4', '.m4v', '.mov', '.qt', '.3gp', '.3g2', '.mj2',            # MPEG-4, phones
@@ -25,10 +26,6 @@ VIDEO_FILES = {
     '.mpg', '.mpeg', '.m1v', '.m2v', '.mpv', '.vob', '.mod', '.tod',  # DVDs and camcorders
     '.ts', '.mts', '.m2ts', '.m2t', '.mxf', '.dv', '.gxf', '.dav',    # camcorders and broadcast
     '.h264', '.264', '.h265', '.hevc', '.ivf', '.mjpg', '.mjpeg', '.gif'}
-
-
-class DataError(ValueError):
-    """A data set, video or label file that cannot be used: a line that names it and the remedy."""
 
 
 def one_line(error):
@@ -57,10 +54,10 @@ class Video:
 
     @cached_property
     def frames_on_disk(self):
-        """Number of frames of the file or folder; DataError if there is none."""
+        """Number of frames of the file or folder; UserError if there is none."""
         frames = self.count()
         if not frames:
-            raise DataError(f'{self.name}: no frame in it')
+            raise UserError(f'{self.name}: no frame in it')
         return frames
 
     @cached_property
@@ -72,12 +69,12 @@ class Video:
 
     @cached_property
     def labels(self):
-        """Phase labels int64 (frames,), -1 = unlabelled, or None; DataError if they do not fit."""
+        """Phase labels int64 (frames,), -1 = unlabelled, or None; UserError if they do not fit."""
         if self.annotate is None:
             return None
         labels = np.asarray(self.annotate(self.frames_on_disk), np.int64)
         if len(labels) != self.frames and not self.fit:
-            raise DataError(f'{self.name}: {len(labels)} labels for {self.frames} frames')
+            raise UserError(f'{self.name}: {len(labels)} labels for {self.frames} frames')
         return labels[np.arange(self.frames) * len(labels) // self.frames]
 
     def positions(self, indices):
@@ -195,7 +192,7 @@ def file_frames(path):
         with open_video(path) as file:
             return sum(1 for _ in frames_of(file))
     except Exception as error:  # demuxers and decoders raise a dozen types on a stranger's bytes
-        raise DataError(f'{path}: cannot be read as a video ({one_line(error)})') from None
+        raise UserError(f'{path}: cannot be read as a video ({one_line(error)})') from None
 
 
 def read_file(path, indices, size=None):
@@ -213,7 +210,7 @@ def read_file(path, indices, size=None):
             shape = pixels.shape
             yield pixels
     except Exception as error:  # as above
-        raise DataError(f'{path}: does not decode ({one_line(error)})') from None
+        raise UserError(f'{path}: does not decode ({one_line(error)})') from None
 
 
 def check_shape(shape, before):

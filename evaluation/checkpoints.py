@@ -2,6 +2,7 @@
 import os
 
 import model as models
+from running.errors import UserError
 from running.processes import half_dtype
 
 DEFAULTS = {'workers': min(4, os.cpu_count()), 'label_unit': None}  # of older and other checkpoints
@@ -11,7 +12,7 @@ def load_models(paths, device, **given):
     """-> {path: model}, and the settings of the first.
 
     given: settings that replace those of training, where they are not None. Models with the same
-    frozen backbone share one object, so that every frame passes it once. Errors: ModelError.
+    frozen backbone share one object, so that every frame passes it once. Errors: UserError.
     """
     given = {name: value for name, value in given.items() if value is not None}
     networks = {}
@@ -26,7 +27,7 @@ def load_models(paths, device, **given):
         settings |= given
         first = first or settings
         if settings.get('dataset') is None:
-            raise models.ModelError(f'{path}: says no data set; give its name by --dataset')
+            raise UserError(f'{path}: says no data set; give its name by --dataset')
         # one that was fine-tuned, or that the checkpoint brings, is like no other
         own = settings['train_backbone'] or checkpoint['backbone'] is None
         key = str([settings[name] for name in ('backbone', 'weights', 'layers')])
@@ -34,7 +35,7 @@ def load_models(paths, device, **given):
             refuse_mixed(path, settings, first)
             network = models.build_model(settings, None if own else shared.get(key))
         except KeyError as missing:
-            raise models.ModelError(f'{path}: no checkpoint of train.py as it is now: '
+            raise UserError(f'{path}: no checkpoint of train.py as it is now: '
                                     f'no {missing}; train again')
         models.load_trained(network, checkpoint, path)
         networks[str(path)] = network.to(device)
@@ -53,5 +54,5 @@ def refuse_mixed(path, settings, first):
     """Only models that see the same frames stand in one table."""
     for name in ('dataset', 'data', 'data_seed', 'label_unit', 'image_size'):
         if settings[name] != first[name]:
-            raise models.ModelError(f'{path}: {name} is {settings[name]}, of the first checkpoint '
+            raise UserError(f'{path}: {name} is {settings[name]}, of the first checkpoint '
                                     f'{first[name]}; evaluate them one by one')

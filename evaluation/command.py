@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets.segments import UNITS
 from evaluation.labels import fractions
 from pictures.align import METHODS
-from running.processes import RunError
+from running.errors import UserError
 
 TABLE_FLAGS = ('fractions', 'focus', 'figures', 'embeddings', 'json')  # that go with the table
 
@@ -67,7 +67,7 @@ def natural(text):
 
 
 def check(args):
-    """Errors: RunError, OSError, each one line."""
+    """Errors: UserError, OSError, each one line."""
     check_flags(args)
     folders = [args.figures, args.embeddings]
     if args.json:
@@ -92,26 +92,26 @@ def check(args):
 def check_flags(args):
     """Every flag does something, or is refused."""
     if args.align and args.predict:
-        raise RunError('--align and --predict: one at a time')
+        raise UserError('--align and --predict: one at a time')
     if args.method and not args.align:
-        raise RunError('--method goes with --align')
+        raise UserError('--method goes with --align')
     if args.align or args.predict:
         check_table_flags(args, '--align' if args.align else '--predict')
     elif args.out:
-        raise RunError('--out goes with --align or --predict')
+        raise UserError('--out goes with --align or --predict')
 
 
 def check_table_flags(args, own):
     if len(args.checkpoints) > 1:
-        raise RunError(f'{own} takes one checkpoint, not {len(args.checkpoints)}')
+        raise UserError(f'{own} takes one checkpoint, not {len(args.checkpoints)}')
     for flag in TABLE_FLAGS:
         if getattr(args, flag):
-            raise RunError(f'--{flag} goes with the table, not with {own}')
+            raise UserError(f'--{flag} goes with the table, not with {own}')
 
 
 def check_alignment(args):
     if len(args.align) < 2:
-        raise RunError(f'--align {args.align[0]}: takes two videos or more')
+        raise UserError(f'--align {args.align[0]}: takes two videos or more')
     for path in args.align:
         if not path.exists():
             raise OSError(f'{path}: no such video')

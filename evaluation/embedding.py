@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 import data
-import model as models
+from running.errors import UserError
 from running.processes import cpu_group
 from running.workers import ignore_stop_signals
 
@@ -53,7 +53,7 @@ class Frames(IterableDataset):
                 labels = video.labels
                 for part in video.parts(self.part, thinning(n, self.most)):
                     yield position, n, labels, part
-            except data.DataError as error:
+            except UserError as error:
                 yield position, None, str(error), None
 
 
@@ -89,7 +89,7 @@ def embed_entities(network, entities, frames, limit):
     if len(z) < frames:
         z = interpolate(z, frames, math.ceil(frames / len(z)))
     if not z.isfinite().all():
-        raise models.ModelError('the embeddings are not finite: this model has diverged; '
+        raise UserError('the embeddings are not finite: this model has diverged; '
                                 'train again with a lower --lr')
     return F.normalize(z.float(), dim=-1).cpu().numpy()
 
@@ -225,7 +225,7 @@ def embed_splits(networks, videos, folders, **options):
                 networks, videos[split], folders=inner, what=split, **options)
             if broken and not embedded[split]:
                 reason = next(iter(broken.values()))
-                raise data.DataError(f'no {split} video can be read; the first: {reason}')
+                raise UserError(f'no {split} video can be read; the first: {reason}')
             skipped |= broken
             for name in networks:
                 embeddings[name][split] = arrays[name]

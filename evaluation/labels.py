@@ -6,6 +6,7 @@ import numpy as np
 
 import data
 from evaluation.table import mean, print_table
+from running.errors import UserError
 
 
 def labelled_only(embeddings, labels):
@@ -29,7 +30,7 @@ def has_labels(videos):
         try:
             if video.labels is not None:
                 return True
-        except data.DataError:  # labels that do not fit: embedding will skip and name the video
+        except UserError:  # labels that do not fit: embedding will skip and name the video
             return True
     return False
 

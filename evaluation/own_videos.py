@@ -4,7 +4,7 @@
     python evaluate.py CHECKPOINT --predict DIR           predict_folder
 
 They are embedded as those of a folder set are, squashed to the model's square, and shown in their
-own shape. Errors, each one line: DataError, OSError, ModelError.
+own shape. Errors, each one line: UserError, OSError, UserError.
 """
 from dataclasses import replace
 from functools import partial
@@ -20,6 +20,7 @@ from evaluation.embedding import embed_all, evaluating, thinning
 from evaluation.table import name_some
 from pictures.align import align
 from pictures.predict import predict, teacher_of
+from running.errors import UserError
 from running.processes import is_rank0
 
 SHOWN = 240    # pixels, the height of a video in a film or picture
@@ -74,7 +75,7 @@ def align_files(network, settings, paths, out, method):
     if not is_rank0():
         return
     for reason in skipped.values():
-        raise data.DataError(f'{reason}; leave it out or mend it')
+        raise UserError(f'{reason}; leave it out or mend it')
     videos = [in_own_shape(video_at(path)) for path in paths]
     times = [times_of(path, len(z)) for path, z in zip(paths, embeddings)]
     for note in align(videos, embeddings, out, times=times, method=method):
@@ -110,7 +111,7 @@ def predict_folder(network, settings, train, folder, out, fit):
     for note in name_some('left out, cannot be read', (broken | skipped).values()):
         print(printable(f'note: {note}'))
     if not embedded:
-        raise data.DataError(f'{folder}: none of its videos can be read')
+        raise UserError(f'{folder}: none of its videos can be read')
     videos = []
     times = []
     paths = []
@@ -133,7 +134,7 @@ def find(folder, size):
     for note in search.notes():
         print(printable(note))
     if not found:
-        raise data.DataError(f'{folder}: no video in it')
+        raise UserError(f'{folder}: no video in it')
     beside = sum(source.labels is not None for source in found)
     if beside:
         print(f'note: labels beside {beside} of the videos are not used')
@@ -151,14 +152,14 @@ def unlabelled(found, size=None):
 
 
 def labelled(videos):
-    """Those with labels. Errors: DataError if there are none."""
+    """Those with labels. Errors: UserError if there are none."""
     kept = []
     for video in videos:
         try:
             if video.labels is not None:
                 kept.append(video)
-        except data.DataError:    # labels that do not fit: embedding will skip and name the video
+        except UserError:    # labels that do not fit: embedding will skip and name the video
             kept.append(video)
     if not kept:
-        raise data.DataError('no video of the training set has labels, to carry over to others')
+        raise UserError('no video of the training set has labels, to carry over to others')
     return kept

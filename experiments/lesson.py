@@ -18,6 +18,7 @@ import data
 import model as models
 from loss import OBJECTIVES, time_target
 from pictures.canvas import BLUE, COLOURS, DPI, ORANGE, WIDTH, figure, plain, save
+from running.errors import UserError
 
 FROZEN = '#D9E6F2'
 TRAINED = '#FBE3B5'
@@ -208,11 +209,11 @@ def projected(network, clips, valid):
 
 
 def draw_training_of(path, out):
-    """scl.png of a checkpoint of train.py. Errors: ModelError, DataError."""
+    """scl.png of a checkpoint of train.py. Errors: UserError."""
     checkpoint = models.load_checkpoint(path)
     settings = checkpoint['settings']
     if settings.get('loss') != 'scl':
-        raise models.ModelError(f'{path}: was not trained by SCL; give a checkpoint of --loss scl')
+        raise UserError(f'{path}: was not trained by SCL; give a checkpoint of --loss scl')
     torch.manual_seed(0)
     network = models.build_model(settings)
     network.head = OBJECTIVES['scl'].head(settings['embedding'], None).eval()
@@ -234,7 +235,7 @@ def main():
         draw_architecture(models.architecture(settings), settings, args.folder / 'architecture.png')
         if args.checkpoint:
             draw_training_of(args.checkpoint, args.folder / 'scl.png')
-    except (models.ModelError, data.DataError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f'lesson: error: {error}', file=sys.stderr)
         sys.exit(2)
 

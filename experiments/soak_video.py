@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 import data  # noqa: E402
 from datasets import packets  # noqa: E402
 from miniatures import write_video  # noqa: E402
+from running.errors import UserError
 
 FORMATS = {'a.mp4': {}, 'a.mkv': {}, 'a.avi': {'codec': 'mpeg4'}}
 
@@ -60,7 +61,7 @@ def read(number, whole, folder):
         video = data.video_file(path.name, path)
         video.read(np.sort(rng.integers(video.frames, size=8)))
         return name, 'read'
-    except data.DataError:
+    except UserError:
         return name, 'refused'
     finally:
         path.unlink()

@@ -106,7 +106,7 @@ def align(videos, embeddings, out, *, times=None, method='dtw'):
     videos: [Video]; embeddings: [(n, D)] of all of their frames; times: [(n,) seconds or None].
     Writes the film `out`, an mp4, and beside it a table, its name with .csv: each frame of the
     first, the matched frame, both times in seconds, similarity. -> notes, one sentence a video.
-    Errors: DataError, OSError.
+    Errors: UserError, OSError.
     """
     out = Path(out)
     first, *others = videos

@@ -13,8 +13,8 @@ import av
 import numpy as np
 from PIL import Image
 
-from datasets.video import DataError
 from pictures.canvas import figure, plain
+from running.errors import UserError
 
 ENCODERS = ('libx264', 'libopenh264', 'h264_videotoolbox', 'mpeg4')
 GAP = 12              # pixels between panels
@@ -37,7 +37,7 @@ def encoder():
             return name
         except ValueError:
             pass
-    raise DataError('no film: PyAV has no encoder for H.264 or MPEG-4; pip install --upgrade av')
+    raise UserError('no film: PyAV has no encoder for H.264 or MPEG-4; pip install --upgrade av')
 
 
 def even(frame):
@@ -49,7 +49,7 @@ def even(frame):
 def write_film(path, frames, rate):
     """Write frames, uint8 (H, W, 3) of one size, as an mp4 of `rate` frames a second.
 
-    It gets its name when it is whole. Errors: DataError, OSError.
+    It gets its name when it is whole. Errors: UserError, OSError.
     """
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)

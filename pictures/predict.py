@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datasets.video import DataError
 from pictures.align import known_times
 from pictures.canvas import BLUE, WIDTH, class_name, draw_bar, figure, plain, save, show, spaced
+from running.errors import UserError
 
 FOLDS = 10            # parts held out in turn; single videos, if there are no more than that
 FRAMES = 10           # of the filmstrip
@@ -91,7 +91,7 @@ def apply(teacher, embeddings):
 
 
 def teachers(embedded, embeddings, fit):
-    """{action: Teacher} from EmbeddedVideos with labels. Errors: DataError."""
+    """{action: Teacher} from EmbeddedVideos with labels. Errors: UserError."""
     groups = {}
     for one, x in zip(embedded, embeddings):
         if (one.labels >= 0).any():
@@ -103,10 +103,10 @@ def teachers(embedded, embeddings, fit):
         phases = np.unique(labelled_frames(xs, ys)[1])
         if len(phases) < 2:
             name = action or 'labels'
-            raise DataError(f'{name}: one phase only, {phases[0]}; label another one too')
+            raise UserError(f'{name}: one phase only, {phases[0]}; label another one too')
         found[action] = learn(xs, ys, names, fit)
     if not found:
-        raise DataError('no labelled video to carry phases over from')
+        raise UserError('no labelled video to carry phases over from')
     return found
 
 
@@ -117,7 +117,7 @@ def teacher_of(video, found):
     if len(found) == 1:
         return next(iter(found.values()))
     actions = ', '.join(str(action) for action in found)
-    raise DataError(f'{video.name}: of which action? put it into a folder of that name: {actions}')
+    raise UserError(f'{video.name}: of which action? put it into a folder of that name: {actions}')
 
 
 def predict(embedded, embeddings, videos, others, paths, *, fit, times=None):
@@ -126,7 +126,7 @@ def predict(embedded, embeddings, videos, others, paths, *, fit, times=None):
     embedded: [EmbeddedVideo], labelled; embeddings: [(m, D)]. videos: [data.Video], unlabelled;
     others: [(n, D)] of all of their frames; times: [(n,) seconds or None]; paths: of the files for
     each, less .csv and .png; fit(x, y) -> a classifier, as evaluate.fit_classifier does.
-    Errors: DataError, OSError.
+    Errors: UserError, OSError.
     """
     found = teachers(embedded, embeddings, fit)
     chosen = [teacher_of(video, found) for video in videos]

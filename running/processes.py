@@ -6,14 +6,11 @@ from functools import cache
 
 import torch
 import torch.distributed as dist
-
-
-class RunError(ValueError):
-    """A run that cannot start or go on; the message is one line for the user."""
+from running.errors import UserError
 
 
 def pick_device(name=None, local_rank=0):
-    """The device of that name, or the best there is: cuda, mps, cpu. Errors: RunError."""
+    """The device of that name, or the best there is: cuda, mps, cpu. Errors: UserError."""
     found = ['cpu']
     if torch.backends.mps.is_available():
         found.insert(0, 'mps')
@@ -21,11 +18,11 @@ def pick_device(name=None, local_rank=0):
         found.insert(0, 'cuda')
     name = name or found[0]
     if name not in found:
-        raise RunError(f'--device {name}: PyTorch does not find one here, only {", ".join(found)}')
+        raise UserError(f'--device {name}: PyTorch does not find one here, only {", ".join(found)}')
     if name != 'cuda':
         return torch.device(name)
     if local_rank >= torch.cuda.device_count():
-        raise RunError(f'process {local_rank} of this machine has no GPU of its own; '
+        raise UserError(f'process {local_rank} of this machine has no GPU of its own; '
                        f'--nproc_per_node {torch.cuda.device_count()} at most')
     torch.cuda.set_device(local_rank)
     return torch.device('cuda', local_rank)
@@ -52,12 +49,12 @@ def join_processes(device_name=None):
     for name, default in (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)):
         text = os.environ.get(name) or str(default)       # some schedulers leave it set but empty
         if not text.isdecimal():
-            raise RunError(f'{name} is {text!r}, which is no number; torchrun sets it')
+            raise UserError(f'{name} is {text!r}, which is no number; torchrun sets it')
         numbers[name] = int(text)
     device = pick_device(device_name, numbers['LOCAL_RANK'])
     if numbers['WORLD_SIZE'] > 1 and not dist.is_initialized():
         if 'MASTER_ADDR' not in os.environ:
-            raise RunError(f'WORLD_SIZE is {numbers["WORLD_SIZE"]}, but nobody says where the '
+            raise UserError(f'WORLD_SIZE is {numbers["WORLD_SIZE"]}, but nobody says where the '
                            f'others are; start by torchrun')
         # the first to finish its share of an evaluation may wait for hours
         backend = 'nccl' if device.type == 'cuda' else 'gloo'

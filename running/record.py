@@ -11,13 +11,14 @@ from collections import deque
 import torch
 import torch.distributed as dist
 
-from running.processes import RunError, all_gather, is_rank0, print_rank0
+from running.errors import UserError
+from running.processes import all_gather, is_rank0, print_rank0
 
 
 def open_folder(out, fresh):
     """Make the run's folder and lock it; with `fresh` an old run is kept under another name.
 
-    Returns the locked file: the lock ends with the process, however that ends. Errors: RunError.
+    Returns the locked file: the lock ends with the process, however that ends. Errors: UserError.
     """
     lock = None
     try:
@@ -32,7 +33,7 @@ def open_folder(out, fresh):
                 out.mkdir()
                 lock = lock_folder(out)
     except OSError as error:
-        raise RunError(f'{out}: cannot be a folder for this run ({error.strerror}); '
+        raise UserError(f'{out}: cannot be a folder for this run ({error.strerror}); '
                        f'choose another --out') from None
     all_gather(None)                                      # nobody writes before it is there
     return lock
@@ -46,7 +47,7 @@ def lock_folder(out):
     except ImportError:
         pass                                              # Windows has no such lock
     except BlockingIOError:
-        raise RunError(f'{out}: in use by another run; choose another --out, or wait') from None
+        raise UserError(f'{out}: in use by another run; choose another --out, or wait') from None
     return file
 
 
@@ -137,7 +138,7 @@ class Progress:
         self.pending.append((step, lr, names, torch.stack([loss, norm])))
 
     def report(self):
-        """Log the pending steps. Errors: RunError where a loss or gradient is not finite."""
+        """Log the pending steps. Errors: UserError where a loss or gradient is not finite."""
         values = torch.stack([value for _, _, _, value in self.pending])             # (steps, 2)
         if dist.is_initialized():
             dist.all_reduce(values)                       # all see the same and stop together
@@ -146,7 +147,7 @@ class Progress:
             if not math.isfinite(loss + norm):
                 names = ', '.join(itertools.chain(*all_gather(names)))
                 good = self.checkpoint if self.checkpoint.exists() else 'none yet'
-                raise RunError(f'step {step}: loss {loss}, gradient norm {norm}; videos: {names}; '
+                raise UserError(f'step {step}: loss {loss}, gradient norm {norm}; videos: {names}; '
                                f'last good checkpoint: {good}; try a lower --lr')
             epoch = (step - 1) // self.steps
             self.recent.append(loss)

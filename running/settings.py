@@ -2,8 +2,8 @@
 import argparse
 import math
 from dataclasses import asdict, field, fields
+from running.errors import UserError
 
-from running.processes import RunError
 
 
 def setting(default, help, **about):
@@ -43,18 +43,18 @@ def comma_separated(text):
 
 
 def check_limits(settings):
-    """Refuse a number below its least or above its most. Errors: RunError."""
+    """Refuse a number below its least or above its most. Errors: UserError."""
     for each in fields(settings):
         value = getattr(settings, each.name)
         least = each.metadata.get('least', -math.inf)
         most = each.metadata.get('most', math.inf)
         if each.type in (int, float) and not (least <= value <= most and math.isfinite(value)):
             bound = f'at least {least}' if value < least or math.isinf(most) else f'at most {most}'
-            raise RunError(f'--{each.name.replace("_", "-")} {value}: must be {bound}')
+            raise UserError(f'--{each.name.replace("_", "-")} {value}: must be {bound}')
 
 
 def refuse_changes(settings, old, may_change, path):
-    """Going on with a run needs the settings it began with. Errors: RunError.
+    """Going on with a run needs the settings it began with. Errors: UserError.
 
     old: the dict in the checkpoint at `path`; a setting that it lacks, being of an earlier version,
     had its default.
@@ -65,5 +65,5 @@ def refuse_changes(settings, old, may_change, path):
         if name not in may_change and value != old[name]:
             changes.append(f'{name} was {old[name]}, now {value}')
     if changes:
-        raise RunError(f'{path}: was trained with other settings ({"; ".join(changes)}); '
+        raise UserError(f'{path}: was trained with other settings ({"; ".join(changes)}); '
                        f'give those, another --out, or --fresh to begin anew')

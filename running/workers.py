@@ -1,7 +1,7 @@
 """The processes that decode videos beside the one that trains: signals, and their death."""
 import signal
+from running.errors import UserError
 
-from running.processes import RunError
 
 
 def ignore_stop_signals(_worker):
@@ -17,7 +17,7 @@ def listen_to_signals(handler):
 
 
 def watched(loader, save):
-    """Yield a DataLoader's batches; where a worker dies, save() and stop. Errors: RunError."""
+    """Yield a DataLoader's batches; where a worker dies, save() and stop. Errors: UserError."""
     try:
         iterator = iter(loader)
         if hasattr(signal, 'SIGCHLD'):
@@ -31,6 +31,6 @@ def watched(loader, save):
         if isinstance(error, RuntimeError) and not died:
             raise
         save()
-        raise RunError('a process that decodes videos died, most likely for want of memory; what '
+        raise UserError('a process that decodes videos died, most likely for want of memory; what '
                        'was trained is saved: the same command with fewer --workers, or 0, goes '
                        'on from there') from None

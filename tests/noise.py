@@ -2,8 +2,8 @@
 import numpy as np
 import torch
 
-import data
 from evaluation.embedding import EmbeddedVideo
+from running.errors import UserError
 
 SETTINGS = dict(
     dataset='folder', data=None, data_seed=0, backbone='tiny', weights='random', layers=[2, 4],
@@ -30,7 +30,7 @@ class Film:
 
     def read(self, indices):
         if self.broken:
-            raise data.DataError(f'{self.name}: does not decode')
+            raise UserError(f'{self.name}: does not decode')
         return torch.from_numpy(np.stack([self.frame(i) for i in indices]))
 
     def parts(self, size=64, step=1):

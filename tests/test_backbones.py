@@ -11,7 +11,8 @@ from backbones import names
 from model import ViT
 from backbones.dinov2 import DINOv2, DINOv2WithRegisters
 from backbones.dinov3 import DINOv3, rotate
-from backbones.weights import ModelError, backbone_state, load_strictly
+from backbones.weights import backbone_state, load_strictly
+from running.errors import UserError
 
 GOLDEN = Path(__file__).parent / 'golden'
 SIZES = dict(width=32, depth=4, heads=2)
@@ -195,9 +196,9 @@ def test_layers_are_counted_from_one_and_kept_in_order(make):
     blocks = every(g['x']).patches.split(32, -1)
     assert torch.equal(some(g['x']).patches, torch.cat([blocks[2], blocks[0]], -1))
     assert (some.width, some.channels) == (32, 64)
-    with pytest.raises(ModelError, match='layers'):
+    with pytest.raises(UserError, match='layers'):
         make(layers=(0,))
-    with pytest.raises(ModelError, match='layers'):
+    with pytest.raises(UserError, match='layers'):
         make(layers=(5,))
 
 
@@ -291,13 +292,13 @@ def test_building_by_name(name):
 
 
 def test_sizes_that_a_backbone_cannot_take_are_said():
-    with pytest.raises(ModelError, match='--image-size 100.*multiple of 14'):
+    with pytest.raises(UserError, match='--image-size 100.*multiple of 14'):
         model.build_backbone('dinov2_vits14', weights='random', image_size=100)
-    with pytest.raises(ModelError, match='--image-size 15.*16'):
+    with pytest.raises(UserError, match='--image-size 15.*16'):
         model.build_backbone('dinov3_vits16', weights='random', image_size=15)
-    with pytest.raises(ModelError, match='layers.*one feature map'):
+    with pytest.raises(UserError, match='layers.*one feature map'):
         model.build_backbone('resnet50', weights='random', layers=[2])
-    with pytest.raises(ModelError, match='dinov3_vitb16.*gated.*--weights'):
+    with pytest.raises(UserError, match='dinov3_vitb16.*gated.*--weights'):
         model.build_backbone('dinov3_vitb16')
 
 

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 import data
 from miniatures import numbers, write_video
 from test_video import broken_files, video_file
+from running.errors import UserError
 
 FRAMES = (60, 9, 25, 1, 40)
 
@@ -191,7 +192,7 @@ def test_broken_videos_are_replaced_and_named(tmp_path, files):
         assert item['names'][0][0] == 'v' and videos[index].name in item['skipped']
         for name, reason in item['skipped'].items():
             assert name in reason and '\n' not in reason
-    with pytest.raises(data.DataError, match='in a row'):
+    with pytest.raises(UserError, match='in a row'):
         data.Clips(videos[5:], frames=8)[0, 0]
 
 

@@ -15,6 +15,7 @@ import data
 import miniatures as mini
 from datasets import carl, finegym
 from miniatures import numbers, write_video
+from running.errors import UserError
 
 # ----------------------------------------------------------------------------------------
 # Every layout: names, labels and frames are those that were written
@@ -70,7 +71,7 @@ def test_penn_actor_is_its_box(tmp_path):
         assert abs(columns.min() - left * 64 / 160) <= 1
         assert abs(columns.max() + 1 - (left + 40) * 64 / 160) <= 1
     (tmp_path / 'labels' / '0001.mat').write_bytes(b'nonsense')
-    with pytest.raises(data.DataError, match='0001.mat'):
+    with pytest.raises(UserError, match='0001.mat'):
         video.actor([0])
     (tmp_path / 'labels' / '0001.mat').unlink()
     assert video.actor([0]) is None
@@ -181,7 +182,7 @@ def test_tfrecords_with_bytes_changed(tmp_path):
             (video,) = data.load('pouring', tmp_path)['val']
             assert video.read(range(video.frames)).shape[1:] == (3, 224, 224)
             assert video.labels is not None
-        except data.DataError as error:
+        except UserError as error:
             assert path.name in str(error) or 'val' in str(error)
             assert '\n' not in str(error)
 
@@ -193,7 +194,7 @@ def test_tfrecord_with_a_truncated_jpeg(tmp_path):
         file.write(mini.framed(record))
     good, bad = data.load('pouring', tmp_path)['val']
     assert bad.frames == 2 and numbers(bad.read([0])) == [0] and numbers(good.read([1])) == [1]
-    with pytest.raises(data.DataError, match='pouring_val-0-of-1.tfrecord, bytes'):
+    with pytest.raises(UserError, match='pouring_val-0-of-1.tfrecord, bytes'):
         bad.read([1])
 
 
@@ -255,7 +256,7 @@ def test_pickles_that_would_run_something(attack, tmp_path):
     content = attacks(Malicious(os.system, f'touch {canary}'))[attack]
     mini.pouring_carl(tmp_path, train=1, val=1)
     (tmp_path / 'train.pkl').write_bytes(pickle.dumps([{'name': content}]))
-    with pytest.raises(data.DataError, match='train.pkl: refused') as error:
+    with pytest.raises(UserError, match='train.pkl: refused') as error:
         data.load('pouring', tmp_path)
     assert '\n' not in str(error.value) and not canary.exists()
 
@@ -275,7 +276,7 @@ def test_pickles_that_would_run_something(attack, tmp_path):
 def test_pickles_of_something_else(content, tmp_path):
     mini.pouring_carl(tmp_path, train=1, val=1)
     (tmp_path / 'val.pkl').write_bytes(content)
-    with pytest.raises(data.DataError, match='val.pkl'):
+    with pytest.raises(UserError, match='val.pkl'):
         data.load('pouring', tmp_path)
 
 
@@ -306,7 +307,7 @@ def test_missing_parts_are_named(layout, gone, said, tmp_path):
     )
     gone = tmp_path / gone
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
-    with pytest.raises(data.DataError, match=said) as error:
+    with pytest.raises(UserError, match=said) as error:
         data.load(layout.split(',')[0], tmp_path)
     assert '\n' not in str(error.value) and len(str(error.value)) < 500
 
@@ -317,7 +318,7 @@ def test_missing_parts_are_named(layout, gone, said, tmp_path):
 )
 def test_no_folder(dataset, given, tmp_path):
     (tmp_path / 'a.txt').write_text('')
-    with pytest.raises(data.DataError, match=dataset):
+    with pytest.raises(UserError, match=dataset):
         data.load(dataset, given and tmp_path / given)
 
 
@@ -337,7 +338,7 @@ def test_no_folder(dataset, given, tmp_path):
 def test_finegym_that_cannot_be_read(name, content, tmp_path):
     mini.finegym(tmp_path, train=1, val=1)
     (tmp_path / name).write_text(content, encoding='latin1')
-    with pytest.raises(data.DataError):
+    with pytest.raises(UserError):
         data.load('finegym99', tmp_path)
 
 
@@ -354,7 +355,7 @@ def test_finegym_that_cannot_be_read(name, content, tmp_path):
 def test_kinetics_table_that_cannot_be_read(content, tmp_path):
     mini.k400(tmp_path, train=1)
     (tmp_path / 'annotations/train.csv').write_text(content)
-    with pytest.raises(data.DataError):
+    with pytest.raises(UserError):
         data.load('k400', tmp_path)
 
 
@@ -573,5 +574,5 @@ ROW = DataSet(mine, 'my shelf', published={'jump': (3, 1), 'all': (3, 1)})
         out.splitlines()[-1]
         == 'mine: usable, but lacking: 1 missing, 1 videos fewer than published. my shelf'
     )
-    with pytest.raises(data.DataError, match='mine: nowhere is no folder.*my shelf'):
+    with pytest.raises(UserError, match='mine: nowhere is no folder.*my shelf'):
         data.load('mine', 'nowhere')

@@ -15,6 +15,7 @@ import data
 from datasets.images import IMAGE_FILES, images_in
 from datasets.video import VIDEO_FILES
 from miniatures import numbers, picture, unchecked, write_images, write_video
+from running.errors import UserError
 
 RATE = 25
 
@@ -237,7 +238,7 @@ def test_labels_follow_what_is_shown(tmp_path):
     assert video.labels.tolist() == [1] * 30
     (tmp_path / 'a.txt').write_text('1 ' * 60)
     video, = unchecked('folder', tmp_path)['train']
-    with pytest.raises(data.DataError, match='60 labels for 30 frames'):
+    with pytest.raises(UserError, match='60 labels for 30 frames'):
         video.labels
 
 
@@ -306,7 +307,7 @@ def test_covers_are_not_the_video(name, tmp_path):
 
 def test_a_cover_alone_is_no_video(tmp_path):
     write_with_cover(tmp_path / 'song.mp4', 0)
-    with pytest.raises(data.DataError, match='song.mp4: cannot be read as a video .it holds none'):
+    with pytest.raises(UserError, match='song.mp4: cannot be read as a video .it holds none'):
         every_frame(tmp_path / 'song.mp4')
 
 
@@ -345,7 +346,7 @@ def test_deep_pictures_of_other_kinds(tmp_path):
     read = data.frame_folder('v', tmp_path / 'pgm').read([0])
     assert np.array_equal(read[0, 1].numpy(), expected)
     video = write_deep(tmp_path / 'float', [ramp / 6e4], '.tif', np.float32)
-    with pytest.raises(data.DataError, match='0.tif: .*floating-point'):
+    with pytest.raises(UserError, match='0.tif: .*floating-point'):
         video.read([0])
 
 
@@ -383,7 +384,7 @@ def test_videos_whose_size_changes(name, codec, tmp_path):
     assert squashed.shape == (20, 3, 48, 48) and numbers(squashed) == list(range(20))
     assert numbers(video_file(tmp_path / name, 48).read([12, 3])) == [12, 3]
     assert every_frame(tmp_path / name, 48).shape[0] == 20
-    with pytest.raises(data.DataError, match=f'{name}.*80 x 48 pixels, those before it 160 x 96'):
+    with pytest.raises(UserError, match=f'{name}.*80 x 48 pixels, those before it 160 x 96'):
         every_frame(tmp_path / name)
 
 
@@ -391,7 +392,7 @@ def test_folders_whose_sizes_change(tmp_path):
     for i, size in enumerate([(160, 96), (80, 48), (96, 160), (321, 100)]):
         Image.fromarray(picture(i, *size)).save(tmp_path / f'{i}.png')
     assert numbers(data.frame_folder('v', tmp_path, 64).read(range(4))) == list(range(4))
-    with pytest.raises(data.DataError, match='1.png.*80 x 48 pixels, those before it 160 x 96'):
+    with pytest.raises(UserError, match='1.png.*80 x 48 pixels, those before it 160 x 96'):
         data.frame_folder('v', tmp_path).read([0, 1])
     assert numbers(data.frame_folder('v', tmp_path).read([3])) == [3]
 

@@ -11,6 +11,7 @@ import evaluate
 import model as models
 from evaluation import embedding
 from noise import SETTINGS, Film, films
+from running.errors import UserError
 
 torch.set_num_threads(1)                                  # the frames are tiny
 
@@ -108,7 +109,7 @@ def test_a_diverged_model_is_named(network):
     torch.manual_seed(0)
     broken = models.build_model(SETTINGS, network.backbone)
     broken.mtf.out.bias.data.fill_(math.nan)
-    with pytest.raises(models.ModelError, match='not finite'):
+    with pytest.raises(UserError, match='not finite'):
         embedding.embed_all({'': broken}, [Film('a', 5)])
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data
 from made import STEP, arc, grey, on_circle, table_of
 from pictures import align, film
+from running.errors import UserError
 
 
 # ------------------------------------------------------------------------------------------------
@@ -167,9 +167,9 @@ def test_a_film_reads_back(tmp_path, size):
 def test_a_film_that_fails_leaves_nothing(tmp_path):
     def broken():
         yield np.zeros((16, 16, 3), np.uint8)
-        raise data.DataError('b.mp4: does not decode')
+        raise UserError('b.mp4: does not decode')
 
-    with pytest.raises(data.DataError, match='b.mp4'):
+    with pytest.raises(UserError, match='b.mp4'):
         film.write_film(tmp_path / 'film.mp4', broken(), 10)
     assert list(tmp_path.iterdir()) == []
 
@@ -183,7 +183,7 @@ def test_without_h264_a_film_is_mpeg4(tmp_path, monkeypatch):
 
 def test_without_any_encoder_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(film, 'ENCODERS', ('no_such_encoder',))
-    with pytest.raises(data.DataError, match='no encoder'):
+    with pytest.raises(UserError, match='no encoder'):
         film.write_film(tmp_path / 'film.mp4', plain_frames(3, (16, 16), 9), 10)
 
 

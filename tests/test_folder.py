@@ -12,6 +12,7 @@ from PIL import Image
 import data
 from datasets.layout import printable
 from miniatures import numbers, picture, write_images, write_video
+from running.errors import UserError
 
 
 @pytest.fixture(scope='module')
@@ -249,7 +250,7 @@ def test_a_video_in_train_and_val_is_named(how, clip, tmp_path, capsys):
 def test_nothing_but_unknown_endings(clip, tmp_path):
     fill(tmp_path, clip, 'a.xyz', 'b.xyz')
     with pytest.raises(
-        data.DataError,
+        UserError,
         match=r'no train video.*neither video, image nor labels: 2 .xyz \(a.xyz, b.xyz\)',
     ):
         data.load('folder', tmp_path)

@@ -14,6 +14,7 @@ import miniatures as mini
 from datasets.labels import check_labels, read_labels
 from datasets.segments import frame_times
 from miniatures import numbers, picture, unchecked, write_images, write_video
+from running.errors import UserError
 
 LABELS = [0] * 3 + [1] * 4 + [2] * 2
 NAMES = ['down', 'hold still', 'up']
@@ -196,7 +197,7 @@ def test_labels_that_do_not_fit(name, content, reason, tmp_path):
         np.save(tmp_path / name, content, allow_pickle=True)
     (video,) = unchecked('folder', tmp_path)['train']
     assert numbers(video.read(range(6))) == list(range(6))  # the frames are none the worse
-    with pytest.raises(data.DataError, match=reason) as error:
+    with pytest.raises(UserError, match=reason) as error:
         video.labels
     assert 'a.' in str(error.value) and '\n' not in str(error.value)
 
@@ -241,7 +242,7 @@ def test_a_file_numbers_the_classes(file, content, clip, tmp_path, capsys):
 )
 def test_class_files_that_cannot_be_meant(content, reason, clip, tmp_path):
     folder_with(tmp_path, clip, a_txt=FORMS['names'].encode(), classes_txt=content.encode())
-    with pytest.raises(data.DataError, match=reason):
+    with pytest.raises(UserError, match=reason):
         unchecked('folder', tmp_path)['train'][0].labels
 
 
@@ -261,7 +262,7 @@ def test_names_and_numbers_in_one_set_are_refused(clip, tmp_path):
     )
     write_video(tmp_path / 'b.mp4', FRAMES)
     with pytest.raises(
-        data.DataError,
+        UserError,
         match='a.txt has class names, .*b.txt one integer label a frame.*classes.txt',
     ):
         unchecked('folder', tmp_path)
@@ -283,7 +284,7 @@ def test_label_unit(unit, expected, clip, tmp_path, monkeypatch, capsys):
     if expected:
         assert video.labels.tolist() == expected
     else:
-        with pytest.raises(data.DataError, match='to 5 seconds, but the video from 0 to 0.32'):
+        with pytest.raises(UserError, match='to 5 seconds, but the video from 0 to 0.32'):
             video.labels
     monkeypatch.setattr(
         sys, 'argv', ['data.py', 'folder', '--data', str(tmp_path), '--label-unit', unit]
@@ -297,14 +298,14 @@ def test_label_unit(unit, expected, clip, tmp_path, monkeypatch, capsys):
 
 def test_label_unit_is_for_segments_only(tmp_path):
     mini.k400(tmp_path, train=1)
-    with pytest.raises(data.DataError, match='--label-unit'):
+    with pytest.raises(UserError, match='--label-unit'):
         unchecked('k400', tmp_path, label_unit='frames')
 
 
 def test_seconds_need_a_clock(tmp_path):
     write_images(tmp_path / 'a', 6)
     (tmp_path / 'a.csv').write_text('start_seconds,end_seconds,label\n0,1,up\n')
-    with pytest.raises(data.DataError, match='folder of images has no clock'):
+    with pytest.raises(UserError, match='folder of images has no clock'):
         unchecked('folder', tmp_path)['train'][0].labels
 
 
@@ -387,7 +388,7 @@ def test_labels_of_penn_beyond_its_classes(tmp_path):
     np.save(tmp_path / 'penn_action_labels/train/pullup/0001_pullup.npy', np.full(12, 2))
     videos = unchecked('penn', tmp_path)
     first, second = videos['train']
-    with pytest.raises(data.DataError, match='0001_pullup.npy'):
+    with pytest.raises(UserError, match='0001_pullup.npy'):
         first.labels
     assert second.labels.max() == 1
     assert (

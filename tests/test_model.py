@@ -12,6 +12,7 @@ from model import ViT
 from loss import projection_head
 from lstp import LSTP, POOLERS
 from mtf import MTF, READOUTS, merge_frames, time_code
+from running.errors import UserError
 
 GOLDEN = Path(__file__).parent / 'golden'
 
@@ -48,7 +49,7 @@ def test_vit_layers_are_counted_from_one_and_kept_in_order():
     vit, g = tiny_vit(layers=(3, 1))
     with torch.no_grad():
         assert_close(vit(g['x']).patches, torch.cat([g['blocks'][2, :, 1:], g['blocks'][0, :, 1:]], -1))
-    with pytest.raises(model.ModelError, match='layers'):
+    with pytest.raises(UserError, match='layers'):
         ViT(trained_size=32, patch_size=8, width=32, depth=4, heads=2, layers=[0])
 
 
@@ -252,7 +253,7 @@ def test_resnet50_and_its_last_stage():
     assert trained == {'layer4'}
     saved = {key for key in mvf.trained_state() if key.startswith('backbone')}
     assert saved and all(key.startswith('backbone.layer4') and 'running' not in key for key in saved)
-    with pytest.raises(model.ModelError, match='CLS'):
+    with pytest.raises(UserError, match='CLS'):
         model.build_model(settings(backbone='resnet50', layers=[1], image_size=224, pool='cls'))
 
 
@@ -265,10 +266,10 @@ def test_checkpoint_of_a_frozen_backbone_is_kept_by_name(tmp_path):
     again, _ = model.load_model(path)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in mvf.state_dict().items())
     torch.save(checkpoint | {'backbone': 0}, path)
-    with pytest.raises(model.ModelError, match='another backbone'):
+    with pytest.raises(UserError, match='another backbone'):
         model.load_model(path)
     torch.save({'weights': torch.zeros(1)}, path)
-    with pytest.raises(model.ModelError, match='no checkpoint'):
+    with pytest.raises(UserError, match='no checkpoint'):
         model.load_model(path)
 
 

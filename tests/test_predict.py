@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-import data
 from made import embedded, grey, table_of
 from pictures import canvas, predict
+from running.errors import UserError
 
 def fit(x, y):
     return LogisticRegression().fit(x, y)
@@ -72,14 +72,14 @@ def test_phase_progress():
 def test_labels_that_teach_nothing_are_refused(label, says):
     videos, embeddings = labelled_set(2)
     videos = [one._replace(labels=np.full(12, label)) for one in videos]
-    with pytest.raises(data.DataError, match=says):
+    with pytest.raises(UserError, match=says):
         predict.teachers(videos, embeddings, fit)
 
 
 def test_of_several_actions_a_video_must_name_its_own(tmp_path):
     squats, embeddings = labelled_set(2)
     pulls, more = labelled_set(2, 'pullup')
-    with pytest.raises(data.DataError, match='new: of which action.*squat, pullup'):
+    with pytest.raises(UserError, match='new: of which action.*squat, pullup'):
         predict.predict(squats + pulls, embeddings + more, [grey('new', 3)],
                         [np.eye(2)[[0, 0, 1]]], [tmp_path / 'new'], fit=fit)
     assert list(tmp_path.iterdir()) == []

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 import model
 import train
 from backbones.released import is_released, parse_yaml, translate
-from backbones.weights import ModelError, load_strictly, load_weights
+from backbones.weights import load_strictly, load_weights
 from full_size import save_released
 from loss import projection_head
 from miniatures import write_images
 from test_backbones import assert_close
+from running.errors import UserError
 
 PARTS = {'conv1': '0', 'bn1': '1', 'layer1': '4', 'layer2': '5', 'layer3': '6', 'layer4': '7'}
 
@@ -366,7 +367,7 @@ def test_settings_from_config_yml_where_the_file_has_none(inside, tmp_path):
     folder.mkdir(parents=True)
     path = folder / 'checkpoint_epoch_00299.pth'
     save_released(path, small()['model_state'], None)
-    with pytest.raises(ModelError, match='checkpoint_epoch_00299.pth.*config.yml'):
+    with pytest.raises(UserError, match='checkpoint_epoch_00299.pth.*config.yml'):
         model.load_checkpoint(path)
     (tmp_path / 'run' / 'config.yml').write_text(CONFIG_YML)
     settings = model.load_checkpoint(path)['settings']
@@ -406,7 +407,7 @@ def test_yaml_of_these_files():
     (small(model_state={}), 'no transformer'),
 ])
 def test_what_cannot_be_expressed_is_refused(content, words):
-    with pytest.raises(ModelError) as error:
+    with pytest.raises(UserError) as error:
         translate(content, 'folder/it.pth')
     assert words in str(error.value) and 'it.pth' in str(error.value)
     assert '\n' not in str(error.value)
@@ -418,7 +419,7 @@ def test_what_cannot_be_expressed_is_refused(content, words):
 def test_what_lacks_weights_is_refused(key, words):
     content = small()
     del content['model_state'][key]
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(UserError, match=words):
         translate(content, 'it.pth')
 
 
@@ -426,7 +427,7 @@ def test_entities_without_an_id_are_refused():
     content = small()
     key = 'embed.fc_layers.1.weight'
     content['model_state'][key] = content['model_state'][key][:, :-3]
-    with pytest.raises(ModelError, match='SMART_ONE_HOT'):
+    with pytest.raises(UserError, match='SMART_ONE_HOT'):
         translate(content, 'it.pth')
 
 
@@ -434,7 +435,7 @@ def test_a_key_that_the_model_lacks_is_named(tmp_path):
     content = small()
     extra = content['model_state'] | {'embed.gru.weight_ih_l0': torch.zeros(3, 3)}
     save_released(tmp_path / 'it.pth', extra, content['cfg'])
-    with pytest.raises(ModelError, match='it.pth does not fit: unknown embed.gru.weight_ih_l0'):
+    with pytest.raises(UserError, match='it.pth does not fit: unknown embed.gru.weight_ih_l0'):
         model.load_model(tmp_path / 'it.pth')
 
 

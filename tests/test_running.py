@@ -13,7 +13,8 @@ import torch
 import miniatures
 import train
 from running import processes
-from running.processes import RunError, half_dtype, join_processes, pick_device
+from running.errors import UserError
+from running.processes import half_dtype, join_processes, pick_device
 from running.record import lock_folder, report_skipped
 from running.workers import watched
 
@@ -47,11 +48,11 @@ def test_the_best_device_there_is(machine, best, monkeypatch):
 
 def test_a_device_that_is_not_there_is_refused_in_one_line(monkeypatch):
     fake(monkeypatch, mps=True)
-    with pytest.raises(RunError, match='--device cuda: .*mps, cpu'):
+    with pytest.raises(UserError, match='--device cuda: .*mps, cpu'):
         pick_device('cuda')
     chosen = fake(monkeypatch, gpus=2)
     assert pick_device('cuda', 1) == torch.device('cuda', 1) and chosen == [1]
-    with pytest.raises(RunError, match='nproc_per_node 2'):
+    with pytest.raises(UserError, match='nproc_per_node 2'):
         pick_device('cuda', 2)
 
 
@@ -79,7 +80,7 @@ def test_a_variable_that_is_set_but_empty_counts_as_not_set(text, monkeypatch):
 @pytest.mark.parametrize('text', ['two', '-1', '1.5'])
 def test_a_variable_that_is_no_number_is_one_line(text, monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', text)
-    with pytest.raises(RunError, match=f"WORLD_SIZE is '{text}'"):
+    with pytest.raises(UserError, match=f"WORLD_SIZE is '{text}'"):
         join_processes('cpu')
 
 
@@ -94,7 +95,7 @@ def test_a_folder_in_use_is_refused_and_a_killed_run_leaves_no_lock(how, tmp_pat
     other = subprocess.Popen([sys.executable, '-c', HOLD, tmp_path], cwd=ROOT, text=True,
                              stdout=subprocess.PIPE, env=ENVIRONMENT)
     assert other.stdout.readline() == 'locked\n'
-    with pytest.raises(RunError, match='in use by another run'):
+    with pytest.raises(UserError, match='in use by another run'):
         lock_folder(tmp_path)
     other.send_signal(how)
     other.wait(10)
@@ -151,7 +152,7 @@ def test_a_worker_without_shared_memory_is_one_line():
     """What PyTorch raises where /dev/shm is too small, as in many containers."""
     saved = []
     loader = Loader('unable to open shared memory object </torch_1> in read-write mode')
-    with pytest.raises(RunError, match='memory.*what was trained is saved.*--workers'):
+    with pytest.raises(UserError, match='memory.*what was trained is saved.*--workers'):
         list(watched(loader, lambda: saved.append(True)))
     assert saved == [True]
 

@@ -13,6 +13,7 @@ from evaluation import embedding, focus, table
 from evaluation import labels as label_files
 from noise import (SETTINGS, Film, embedded_of, films, optimum, paced_videos,
                    random_videos, with_ones)
+from running.errors import UserError
 
 
 @pytest.fixture(scope='module')
@@ -64,7 +65,7 @@ def test_without_labels_there_is_tau_only(network, capsys):
 def test_nothing_left_is_an_error(network):
     videos = {'train': [Film('a', 5)], 'val': [Film('x', 5, broken=True)]}
     says = 'no val video can be read; the first: x: does not decode'
-    with pytest.raises(data.DataError, match=says):
+    with pytest.raises(UserError, match=says):
         evaluate.assess({'': network}, videos, SETTINGS)
 
 

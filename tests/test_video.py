@@ -10,6 +10,7 @@ import data
 from datasets import images as image_files
 from datasets import video as video_files
 from miniatures import numbers, write_images, write_video
+from running.errors import UserError
 
 FORMATS = {
     'b-frames.mp4': {},
@@ -69,7 +70,7 @@ def test_cut_off_mp4_ends_where_its_frames_end(keep, tmp_path):
     assert 20 < video.frames < 100
     assert numbers(video.read(range(video.frames)))[:20] == list(range(20))
     labelled = video_file(path, annotate=lambda n: np.zeros(100))
-    with pytest.raises(data.DataError, match='a.mp4: 100 labels for'):
+    with pytest.raises(UserError, match='a.mp4: 100 labels for'):
         labelled.labels
 
 
@@ -94,7 +95,7 @@ def broken_files(folder):
 
 def test_broken_videos_are_errors_of_one_line(tmp_path):
     for name in broken_files(tmp_path):
-        with pytest.raises(data.DataError) as error:
+        with pytest.raises(UserError) as error:
             video = video_file(tmp_path / name)
             video.read(range(video.frames))
         assert name in str(error.value)
@@ -110,8 +111,8 @@ def test_images(tmp_path):
     cut_off = (folder / 'frame3.jpg').read_bytes()[:700]
     (folder / 'frame3.jpg').write_bytes(cut_off)
     assert numbers(image_files.read_folder(folder, [0, 1, 3])) == [0, 1, 3]
-    with pytest.raises(data.DataError, match='frame3.jpg'):
+    with pytest.raises(UserError, match='frame3.jpg'):
         list(image_files.read_folder(folder, range(12)))
     (folder / 'frame7.jpg').write_bytes(b'')
-    with pytest.raises(data.DataError, match='frame7.jpg'):
+    with pytest.raises(UserError, match='frame7.jpg'):
         list(image_files.read_folder(folder, [6]))

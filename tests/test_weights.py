@@ -12,8 +12,9 @@ import torch
 
 import model
 from backbones import weights
-from backbones.weights import ModelError, load_weights, read_file
+from backbones.weights import load_weights, read_file
 from test_backbones import dino, dinov2, dinov2_reg, dinov3, golden, weights_under
+from running.errors import UserError
 
 # ----------------------------------------------------- the same weights under other names
 
@@ -307,7 +308,7 @@ def refused(backbone, content, path):
     """The one line that says why a file is refused."""
     if content is not None:
         torch.save(content, path)
-    with pytest.raises(ModelError) as error:
+    with pytest.raises(UserError) as error:
         load_weights(backbone, path)
     assert '\n' not in str(error.value) and str(path) in str(error.value)
     return str(error.value)
@@ -331,7 +332,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     assert 'missing' in refused(vit, {}, path)
     path.write_bytes(b'')
     refused(vit, None, path)
-    with pytest.raises(ModelError, match='no such file'):
+    with pytest.raises(UserError, match='no such file'):
         load_weights(vit, tmp_path / 'nowhere.pt')
 
 
@@ -400,7 +401,7 @@ def test_no_file_runs_anything(tmp_path):
             assert 'plain containers' in refused(dino()[0], None, path)
         path.write_bytes(pickle.dumps(content))
         refused(dino()[0], None, path)
-        with pytest.raises(ModelError, match='torch.save'):
+        with pytest.raises(UserError, match='torch.save'):
             model.load_checkpoint(path)
     assert not ran.exists()
     pickle.loads(path.read_bytes())                       # it would have
@@ -480,7 +481,7 @@ def test_a_broken_file_in_the_cache_is_named(what, cached):
         torch.save({'norm.weight': torch.ones(3)}, cached)
     else:
         cached.write_bytes(CACHED[what])
-    with pytest.raises(ModelError) as error:
+    with pytest.raises(UserError) as error:
         load_weights(dino()[0], ADDRESS)
     message = str(error.value)
     assert str(cached) in message and 'delete' in message and ADDRESS in message
@@ -504,6 +505,6 @@ def test_weights_are_fetched_once(cached, monkeypatch, tmp_path):
 
 
 def test_without_a_network_the_way_out_is_said(cached):
-    with pytest.raises(ModelError, match=f'cannot fetch {ADDRESS}.*--weights'):
+    with pytest.raises(UserError, match=f'cannot fetch {ADDRESS}.*--weights'):
         load_weights(dino()[0], ADDRESS)
     assert not cached.exists()
