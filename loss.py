@@ -29,7 +29,6 @@ from objectives.tcn import tcn
 from objectives.vsp import vsp
 from objectives.vsp_f import vsp_f
 from objectives.vsp_p import vsp_p
-from running.batchnorm import BatchNorm
 
 
 @objective
@@ -43,26 +42,23 @@ def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0
         L_i  = sum_j G_ij (log G_ij - log(p_ij + 1e-6)),  which is KL(G_i || p_i) but for the 1e-6
     mean over a video's frames, both views, then over videos.
     negatives: Neg(i), positives included, is 'single', the other view of the same video, or
-    'batch', all frames of this process's batch but those of i's own view: nothing is gathered
-    across GPUs. sigma2: in frames^2.
+    'batch', all frames of this process's batch but those of i's own view. sigma2: in frames^2.
 
     Chen et al., Frame-wise Action Representations for Long Videos via Sequence Contrastive
     Learning, CVPR 2022 (the paper's [9]).
     """
     if negatives not in ('single', 'batch'):
         raise ValueError(f"negatives is 'single' or 'batch', not {negatives!r}")
-    target = time_target(time, length, valid, sigma2)                 # G: (B, 2, T, T)
+    target = time_target(time, valid, sigma2)                         # G: (B, 2, T, T)
 
     # Dimension 1 holds the two views: flip(1) puts each view's partner in its place.
     other = z.flip(1)
     other_valid = valid.flip(1)[:, :, None]
-    similarity = einsum(z, other, 'b v i d, b v j d -> b v i j')
-    logits = similarity / temperature
+    logits = einsum(z, other, 'b v i d, b v j d -> b v i j') / temperature
     logits = logits.masked_fill(~other_valid, NEVER)                  # (B, 2, T, T)
 
-    if negatives == 'single':
-        negative_logits = logits
-    else:
+    negative_logits = logits
+    if negatives == 'batch':
         negative_logits = batch_logits(z, valid, temperature)         # (B, 2, T, B * 2 * T)
     log_normaliser = negative_logits.logsumexp(-1, keepdim=True)
     p = torch.exp(logits - log_normaliser)                            # (B, 2, T, T)
@@ -70,26 +66,27 @@ def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0
     # CARL: a floor of 1e-6, without which the loss moves in the third decimal.
     # xlogy(G, G) is G log G, and 0 where G is 0.
     divergence = torch.xlogy(target, target) - target * torch.log(p + 1e-6)
-    divergence = divergence.sum(-1)                                   # (B, 2, T)
-    return masked_mean(divergence, valid, (1, 2)).mean()
+    return masked_mean(divergence.sum(-1), valid, (1, 2)).mean()
 
 
-def time_target(time, length, valid, sigma2):
+def time_target(time, valid, sigma2):
     """G (B, 2, T, T): how much frame i of a view should resemble frame j of the other view.
 
     A row sums to 1, or is 0 where all frames of the other view are more than about 45 frames away:
     the Gaussian underflows, and frame i has no target. Hence no softmax over j: it would make the
     nearest frame the target, however far.
     """
-    # Two videos: s_i is first stretched to the other's length. Two views of one: the stretch is 1.
-    stretch = length.flip(1).float() / length
-    s = time.float() * stretch[..., None]                             # (B, 2, T)
-    s_other = time.flip(1).float()
-    gap = s[..., :, None] - s_other[..., None, :]                     # (B, 2, T, T)
-    target = torch.exp(-gap.square() / (2 * sigma2))
+    gap = time[..., :, None] - time.flip(1)[..., None, :]             # (B, 2, T, T)
+    target = torch.exp(-gap.float().square() / (2 * sigma2))
     target = target * valid.flip(1)[:, :, None]
     total = target.sum(-1, keepdim=True)
     return target / total.masked_fill(total == 0, 1)
+
+
+def without_target(time, valid, sigma2):
+    """The share of valid frames that have no target, and so teach nothing: a scalar."""
+    has_none = time_target(time, valid, sigma2).sum(-1) == 0          # (B, 2, T)
+    return has_none[valid].float().mean()
 
 
 def batch_logits(z, valid, temperature):
@@ -97,8 +94,7 @@ def batch_logits(z, valid, temperature):
     B, views = z.shape[:2]
     own = torch.eye(B * views, dtype=torch.bool, device=z.device)
     own = rearrange(own, '(b v) (c w) -> b v 1 c w 1', v=views, w=views)
-    logits = einsum(z, z, 'b v i d, c w k d -> b v i c w k')
-    logits = logits / temperature
+    logits = einsum(z, z, 'b v i d, c w k d -> b v i c w k') / temperature
     return logits.masked_fill(own | ~valid, NEVER).flatten(3)
 
 
@@ -106,16 +102,17 @@ def projection_head(width, classes=None):
     """SCL's, in training only: rows (M, D) -> (M, D). All heads take `classes`; few use it."""
     return nn.Sequential(
         nn.Linear(width, 128),
-        BatchNorm(128),
+        nn.BatchNorm1d(128),
         nn.ReLU(),
         nn.Linear(128, width))
 
 
-# z is the embedding, or with loss_on_head_output what the head makes of it; with unit_length it is
-# L2-normalised. The other fields: objectives/objective.py.
+# The fields are explained in objectives/objective.py. Nothing is gathered across processes: vsp,
+# vsp_p, vsp_f, sal and SCL's 'batch' contrast or average over a process's own share of the batch,
+# so that one process and four differ. The others take each video by itself.
 OBJECTIVES = {
     'scl': Objective(scl, head=projection_head, loss_on_head_output=True, unit_length=True,
-                     settings=('negatives',)),
+                     settings=('negatives', 'sigma2', 'temperature')),
     'tcn': Objective(tcn, unit_length=True, interleaved=True),
     'tcc': Objective(tcc, allows_video_pairs=True),
     'vsp': Objective(vsp, unit_length=True, min_frames=3),

@@ -13,7 +13,7 @@ what attention could gain if it were perfect.
     python experiments/experiment.py --data-seed 6 --seeds 6-13
     python experiments/experiment.py --probe         # no training: what single tokens tell of the pose
 
-Other scenes are in experiments/clutter.py: --scene present --backbone tiny --lr 1e-3.
+On the synthetic set's own scene: --scene present --backbone tiny --image-size 72 --lr 1e-3.
 """
 import argparse
 import json
@@ -33,13 +33,15 @@ import data
 import evaluate
 import train
 from backbones.tiny import TINY
-from clutter import SCENES
-from datasets.synthetic import ACTIONS, synthetic
+from datasets.garden import Garden
+from datasets.synthetic import ACTIONS, Stage, synthetic
+from evaluation.focus import focus
 from loss import OBJECTIVES
 from lstp import POOLERS
 from model import build_backbone
 from mtf import MTF
 
+SCENES = {'present': Stage, 'garden': Garden}
 ALL_LAYERS = (1, 2, 3, 4)               # of the tiny backbones
 SEVERAL = (2, 3, 4)
 METRICS = ('classification', 'progression', 'tau', 'ap5')

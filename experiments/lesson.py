@@ -135,7 +135,7 @@ def draw_architecture(rows, settings, path):
 
 def target(time, length, valid):
     """What a frame of view a should resemble in view b: G (T, T) of loss.scl."""
-    return time_target(time[None], length[None], valid[None], sigma2=10.0)[0, 0]
+    return time_target(time[None], valid[None], sigma2=10.0)[0, 0]
 
 
 def prediction(z, valid, temperature=0.1):

@@ -35,9 +35,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from backbones.tiny import TINY
-from clutter import SCENES
 from data import center, normalise
 from datasets.synthetic import ACTIONS, Act
+from experiment import SCENES
 from mtf import Block
 
 

@@ -8,53 +8,84 @@ The two objectives differ in what stands for the minimum, which has to be smooth
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from torch.autograd.function import once_differentiable
 
-FAR = 1e10  # what the cells outside the table cost: no path goes there
-
-
-def soft_minimum(neighbours, gamma):
-    """-gamma log sum exp(-x / gamma) over dimension 0; never above the minimum."""
-    return -gamma * torch.logsumexp(-neighbours / gamma, 0)
+from objectives.objective import NEVER
 
 
-def expected_minimum(neighbours, gamma):
-    """sum_k w_k x_k over dimension 0, w = softmax(-x / gamma); never below the minimum."""
-    # FAR is finite: its weight is exactly 0, and 0 times infinity would not be.
-    return (torch.softmax(-neighbours / gamma, 0) * neighbours).sum(0)
+# Both smooth minima are computed as maxima of scores, -cost / gamma. Outside the table all cells
+# score NEVER: no path goes there.
+
+def soft_maximum(left, above, above_left):
+    """log sum exp(x) of the three neighbours; never below the maximum."""
+    return torch.logaddexp(torch.logaddexp(left, above), above_left)
 
 
-def alignment_table(cost, minimum, gamma):
-    """cost (B, R, C) -> r (B, R, C), differentiable; minimum is one of the two functions above."""
+def expected_maximum(left, above, above_left):
+    """sum_k w_k x_k of the three neighbours, w = softmax(x); never above the maximum."""
+    x = torch.stack((left, above, above_left))
+    # NEVER is finite: its weight is exactly 0, and 0 times infinity would not be.
+    return (x.softmax(0) * x).sum(0)
+
+
+def alignment_table(cost, maximum, gamma):
+    """cost (B, R, C) -> r (B, R, C), differentiable once.
+
+    maximum: one of the two functions above. gamma: how smooth, in units of the costs.
+    """
     # A cell needs only its left, upper and upper left neighbours, so all cells of one anti-diagonal
     # i + j = k are computed at once. Row i pushed to the right by i turns them into columns:
     #     a b c           a b c . .
-    #     d e f    ->     . d e f .        the dots cost FAR
+    #     d e f    ->     . d e f .        the dots score NEVER
     #     g h i           . . g h i
     R, C = cost.shape[1:]
-    skewed = F.pad(cost, (0, R), value=FAR).flatten(1)[:, :-R]
+    skewed = F.pad(-cost / gamma, (0, R), value=NEVER).flatten(1)[:, :-R]
     skewed = rearrange(skewed, 'b (r k) -> k b r', r=R)                      # (R + C - 1, B, R)
-
-    last = skewed[0]
-    before_last = torch.full_like(last, FAR)
-    diagonals = [last]
-    for costs in skewed[1:]:
-        left = last
-        above = one_row_down(last)
-        above_left = one_row_down(before_last)
-        neighbours = torch.stack((left, above, above_left))                  # (3, B, R)
-        before_last = last
-        last = costs + minimum(neighbours, gamma)
-        diagonals.append(last)
-
+    table = Diagonals.apply(skewed, maximum)
     # and pushed back to the left
-    table = rearrange(torch.stack(diagonals), 'k b r -> b (r k)')
-    table = F.pad(table, (0, R))
-    return rearrange(table, 'b (r k) -> b r k', r=R)[..., :C]
+    table = F.pad(rearrange(table, 'k b r -> b (r k)'), (0, R))
+    return -gamma * rearrange(table, 'b (r k) -> b r k', r=R)[..., :C]
 
 
-def one_row_down(diagonal):
-    """(B, R): row i gets what row i - 1 had, the first row what lies outside the table."""
-    return F.pad(diagonal[:, :-1], (1, 0), value=FAR)
+class Diagonals(torch.autograd.Function):
+    """Scores (K, B, R), a row an anti-diagonal -> those of the best ways to each cell (K, B, R).
+
+    Autograd would write down each step of the loop. Here the loop keeps the table alone, from which
+    the slopes of the maximum in all cells follow at once.
+    """
+
+    @staticmethod
+    def forward(ctx, scores, maximum):
+        # outside: a row above, and two diagonals before the first, where all paths start
+        table = F.pad(scores, (1, 0, 0, 0, 2, 0), value=NEVER)               # (K + 2, B, R + 1)
+        table[0, :, 0] = 0
+        row = table[:, :, 1:].unbind()
+        row_above = table[:, :, :-1].unbind()
+        for k in range(len(scores)):
+            row[k + 2].add_(maximum(row[k + 1], row_above[k + 1], row_above[k]))
+        ctx.maximum = maximum
+        ctx.save_for_backward(table)
+        return table[2:, :, 1:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        table, = ctx.saved_tensors
+        neighbours = table[1:-1, :, 1:], table[1:-1, :, :-1], table[:-2, :, :-1]
+        with torch.enable_grad():
+            neighbours = [x.detach().requires_grad_() for x in neighbours]   # 3 times (K, B, R)
+            total = ctx.maximum(*neighbours).sum()
+            slopes = torch.stack(torch.autograd.grad(total, neighbours), 1)  # (K, 3, B, R)
+        total = F.pad(grad, (1, 0, 0, 0, 2, 0))                              # (K + 2, B, R + 1)
+        row = total[:, :, 1:].unbind()
+        row_above = total[:, :, :-1].unbind()
+        # from the last diagonal to the first, each hands its gradient on to its neighbours
+        for k in reversed(range(len(grad))):
+            left, above, above_left = (slopes[k] * row[k + 2]).unbind()
+            row[k + 1].add_(left)
+            row_above[k + 1].add_(above)
+            row_above[k].add_(above_left)
+        return total[2:, :, 1:], None
 
 
 def total_cost(table, rows, columns):

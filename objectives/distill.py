@@ -77,9 +77,10 @@ class Teacher(nn.Module):
 
     def __init__(self, model):
         super().__init__()
+        weight = model.head[-1].weight
         shared = {id(model.backbone): model.backbone}
         self.model = copy.deepcopy(model, shared).eval()
-        self.register_buffer('centre', torch.zeros(len(model.head[-1].weight)))
+        self.register_buffer('centre', weight.new_zeros(len(weight)))
 
     @torch.no_grad()
     def forward(self, clips, valid):

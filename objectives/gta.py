@@ -1,14 +1,12 @@
 """Global temporal alignment (paper, Table 4)."""
 from einops import einsum, rearrange
 
-from objectives.alignment import alignment_table
-from objectives.alignment import expected_minimum, total_cost
+from objectives.alignment import alignment_table, expected_maximum, total_cost
 from objectives.objective import NEVER, masked_mean, objective
 
 
 @objective
-def gta(z, time, length, valid, *, temperature=0.1, smoothing=0.1, weight=0.1,
-        double_softmax=True):
+def gta(z, time, length, valid, *, temperature=0.1, smoothing=0.1, weight=0.1):
     """Smooth DTW with a contrastive cost, and a cycle through the whole alignment and back.
 
     z: the embedding, unit length. For a and b the two sequences of a video, n frames in a:
@@ -17,14 +15,14 @@ def gta(z, time, length, valid, *, temperature=0.1, smoothing=0.1, weight=0.1,
         D(a,b) = r at the last frames of both;  D(b,a) with the roles exchanged, its table r'
         A      = softmax_i(-r_ij),  B = softmax_j(-r'_ji)            each column sums to 1
         P      = (A B)^T                  row i: where a_i comes back to, (n, n), rows sum to 1
-        cycle  = mean over a's frames of the cross-entropy of row i with frame i, label smoothing
+        cycle  = mean over a's frames of the cross-entropy of softmax_k(P_ik) with frame i,
+                 label smoothing
         L      = cycle + weight (D(a,b) + D(b,a)),   mean over videos
     The cycle goes from a to b and back alone. Frame times are not used. The contrastive cost, not
     the cycle, is what keeps all frames from meeting in one point.
 
-    double_softmax: the authors' code takes the log-softmax of P, probabilities already; then the
-    cycle can only lie between 2.17 and 3.08 at n = 20. False: the cross-entropy of log P itself.
-    Which of the two the published numbers used is not known.
+    release: P, probabilities already, passes another softmax; the cycle can only lie between 2.17
+    and 3.08 at n = 20. Whether the published numbers were made so is not known.
 
     Hadji et al., Representation Learning via Global Temporal Alignment and Cycle-Consistency,
     CVPR 2021 (the paper's [20]).
@@ -38,7 +36,7 @@ def gta(z, time, length, valid, *, temperature=0.1, smoothing=0.1, weight=0.1,
     logits = logits.masked_fill(padded, NEVER)
     cost = -logits.log_softmax(2)                                     # (B, 2, T, T)
     cost = rearrange(cost, 'b v i j -> (b v) i j')
-    table = alignment_table(cost, expected_minimum, temperature)
+    table = alignment_table(cost, expected_maximum, temperature)
 
     frames = valid.sum(-1).clamp(min=1)                               # (B, 2)
     rows = frames.flatten()
@@ -48,9 +46,10 @@ def gta(z, time, length, valid, *, temperature=0.1, smoothing=0.1, weight=0.1,
 
     table = rearrange(table, '(b v) i j -> b v i j', v=2)
     # Padded rows of the table cost 1e9 each: this softmax does not choose them.
-    log_A, log_B = (-table).log_softmax(2).unbind(1)                  # (B, T, T), (B, T, T)
+    A, B = (-table).softmax(2).unbind(1)                              # (B, T, T), (B, T, T)
     own = valid[:, 0]                                                 # a's frames: (B, T)
-    log_P = log_return(log_A, log_B, own, double_softmax)             # (B, T, T)
+    P = (A @ B).mT.masked_fill(~own[:, None], NEVER)                  # (B, T, T)
+    log_P = P.log_softmax(-1)
     home = log_P.diagonal(dim1=1, dim2=2)                             # (B, T)
     anywhere = masked_mean(log_P, own[:, None], 2)                    # (B, T)
     entropy = -(1 - smoothing) * home - smoothing * anywhere
@@ -59,18 +58,3 @@ def gta(z, time, length, valid, *, temperature=0.1, smoothing=0.1, weight=0.1,
     both_exist = valid.any(-1).all(1)                                 # (B,)
     pair_loss = cycle + weight * distance.sum(1)
     return masked_mean(pair_loss, both_exist, 0)
-
-
-def log_return(log_A, log_B, own, double_softmax):
-    """log A (B, n, m), log B (B, m, n) -> log P (B, n, n), or with double_softmax log-softmax of P.
-
-    own bool (B, n): which of a's frames are valid.
-    """
-    if double_softmax:
-        P = (log_A.exp() @ log_B.exp()).mT
-        P = P.masked_fill(~own[:, None], NEVER)
-        return P.log_softmax(-1)
-    # log P_ik = log sum_j A_kj B_ji, in logarithms since A and B underflow
-    to_k = rearrange(log_A, 'b k j -> b 1 k j')
-    from_i = rearrange(log_B, 'b j i -> b i 1 j')
-    return (to_k + from_i).logsumexp(-1)

@@ -2,8 +2,7 @@
 import torch
 import torch.nn.functional as F
 
-from objectives.alignment import alignment_table
-from objectives.alignment import soft_minimum, total_cost
+from objectives.alignment import alignment_table, soft_maximum, total_cost
 from objectives.objective import objective, squared_distance
 
 
@@ -17,7 +16,7 @@ def soft_dtw(cost, rows, columns, gamma=0.1):
 
     Cuturi and Blondel, Soft-DTW: a Differentiable Loss Function for Time-Series, ICML 2017.
     """
-    table = alignment_table(cost, soft_minimum, gamma)
+    table = alignment_table(cost, soft_maximum, gamma)
     return total_cost(table, rows, columns)
 
 

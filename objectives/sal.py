@@ -31,7 +31,7 @@ def sal(z, time, length, valid, *, classifier, triplets=8):
     z: the embedding as it is. For frames a < b < c (`draw_triplets`, `triplets` of them a view) a
     classifier sees (z_a, z_b, z_c), class 1, and as often (z_b, z_a, z_c) or (z_a, z_c, z_b), which
     is class 0:
-        L = cross-entropy, mean over the triplets of the batch
+        L = cross-entropy, mean over the triplets of this process's batch
     As in the original, the first frame shown is always earlier than the last: the middle is what
     tells. classifier: (..., 3 D) -> (..., 2), trained with the model. It wants a hidden layer: a
     linear one adds up three scores, one a frame, and cannot compare frames.

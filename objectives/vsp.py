@@ -36,6 +36,7 @@ def vsp(z, time, length, valid, *, segments=5, bridges=None):
         d(x)  = -|x - (1 - alpha) z_h - alpha z_t|^2 / (2 sigma^2)
         L     = -log(exp d(z_p) / (exp d(z_p) + sum_x exp d(x)))
     where x are the three points of every other bridge of this process's batch; mean over bridges.
+    With more processes there are fewer negatives, and the loss is another.
     A Brownian bridge's variance at p is sigma itself; the method's scale is its square.
     bridges: int64 (B, 2, S, 3), h < p < t; a row of another kind, as (0, 0, 0), is none. Without it
     `segments` a clip are drawn.

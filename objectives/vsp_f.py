@@ -27,6 +27,7 @@ def phase_contrast(middles, labels, exists, temperature=0.1):
 def vsp_f(z, time, length, valid, *, labels, weight=1., temperature=0.1):
     """VSP-P + weight * `phase_contrast` of its bridges' middle frames, which is its repaired form.
 
+    Both contrast over this process's own batch.
     z: the embedding, unit length, of a clip of the whole video. No two actions may share a label.
     Repaired: the authors' code minimises the positives' share itself, without the -log, and so
     drives frames of one phase apart; with two bridges a clip it matches the k-th bridge of one clip

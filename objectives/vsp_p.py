@@ -40,7 +40,8 @@ def draw_phases(labels, valid):
 def vsp_p(z, time, length, valid, *, labels):
     """VSP with one bridge a phase: `labels` say where phases begin and end, not which are alike.
 
-    z: the embedding, unit length, of a clip of the whole video. Loss: `vsp`.
+    z: the embedding, unit length, of a clip of the whole video. Loss: `vsp`, which contrasts
+    over this process's own batch.
     The authors' code for Penn Action shows one phase a clip instead: there the time code runs over
     one phase in training and over the whole video in evaluation. Their code for FineGym and Pouring
     shows the whole video, as here, but draws two phases of it, next to each other in the order of

@@ -5,9 +5,8 @@ import torch
 
 import data
 import train
-from clutter import SCENES
 from datasets.synthetic import synthetic
-from experiment import ALL_LAYERS, METRICS, Model, Row, cache, cover, embed, print_table
+from experiment import ALL_LAYERS, METRICS, SCENES, Model, Row, cache, cover, embed, print_table
 from lstp import POOLERS
 from model import MVFormer, build_backbone
 
