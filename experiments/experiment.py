@@ -107,6 +107,7 @@ class Cached(NamedTuple):
     action: str
     labels: np.ndarray      # (n,)
     activity: np.ndarray    # (n,) the pose's distance from the idle pose, in degrees
+    heads: torch.Tensor     # attention of the backbone's CLS heads in the clean version (n, H, P)
     versions: list          # the clean one first
 
 
@@ -163,6 +164,8 @@ def cache(backbone, videos, versions, seed, keep):
         frames = video.read(range(video.frames))                      # (n, 3, H, W)
         masks = video.actor(range(video.frames))                      # (n, H, W)
         clean = data.center(frames, size)
+        with torch.no_grad():
+            heads = backbone.attention_map(clean)                     # (n, H, P)
         kept = [version_of(backbone, clean, cover(masks, None, backbone), keep)]
         for version in range(versions):
             rng = np.random.default_rng([seed, number, version])
@@ -172,7 +175,7 @@ def cache(backbone, videos, versions, seed, keep):
         _, idle, _ = ACTIONS[video.action]
         poses = video.decode.__self__.poses                           # (n, 9)
         activity = np.linalg.norm(poses - idle, axis=1)
-        found.append(Cached(video.action, video.labels, activity, kept))
+        found.append(Cached(video.action, video.labels, activity, heads, kept))
     return found
 
 
@@ -289,20 +292,40 @@ def train_row(row, width, videos, settings):
 
 @torch.no_grad()
 def embed(model, videos):
-    """-> unit-length embeddings (n, D) of each video, each entity's mean mass on the actor."""
+    """-> unit-length embeddings (n, D) of each video, {measure: [N]} of the entities' attention."""
     embeddings = []
-    masses = []
+    attention = []
     for video in videos:
-        clean = video.versions[0]
-        entities, attention = model.entities(clean, np.arange(len(video.labels)))
+        entities, seen = model.entities(video.versions[0], np.arange(len(video.labels)))
         z = model.mtf(entities[None])[0]
         embeddings.append(F.normalize(z, dim=-1).numpy())
-        if attention is not None:
-            attention = attention / attention.sum(-1, keepdim=True).clamp_min(1e-12)
-            mass = einsum(attention, clean.actor.float(), 'f n p, f p -> f n')
-            masses.append(mass.mean(0))
-    mass = torch.stack(masses).mean(0).tolist() if masses else []
-    return embeddings, mass
+        attention.append(seen)
+    if attention[0] is None:
+        return embeddings, {}
+    return embeddings, look(attention, videos)
+
+
+def look(attention, videos):
+    """[(n, N, P)], a video each -> {'mass': [N], 'iou': [N]} on the actor (evaluation/focus.py)."""
+    means = {'mass': [], 'iou': []}
+    for seen, video in zip(attention, videos):
+        found = focus(seen, video.versions[0].actor.float())
+        for measure in means:
+            means[measure].append(found[measure].mean(0))
+    return {measure: torch.stack(means[measure]).mean(0).tolist() for measure in means}
+
+
+def best_look(train_look, val_look):
+    """Of the entity or head that has the largest mass in train videos: what it has in val."""
+    best = int(np.argmax(train_look['mass']))
+    return {measure: val_look[measure][best] for measure in val_look}
+
+
+def best_head(cached):
+    """The same of the backbone's own CLS heads, which need no training."""
+    looks = [look([video.heads for video in cached[split]], cached[split])
+             for split in ('train', 'val')]
+    return best_look(*looks)
 
 
 def score(embeddings, cached):
@@ -328,10 +351,11 @@ def run(name, width, cached, settings):
     """Train and score one row with one seed -> a dict, one line of the results' file."""
     begun = time.time()
     model, loss = train_row(ROWS[name], width, cached['train'], settings)
-    train_embeddings, _ = embed(model, cached['train'])
-    val_embeddings, mass = embed(model, cached['val'])
+    train_embeddings, train_look = embed(model, cached['train'])
+    val_embeddings, val_look = embed(model, cached['val'])
     scores = score({'train': train_embeddings, 'val': val_embeddings}, cached)
-    return dict(row=name, seed=settings.seed, loss=loss, mass=mass,
+    best = best_look(train_look, val_look) if val_look else {}
+    return dict(row=name, seed=settings.seed, loss=loss, mass=val_look.get('mass', []), best=best,
                 seconds=round(time.time() - begun), **scores)
 
 
@@ -346,7 +370,7 @@ def clock(cached):
 # ----------------------------------------------------------------------------------------------
 # The table
 
-def print_table(results, clock_scores):
+def print_table(results, clock_scores, head):
     """Mean, standard deviation over the seeds; then the claims as paired differences."""
     runs = {}
     for result in results:
@@ -363,18 +387,29 @@ def print_table(results, clock_scores):
         print(f'{name:26}{len(by_seed):5}' + ''.join(f'{cell:>18}' for cell in cells), '', masses)
     print('\npaired differences, mean +- standard error over the seeds that both rows have')
     for better, worse, claim in CLAIMS:
-        line = f'{claim:52}'
-        seeds = sorted(runs.get(better, {}).keys() & runs.get(worse, runs.get(better, {})).keys())
-        if len(seeds) < 2 or (worse not in runs and worse != 'clock'):
-            continue
-        for metric in METRICS:
-            differences = []
-            for seed in seeds:
-                other = clock_scores if worse == 'clock' else runs[worse][seed]
-                differences.append(runs[better][seed][metric] - other[metric])
-            error = np.std(differences, ddof=1) / len(seeds) ** .5
-            line += f'  {metric} {np.mean(differences):+.3f} +- {error:.3f}'
-        print(line, f' ({len(seeds)} seeds)')
+        ours = runs.get(better, {})
+        if worse == 'clock':
+            theirs = dict.fromkeys(ours, clock_scores)
+        else:
+            theirs = runs.get(worse, {})
+        print_difference(claim, ours, theirs, METRICS)
+    for name in ('last-3', 'lstp-3'):
+        ours = {seed: each['best'] for seed, each in runs.get(name, {}).items()}
+        claim = f'Figure 1: best entity of {name} over best CLS head'
+        print_difference(claim, ours, dict.fromkeys(ours, head), ('mass', 'iou'))
+
+
+def print_difference(claim, ours, theirs, metrics):
+    """ours, theirs: {seed: {metric: value}}; nothing is printed of less than two seeds."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    if len(seeds) < 2:
+        return
+    line = f'{claim:52}'
+    for metric in metrics:
+        differences = [ours[seed][metric] - theirs[seed][metric] for seed in seeds]
+        error = np.std(differences, ddof=1) / len(seeds) ** .5
+        line += f'  {metric} {np.mean(differences):+.3f} +- {error:.3f}'
+    print(line, f' ({len(seeds)} seeds)')
 
 
 def numbers(text):
@@ -391,7 +426,6 @@ def parse():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--scene', default='garden', choices=list(SCENES))
     parser.add_argument('--backbone', default='tiny_local', choices=list(TINY))
-    parser.add_argument('--weights', help='of the backbone; else those in assets/')
     parser.add_argument('--image-size', type=int, help="pixels; else the backbone's")
     parser.add_argument('--rows', default=';'.join(ROWS), help='separated by ;')
     parser.add_argument('--seeds', type=numbers, default=[0], help='of training, e.g. 0,1 or 6-13')
@@ -422,8 +456,7 @@ def main():
     for name in names:
         if ROWS[name].pool == 'lstp' and not args.probe:
             keep |= set(ROWS[name].layers)
-    backbone = build_backbone(args.backbone, weights=args.weights, layers=ALL_LAYERS,
-                              image_size=args.image_size)
+    backbone = build_backbone(args.backbone, layers=ALL_LAYERS, image_size=args.image_size)
     videos = synthetic(args.data_seed, args.train, args.val, SCENES[args.scene])
     versions = 0 if args.probe else args.versions
     cached = {
@@ -447,7 +480,9 @@ def main():
             print(json.dumps(result), flush=True)
             with open(args.out, 'a') as file:
                 file.write(json.dumps(vars(args) | result, default=str) + '\n')
-    print_table(results, clock(cached))
+    head = best_head(cached)
+    print(f'best CLS head: mass {head["mass"]:.3f}, iou {head["iou"]:.3f}')
+    print_table(results, clock(cached), head)
 
 
 if __name__ == '__main__':

@@ -48,15 +48,15 @@ def test_cached_features_give_the_embeddings_of_the_whole_model(backbone):
     cached = cache(backbone, [one], 0, 0, keep=ALL_LAYERS)
     row = Row('lstp', ALL_LAYERS, 3)
     model = Model(row, backbone.width, train.preset('synthetic')).eval()
-    (found,), mass = embed(model, cached)
+    (found,), looks = embed(model, cached)
 
     whole = MVFormer(backbone, model.pool, model.mtf).eval()
     images = seen(backbone, one, range(one.frames))
     with torch.no_grad():
         expected = whole(images[None])[0].numpy()
     assert np.abs(found - expected).max() < 5e-3            # half precision
-    assert len(mass) == 3
-    assert 0 < min(mass) < max(mass) < 1
+    assert len(looks['mass']) == len(looks['iou']) == 3
+    assert 0 < min(looks['mass']) < max(looks['mass']) < 1
 
 
 CASES = [('avg', (4,)), ('cls', (4,)), ('max', (2, 4))]
@@ -93,9 +93,14 @@ def test_paired_differences_are_taken_seed_by_seed(capsys):
     for row, seed, value in [('actor', 0, .5), ('actor', 1, .9), ('actor', 2, .1),
                              ('avg', 1, .8), ('avg', 0, .2)]:
         metrics = dict.fromkeys(METRICS, value)
-        results.append(dict(row=row, seed=seed, mass=[], **metrics))
-    print_table(results, dict.fromkeys(METRICS, .4))
+        results.append(dict(row=row, seed=seed, mass=[], best={}, **metrics))
+    for seed, mass in enumerate((.5, .7)):
+        results.append(dict(row='last-3', seed=seed, mass=[mass], best=dict(mass=mass, iou=.2),
+                            **dict.fromkeys(METRICS, 0)))
+    print_table(results, dict.fromkeys(METRICS, .4), dict(mass=.3, iou=.2))
     lines = capsys.readouterr().out.splitlines()
     line, = [line for line in lines if 'perfect attention' in line]
     assert 'classification +0.200 +- 0.100' in line         # of +.3 and +.1
     assert '(2 seeds)' in line
+    line, = [line for line in lines if 'last-3 over best CLS head' in line]
+    assert 'mass +0.300 +- 0.100  iou +0.000 +- 0.000' in line

@@ -436,3 +436,9 @@ def test_teacher_is_a_copy_on_the_same_backbone():
     other.load_state_dict(other.state_dict() | kept)
     assert torch.equal(other(clips, valid)['teacher'], teacher(clips, valid)['teacher'])
     assert torch.equal(other.centre, teacher.centre)
+
+
+def test_teacher_is_made_where_the_model_is():
+    """The model has moved to its device by then; 'meta' is one that every machine has."""
+    teacher = Teacher(Student().to('meta'))
+    assert all(value.is_meta for value in teacher.state_dict().values())
