@@ -9,41 +9,54 @@ import re
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from datasets.video import Video, check_shape, one_line
+from datasets.video import Video, one_line
 from running.errors import UserError
 
 IMAGE_FILES = {
     '.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.webp', '.avif', '.jp2', '.j2k', '.jpx',
     '.bmp', '.dib', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.sgi', '.pcx', '.qoi'}
+STACKS = {'.tif', '.tiff', '.png', '.webp'}    # may hold a recording, a page a frame
 DEEP = {'I;16', 'I;16L', 'I;16B', 'I;16N', 'I'}    # Pillow's modes of more than 8 bits a pixel
+
+
+class Page(NamedTuple):
+    """One picture of a file that holds several."""
+    path: Path
+    number: int
 
 
 def read_images(files, indices, size=None):
     """Yield the images at `indices`, squashed to size x size if given: uint8 (3, H, W).
 
     A file is a path, or (path, start, end) for an image inside a larger file."""
+    yield from pixels_of(files, indices, partial(open_image, size=size), size)
+
+
+def pixels_of(files, indices, opened, size=None):
+    """read_images, with opened(file) -> a Pillow image as a viewer shows it."""
+    shape = (size, size) if size else None
     bits = None
-    shape = None
     for i in indices:
-        image = open_image(files[i], size)
+        image = opened(files[i])
         with naming(files[i]):
             if image.mode == 'F':
                 raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits')
             if image.mode in DEEP:
                 if bits is None:
-                    bits = bits_used(files)
+                    bits = bits_used(files, opened)
                 image = eight_bits(image, bits)
             image = image.convert('RGB')
-            if size:
-                image = image.resize((size, size), Image.BILINEAR)
+            if shape is None:
+                shape = opened(files[0]).size    # frames of one video go into one tensor
+            if image.size != shape:
+                image = image.resize(shape, Image.BILINEAR)
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-            check_shape(pixels.shape, shape)
-        shape = pixels.shape
         yield pixels
 
 
@@ -55,7 +68,9 @@ def naming(file):
     except UserError:
         raise
     except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError and a few more
-        if isinstance(file, tuple):
+        if isinstance(file, Page):
+            file = f'{file.path}, page {file.number}'
+        elif isinstance(file, tuple):
             file = '{}, bytes {} to {}'.format(*file)
         raise UserError(f'{file}: cannot be read as an image ({one_line(error)})') from None
 
@@ -75,7 +90,7 @@ def open_image(file, size=None):
         return ImageOps.exif_transpose(image)
 
 
-def bits_used(files):
+def bits_used(files, opened):
     """How many bits of their deep pixels a series of images uses, at least 8.
 
     Cameras of 10, 12 or 14 bits leave the upper ones of 16 empty: taken as they are, their pictures
@@ -83,7 +98,7 @@ def bits_used(files):
     spread = np.linspace(0, len(files) - 1, 9).round().astype(int)
     brightest = 0
     for i in set(spread.tolist()):
-        brightest = max(brightest, int(np.max(open_image(files[i]))))
+        brightest = max(brightest, int(np.max(opened(files[i]))))
     return max(8, brightest.bit_length())
 
 
@@ -124,3 +139,43 @@ def frame_folder(name, folder, size=None, **known):
     """A Video of a folder of images; size: they are squashed to size x size."""
     decode = partial(read_folder, folder, size=size)
     return Video(name, partial(folder_frames, folder), decode, **known)
+
+
+# --------------------------------------------------------------------------------------------------
+# A file of them: ImageJ's TIFF stacks, animated PNG and WebP
+
+def stack_pages(path):
+    """The number of frames a picture file holds; 1 of a plain picture, UserError if unreadable.
+
+    A second page of another size is no frame but a thumbnail, or the same picture made smaller."""
+    if Path(path).suffix.lower() not in STACKS:
+        return 1
+    with naming(path), Image.open(path) as image:
+        pages = getattr(image, 'n_frames', 1)
+        if pages > 1:
+            size = image.size
+            image.seek(1)
+            pages = pages if image.size == size else 1
+        return pages
+
+
+def turn_to(stack, page):
+    """A page of an open stack -> a Pillow image of its own."""
+    with naming(page):
+        stack.seek(page.number)
+        return ImageOps.exif_transpose(stack.copy())
+
+
+def read_stack(path, indices, size=None):
+    """As read_images, of the pages of a file, which is opened once: one page may need those before."""
+    with naming(path):
+        stack = Image.open(path)
+    with stack:
+        pages = [Page(path, i) for i in range(stack.n_frames)]
+        yield from pixels_of(pages, indices, partial(turn_to, stack), size)
+
+
+def stack_file(name, path, size=None, **known):
+    """A Video of a file of pictures; size: they are squashed to size x size."""
+    decode = partial(read_stack, path, size=size)
+    return Video(name, partial(stack_pages, path), decode, **known)

@@ -5,17 +5,26 @@ as what differs from others, so decoding starts at a key frame, which stands alo
 when its frame is decoded (dts) and when it is shown (pts): not in the same order, where a frame
 (a B-frame) also needs one that is shown after it.
 """
+import os
+from functools import lru_cache
 from typing import NamedTuple
 
 import av
 import numpy as np
 
+from datasets.layout import say
+
+MP4, MKV = 'mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm'
+SEEKABLE = MP4, MKV, 'avi', 'mpegts'    # a GIF, for one, calls each of its frames a key frame
+
 
 class Timetable(NamedTuple):
-    """The frames of a file, found from its packets without decoding them."""
-    shown: np.ndarray    # int64 (frames,): when each is shown, rising
+    """The frames of a file."""
+    shown: np.ndarray    # int64 (frames,), rising: when each is shown. A damaged one repeats
+                         # the time of the frame before it, which is shown in its place
     keys: np.ndarray     # int64 (key frames,), rising: the first frame that is decoded from each
-    seek: list           # (key frames,): where to seek for each
+    seek: list           # (key frames,): where to seek for each; None: begin at the file's start
+    clock: bool          # False: its times are no use, and `shown` counts the frames instead
 
 
 def open_video(path):
@@ -29,50 +38,132 @@ def open_video(path):
     frames or files made of Python objects, and timeouts.
     """
     av.logging.set_level(None)
-    return av.open(str(path))
+    return av.open(str(path), metadata_errors='replace')    # old tags are not UTF-8
 
 
 def video_stream(file):
-    """The first video of an open file; a cover picture beside it is not one."""
-    for stream in file.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
-    raise ValueError('it holds none')
+    """The video of an open file that ffmpeg would choose; a cover picture beside it is not one.
+
+    No other track is read: in a file that was cut off, it may end before the video does."""
+    cover = av.stream.Disposition.attached_pic
+    videos = [stream for stream in file.streams.video if not stream.disposition & cover]
+    if not videos:
+        raise ValueError('it holds none')
+    chosen = max(videos, key=preference)
+    for stream in file.streams:
+        if stream.index != chosen.index:
+            stream.discard = av.stream.Discard.all
+    return chosen
+
+
+def preference(stream):
+    """libav's av_find_best_stream: the default track, or one of far more pixels."""
+    default = stream.disposition & av.stream.Disposition.default
+    return stream.width * stream.height + (5_000_000 if default else 0)
+
+
+def frames_of(file, stream):
+    """Yield an open file's frames from where it stands; None for a packet that does not decode.
+
+    In one thread: of several, an error takes whole frames of the others with it. A packet that
+    the file's end cuts is none."""
+    if not stream.codec_context.is_open:
+        stream.codec_context.thread_count = 1
+    for packet in file.demux(stream):
+        if packet.is_corrupt:
+            continue
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            frames = [None]
+        yield from frames
 
 
 def timetable(path):
-    """The timetable of an mp4 or mov file; None where a packet is not surely the frame of its time.
+    """The timetable of a video file, made once a process; ValueError if too much is damaged."""
+    about = os.stat(path)
+    return timetable_of(str(path), about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=1024)    # of two-minute videos, 30 MB
+def timetable_of(path, _changed, _bytes):
+    packets = []
+    with open_video(path) as file:
+        stream = video_stream(file)
+        container = file.format.name
+        codec = stream.codec_context.name
+        for packet in file.demux(stream):
+            if packet.size and not packet.is_corrupt:
+                packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
+    shown = None
+    clock = True
+    if container in (MP4, MKV) and codec not in ('vp8', 'libvpx'):    # VP8 has hidden frames
+        shown = shown_by_packets(packets)
+    if shown is None:
+        shown, clock = shown_by_decoding(path)
+    seek = []
+    for pts, dts, key, _ in packets:
+        if key and pts is not None:
+            seek.append((pts, pts if container == MKV or dts is None else dts))
+    shown = np.array(shown, np.int64)                                # (frames,)
+    if not clock or not seek or container not in SEEKABLE:
+        return Timetable(shown, np.zeros(1, np.int64), [None], clock)
+    seek.sort()
+    keys = np.searchsorted(shown, [pts for pts, _ in seek])
+    keys[0] = 0
+    return Timetable(shown, keys, [position for _, position in seek], clock)
+
+
+def shown_by_packets(packets):
+    """When the frames are shown, by (pts, dts, key, discard) of their packets; None if not sure.
 
     The header's count is not asked for: a file that was cut off ends with its last whole packet. A
     cut without encoding anew leaves an edit list: frames before it are decoded, but not shown.
     """
-    shown = []
-    hidden = []
-    keys = []
-    with open_video(path) as file:
-        if 'mp4' not in file.format.name:
-            return None
-        for packet in file.demux(video_stream(file)):
-            if not packet.size or packet.is_corrupt:
-                continue
-            if packet.pts is None:
-                return None
-            if packet.is_keyframe:
-                keys.append((packet.pts, packet.dts))
-            if packet.is_discard:
-                hidden.append(packet.pts)
-            else:
-                shown.append(packet.pts)
+    shown = [pts for pts, _, _, hidden in packets if not hidden]
+    hidden = [pts for pts, _, _, hidden in packets if hidden]
+    keys = [pts for pts, _, key, _ in packets if key]
+    if None in shown + hidden:
+        return None
     if not keys or not shown:
-        return Timetable(np.zeros(0, np.int64), np.zeros(0, np.int64), [])
+        return []
     first, last = min(shown), max(shown)
     if len(set(shown)) < len(shown) or any(first <= pts <= last for pts in hidden):
         return None    # after several cuts, times do not rise with the file
-    keys.sort()
-    key_times = [pts for pts, _ in keys]
-    # What precedes the first key frame does not decode.
-    shown = np.array(sorted(pts for pts in shown if pts >= key_times[0]), np.int64)
-    return Timetable(shown, np.searchsorted(shown, key_times), [dts for _, dts in keys])
+    return sorted(pts for pts in shown if pts >= min(keys))    # before a key, nothing decodes
+
+
+def shown_by_decoding(path):
+    """-> when the frames are shown, and whether by a clock; without one, their places in a row."""
+    times = []
+    places = []
+    lost = 0
+    with open_video(path) as file:
+        for place, frame in enumerate(frames_of(file, video_stream(file))):
+            if frame is not None:
+                times.append(frame.pts)
+                places.append(place)
+            elif times:
+                lost += 1
+                times.append(times[-1])
+                places.append(places[-1])
+    tell_lost(path, lost, len(times))
+    if None in times or len(set(times)) < len(times) - lost or sorted(times) != times:
+        return places, False
+    return times, True
+
+
+def tell_lost(path, lost, frames):
+    """A line on a few damaged frames; ValueError if of the frames read they are many."""
+    if lost > max(1, frames // 10):
+        raise ValueError(f'{lost} of {frames} frames are damaged')
+    if lost:
+        say_damaged(str(path))
+
+
+@lru_cache(maxsize=1024)
+def say_damaged(path):
+    say(f'{path}: a frame of it is damaged; the one before it is shown in its place')
 
 
 def runs(indices, keys):
@@ -81,3 +172,18 @@ def runs(indices, keys):
     skips = keys[start[1:]] > indices[:-1] + 16
     cuts = np.flatnonzero(skips) + 1
     return [(key[0], run) for key, run in zip(np.split(start, cuts), np.split(indices, cuts))]
+
+
+def frame_times(path, frames):
+    """When each frame of a video file is shown, in seconds -> float (frames,).
+
+    Counted from the file's start, as players and annotation tools do: its sound may begin before
+    its pictures. By time stamps, since phones film at a varying rate; without these, evenly.
+    """
+    table = timetable(path)
+    with open_video(path) as file:
+        stream = video_stream(file)
+        if len(table.shown) != frames or not table.clock:
+            return np.arange(frames) / float(stream.average_rate or 25)
+        begin = (file.start_time or 0) / av.time_base
+        return table.shown * float(stream.time_base) - begin

@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from datasets.tables import all_numbers, number
-from datasets.packets import open_video, timetable, video_stream
+from datasets.packets import frame_times  # noqa: F401, for users of this file
 
 UNITS = ('seconds', 'frames')
 SLACK = 5e-4  # of a second: people write three decimals at best
@@ -91,23 +91,3 @@ def check(bounds, moments, unit):
     for before, after in zip(bounds, bounds[1:]):
         if after[0] < before[1]:
             raise ValueError(f'two segments overlap at {after[0]:g} {unit}')
-
-
-def frame_times(path, frames):
-    """When each frame of a video file is shown, in seconds from the first -> float (frames,).
-
-    From the packets' time stamps, since phones film at a varying rate; without these, evenly.
-    """
-    table = timetable(path)
-    with open_video(path) as file:
-        stream = video_stream(file)
-        tick = stream.time_base
-        rate = float(stream.average_rate or 25)
-        if table:
-            stamps = table.shown.tolist()
-        else:
-            packets = [packet for packet in file.demux(stream) if packet.size]
-            stamps = sorted(packet.pts for packet in packets if packet.pts is not None)
-    if len(stamps) != frames:
-        return np.arange(frames) / rate
-    return np.array([float((stamp - stamps[0]) * tick) for stamp in stamps])

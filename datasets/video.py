@@ -6,7 +6,6 @@ where their frames are); folders of pictures in images.py. Whatever a file can h
 becomes a `UserError` of one line.
 """
 import itertools
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -14,9 +13,8 @@ from functools import cached_property, partial
 import av
 import numpy as np
 import torch
-from torch.utils.data import get_worker_info
 
-from datasets.packets import open_video, runs, timetable, video_stream
+from datasets.packets import frames_of, open_video, runs, tell_lost, timetable, video_stream
 from running.errors import UserError
 
 VIDEO_FILES = {
@@ -112,52 +110,50 @@ class Video:
 # --------------------------------------------------------------------------------------------------
 # Decoding
 
-def frames_of(file):
-    """Yield an open file's frames from where it stands; not of a packet that its end cuts."""
-    for packet in file.demux(video_stream(file)):
-        if not packet.is_corrupt:
-            yield from packet.decode()
+def frames_at(timed, times):
+    """Of (time, frame) in rising order, yield the frame that is on at each of the rising `times`.
+
+    -> in the end, how many were not exactly there: damaged, so that the one before stays on."""
+    current = coming = None
+    lost = 0
+    for time in times:
+        while current is None or current[0] < time:
+            coming = coming or next(timed, None)
+            if coming is None or coming[0] > time:
+                break
+            current, coming = coming, None
+        nearest = current or coming
+        if nearest is None:
+            raise ValueError('nothing in it decodes')
+        lost += nearest[0] != time
+        yield nearest[1]
+    return lost
 
 
-def frames_at(frames, times):
-    """Of frames in rising order, yield those shown at the rising `times`."""
-    missing = deque(times)
-    for frame in frames:
-        if frame.pts is None or frame.pts > missing[0]:
-            break
-        if frame.pts == missing[0]:
-            yield frame
-            missing.popleft()
-        if not missing:
-            return
-    raise ValueError(f'the frame at {missing[0]} is missing')
-
-
-def counted_frames(frames, indices):
-    """Of frames from the first on, yield those at the rising `indices`."""
-    wanted = set(indices.tolist())
-    for i, frame in enumerate(frames):
-        if i in wanted:
-            yield frame
-        if i == indices[-1]:
-            return
-    raise ValueError(f'frame {indices[-1]} is missing')
+def timed_frames(file, clock):
+    """Yield (time, frame) of an open file from where it stands; without a clock, (place, frame)."""
+    for place, frame in enumerate(frames_of(file, video_stream(file))):
+        if frame is not None and not (clock and frame.pts is None):
+            yield (frame.pts if clock else place), frame
 
 
 def decoded(path, indices):
     """Yield PyAV frames of a video file at distinct rising `indices`."""
     table = timetable(path)
+    lost = 0
     with open_video(path) as file:
-        stream = video_stream(file)
-        stream.thread_type = 'AUTO'
-        as_many_as_cores = 0
-        stream.codec_context.thread_count = 1 if get_worker_info() else as_many_as_cores
-        if table is None:
-            yield from counted_frames(frames_of(file), indices)
-            return
         for key, run in runs(indices, table.keys):
-            file.seek(table.seek[key], stream=stream)
-            yield from frames_at(frames_of(file), table.shown[run])
+            times = table.shown[run].tolist()
+            if table.seek[key] is not None:
+                file.seek(table.seek[key], stream=video_stream(file))
+            timed = timed_frames(file, table.clock)
+            first = next(timed, None)
+            if first is not None and first[0] <= times[0]:
+                lost += yield from frames_at(itertools.chain([first], timed), times)
+                continue
+            with open_video(path) as again:    # it went too far, or the key frame is damaged
+                lost += yield from frames_at(timed_frames(again, table.clock), times)
+    tell_lost(path, lost, len(indices))
 
 
 def upright(pixels, matrix):
@@ -175,49 +171,57 @@ def upright(pixels, matrix):
     return pixels
 
 
+QUARTERS = {    # av_display_rotation_get's degrees, against the clock -> the matrix
+    0: [[1, 0], [0, 1]], 90: [[0, -1], [1, 0]], 180: [[-1, 0], [0, -1]], -90: [[0, 1], [-1, 0]]}
+
+
 def display_matrix(frame):
-    """How a player turns the frame, int32 (3, 3), or None: as it is stored."""
-    stored = frame.side_data.get('DISPLAYMATRIX')
+    """How a player turns the frame: (x, y) is shown at (x, y) @ matrix, int (2, 2) or larger."""
+    try:
+        stored = frame.side_data.get('DISPLAYMATRIX')
+    except ValueError:    # PyAV has no name for something else that the frame carries
+        quarter = (frame.rotation + 180) // 90 * 90 - 180
+        return np.array(QUARTERS[quarter])
     if stored is None:
-        return None
+        return np.array(QUARTERS[0])
     return np.frombuffer(bytes(stored), np.int32).reshape(3, 3)
 
 
 def file_frames(path):
-    """Number of frames of a video file: by its packets in an mp4, by decoding in any other."""
+    """Number of frames of a video file: by its packets where these are frames, or by decoding."""
     try:
-        table = timetable(path)
-        if table is not None:
-            return len(table.shown)
-        with open_video(path) as file:
-            return sum(1 for _ in frames_of(file))
+        return len(timetable(path).shown)
     except Exception as error:  # demuxers and decoders raise a dozen types on a stranger's bytes
         raise UserError(f'{path}: cannot be read as a video ({one_line(error)})') from None
 
 
+def display_size(path):
+    """Width and height at which a player shows a video file's first frame, before turning it."""
+    with open_video(path) as file:
+        stream = video_stream(file)
+        oblong = stream.sample_aspect_ratio or 1    # a pixel's width / height
+        return max(1, round(stream.width * oblong)), stream.height
+
+
+BT709 = 1              # the colours and tones of an ordinary screen
+HDR_TONES = 16, 18     # PQ and HLG of ITU-R BT.2100
+
+
 def read_file(path, indices, size=None):
-    """Yield frames of a video file, squashed to size x size if given: uint8 (3, H, W)."""
+    """Yield frames of a video file: uint8 (3, H, W), as a player shows them or, if a size is
+    given, squashed to size x size. HDR is mapped to an ordinary screen, by libswscale."""
     scale = av.video.reformatter.VideoReformatter()
-    shape = None
     try:
+        width, height = (size, size) if size else display_size(path)
         for frame in decoded(path, indices):
-            rgb = scale.reformat(frame, size or frame.width, size or frame.height, 'rgb24')
-            pixels = torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1)
-            matrix = display_matrix(frame)
-            if matrix is not None:    # turned after squashing: to a square, that is the same
-                pixels = upright(pixels, matrix)
-            check_shape(pixels.shape, shape)
-            shape = pixels.shape
-            yield pixels
+            tones = {}
+            if frame.color_trc in HDR_TONES:
+                tones = {'dst_color_trc': BT709, 'dst_color_primaries': BT709}
+            rgb = scale.reformat(frame, width, height, 'rgb24', **tones)
+            stored = torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1)
+            yield upright(stored, display_matrix(frame))    # of a square, the same after squashing
     except Exception as error:  # as above
         raise UserError(f'{path}: does not decode ({one_line(error)})') from None
-
-
-def check_shape(shape, before):
-    """Frames of one video go into one tensor; ValueError with both sizes if they differ."""
-    if before not in (None, shape):
-        raise ValueError(f'a frame of {shape[2]} x {shape[1]} pixels, those before it '
-                         f'{before[2]} x {before[1]}')
 
 
 def video_file(name, path, size=None, **known):
