@@ -35,27 +35,16 @@ from running.settings import add_arguments, check_limits, setting
 class Features(NamedTuple):
     """What a backbone makes of F frames."""
     patches: torch.Tensor          # (F, P, L*C), of the chosen layers, without the final norm
-    cls: torch.Tensor | None       # (F, C), with the final norm; None where there is no CLS token
-
-
-class Backbone(NamedTuple):
-    """A row of `backbones`: all that other files must know of a backbone."""
-    make: Callable                 # make(layers) -> the module, with random weights
-    layers: int                    # how many there are to choose from; 1: a single feature map
-    image_size: int                # pixels a side of a frame, unless told otherwise
-    patch_size: int                # pixels a side; a picture cannot be smaller
-    weights: str | Path | None     # address or file of the official weights
-    where: str = ''                # where to get them, where `weights` is None
-    cls: bool = True               # has a CLS token
-    multiple_of: int = 1           # pixels: the sides of a picture are whole numbers of it
+    cls: torch.Tensor | None       # (F, C), with the final norm; None if there is none or unused
 
 
 class ViT(nn.Module):
     """The Vision Transformer (Dosovitskiy et al., ICLR 2021) of DINO (Caron et al., ICCV 2021).
 
     layers: blocks, counted from 1 as in the paper, whose outputs are the patch features; the last
-    by default. trained_size: pixels a side of the pictures that its positions were trained on; the
-    frames' own is image_size, which build_backbone sets. Errors: UserError for no such layer.
+    by default. with_cls: False stops at the last of them, for poolers that do not read CLS.
+    trained_size: pixels a side of the pictures that its positions were trained on; the frames' own
+    is image_size. build_backbone and build_model set these. Errors: UserError for no such layer.
     """
     block = Block                  # dinov2.py and dinov3.py replace these
     eps = 1e-6                     # of LayerNorm
@@ -66,6 +55,7 @@ class ViT(nn.Module):
         self.layers = list(layers or [depth])
         if min(self.layers) < 1 or max(self.layers) > depth:
             raise UserError(f'layers {self.layers}: this backbone has layers 1 to {depth}')
+        self.with_cls = True
         self.image_size = trained_size
         self.patch_size = patch_size
         self.width = width
@@ -139,8 +129,11 @@ class ViT(nn.Module):
             x = block(x, **arguments)
             if number in self.layers:
                 chosen[number] = x[:, self.prefix:]               # (F, P, C)
+            if number == max(self.layers) and not self.with_cls:
+                break
         patches = torch.cat([chosen[number] for number in self.layers], -1)
-        return Features(patches, self.norm(x[:, 0]))              # (F, P, L*C), (F, C)
+        cls = self.norm(x[:, 0]) if self.with_cls else None
+        return Features(patches, cls)                             # (F, P, L*C), (F, C)
 
     def attention_map(self, images):
         """images (F, 3, H, W) -> the last block's attention, CLS over patches, (F, heads, P)."""
@@ -153,22 +146,36 @@ class ViT(nn.Module):
         return attention[:, :, 0, self.prefix:]                   # of (F, heads, S, S)
 
 
+class Backbone(NamedTuple):
+    """A row of `backbones`: all that other files must know of a backbone."""
+    make: Callable                 # make(layers) -> the module, with random weights
+    layers: int                    # how many there are to choose from; 1: a single feature map
+    image_size: int                # pixels a side of a frame, unless told otherwise
+    patch_size: int                # pixels a side; a picture cannot be smaller
+    weights: str | Path | None     # address or file of the official weights
+    where: str = ''                # where to get them, where `weights` is None
+    cls: bool = True               # has a CLS token
+    half: bool = True              # may run in half precision; upstream says DINOv3 not in float16
+    multiple_of: int = 1           # pixels: the sides of a picture are whole numbers of it
+
+
 ADDRESS = 'https://dl.fbaipublicfiles.com/dino/'
 SMALL = dict(width=384, depth=12, heads=6)
 BASE = dict(width=768, depth=12, heads=12)
 
 
-def dino_row(weights, patch_size, sizes):
-    return Backbone(partial(ViT, trained_size=224, patch_size=patch_size, **sizes),
-                    layers=sizes['depth'], image_size=224, patch_size=patch_size, weights=weights)
+def dino_row(file, patch_size, sizes):
+    return Backbone(
+        partial(ViT, trained_size=224, patch_size=patch_size, **sizes),
+        layers=sizes['depth'], image_size=224, patch_size=patch_size,
+        weights=f'{ADDRESS}dino_{file}_pretrain/dino_{file}_pretrain.pth')
 
 
 DINO = {
-    'dino_vitb8': dino_row(ADDRESS + 'dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth', 8, BASE),
-    'dino_vitb16': dino_row(ADDRESS + 'dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth', 16, BASE),
-    'dino_vits8': dino_row(ADDRESS + 'dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth', 8, SMALL),
-    'dino_vits16': dino_row(
-        ADDRESS + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth', 16, SMALL),
+    'dino_vitb8': dino_row('vitbase8', 8, BASE),
+    'dino_vitb16': dino_row('vitbase16', 16, BASE),
+    'dino_vits8': dino_row('deitsmall8', 8, SMALL),
+    'dino_vits16': dino_row('deitsmall16', 16, SMALL),
 }
 
 
@@ -200,7 +207,10 @@ class MVFormer(nn.Module):
         return self
 
     def features(self, images) -> Features:
-        """images (F, 3, height, width), normalised RGB -> patches (F, P, L*C), cls (F, C)."""
+        """images (F, 3, height, width), normalised RGB -> patches (F, P, L*C), cls (F, C).
+
+        No `no_grad` is needed: autograd records nothing where no weight is trained.
+        """
         dtype = next(self.backbone.parameters()).dtype
         if dtype == torch.float32:
             return self.backbone(images)
@@ -236,6 +246,27 @@ class MVFormer(nn.Module):
         z = z.float()
         return F.normalize(z, dim=-1) if normalize else z
 
+    @torch.no_grad()
+    def embed(self, video, most=1000):
+        """Any video, in eval mode -> unit-length embeddings of its frames (n, D), float32 NumPy.
+
+        video: a file, a folder of images, or a data.Video, whose frames enter as they are. One of
+        more than `most` frames is thinned out, and the others are interpolated. Errors: UserError.
+        """
+        import data                                       # late: a model needs no videos
+        from evaluation.embedding import embed_entities, evaluating, thinning
+        size = self.backbone.image_size
+        device = next(self.mtf.parameters()).device
+        if isinstance(video, (str, Path)):
+            open_video = data.frame_folder if Path(video).is_dir() else data.video_file
+            video = open_video(str(video), video, size)   # squashed, as all one's own videos are
+        entities = []
+        with evaluating([self]):
+            for frames in video.parts(step=thinning(video.frames, most)):
+                images = data.center(frames.to(device), size)
+                entities.append(self.entities(images)[0])
+            return embed_entities(self, torch.cat(entities), video.frames, most)
+
     def trained_state(self):
         """What a checkpoint keeps: the trained weights, and the buffers outside the backbone."""
         state = self.state_dict()
@@ -270,9 +301,15 @@ class Architecture:
     dropout: float = setting(0.1, 'dropout rate of the MTF', least=0, most=0.99)
     frames: int = setting(80, 'T, frames of a training clip', least=2)
 
+    @classmethod
+    def from_dict(cls, settings):
+        """Of a dict, perhaps with other settings too; what is absent has its default."""
+        own = [each.name for each in fields(cls) if each.name in settings]
+        return cls(**{name: settings[name] for name in own}).resolve()
+
     def resolve(self):
         """Fill in what follows from the backbone. Returns self."""
-        row = backbones()[self.backbone]
+        row = backbone_row(self.backbone)
         several = POOLERS[self.pool].multi_layer_by_default and row.layers > 1
         if self.layers is None and several:
             third = row.layers / 3                        # 4, 8, 12 of 12
@@ -289,29 +326,35 @@ class Architecture:
 # ----------------------------------------------------------------------------------------------
 # From settings to a model
 
+def backbone_row(name):
+    """Errors: UserError."""
+    if name not in backbones():
+        raise UserError(f'backbone {name!r}: choose from {", ".join(backbones())}')
+    return backbones()[name]
+
+
 def build_backbone(name, *, weights=None, layers=None, image_size=None):
     """The backbone with its weights, frozen, in eval mode.
 
     weights: a file, None for the official ones, or 'random': always the same draw, to try speed
     and memory without a download. Errors: UserError.
     """
-    if name not in backbones():
-        raise UserError(f'backbone {name!r}: choose from {", ".join(backbones())}')
-    row = backbones()[name]
-    if image_size and image_size < row.patch_size:
+    row = backbone_row(name)
+    image_size = image_size or row.image_size
+    if image_size < row.patch_size:
         raise UserError(f'--image-size {image_size}: {name} needs at least {row.patch_size}')
-    if image_size and image_size % row.multiple_of:
+    if image_size % row.multiple_of:
         raise UserError(f'--image-size {image_size}: {name} needs a multiple of {row.multiple_of}')
     layers = [row.layers] if layers is None else list(layers)
     if not layers or not all(isinstance(layer, int) for layer in layers):
         raise UserError(f'--layers {",".join(map(str, layers))}: give numbers, e.g. 4,8,12')
     if row.layers == 1 and layers != [1]:
         raise UserError(f'layers {layers}: {name} has one feature map only; leave --layers out')
+    if weights is None and row.weights is None:
+        raise UserError(f'{name}: has no official weights to fetch; {row.where}')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = row.make(layers)
-    if weights is None and row.weights is None:
-        raise UserError(f'{name}: has no official weights to fetch; {row.where}')
     if weights != 'random':
         try:
             sentence = load_weights(backbone, weights or row.weights)
@@ -319,80 +362,93 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
             raise UserError(f'{name}: {error}') from None
         if sentence:
             print(f'{name}: {sentence}', file=sys.stderr)
-    backbone.image_size = image_size or row.image_size
+    backbone.image_size = image_size
     return backbone.requires_grad_(False).eval()
 
 
 def build_model(settings, backbone=None):
     """The model that a dict of settings describes, in eval mode, without a head.
 
-    settings: of Architecture; what is absent has its default, and others are passed over.
-    backbone: one to share. Errors: UserError.
+    settings: of Architecture; others in it are passed over. backbone: one to share, as it is.
+    Errors: UserError.
     """
-    own = {}
-    for each in fields(Architecture):
-        if each.name in settings:
-            own[each.name] = settings[each.name]
-    s = asdict(Architecture(**own).resolve())
-    if backbone is None:
-        backbone = build_backbone(s['backbone'], weights=s['weights'], layers=s['layers'],
-                                  image_size=s['image_size'])
-        unfreeze(backbone, s['train_backbone'], s['backbone'])
-    make_pool = POOLERS[s['pool']]
-    if make_pool.needs_cls and not backbones()[s['backbone']].cls:
+    s = Architecture.from_dict(settings)
+    make_pool = POOLERS[s.pool]
+    if make_pool.needs_cls and not backbones()[s.backbone].cls:
         others = [name for name in POOLERS if not POOLERS[name].needs_cls]
-        raise UserError(f'pool {s["pool"]}: {s["backbone"]} has no CLS token; '
-                         f'choose from {", ".join(others)}')
-    if s['disjoint'] and not make_pool.attends:
-        raise UserError(f'--disjoint: pool {s["pool"]} has no attention; choose lstp')
-    pool = make_pool(backbone.channels, backbone.width, entities=s['entities'],
-                     width=s['entity_width'], disjoint=s['disjoint'])
-    mtf = MTF(pool.width, pool.num_entities, append_ids=pool.append_ids, frames=s['frames'],
-              fc_width=s['fc_width'], depth=s['depth'], merge=s['merge'], embedding=s['embedding'],
-              readout=s['readout'], dropout=s['dropout'])
+        raise UserError(f'pool {s.pool}: {s.backbone} has no CLS token; '
+                        f'choose from {", ".join(others)}')
+    if backbone is None:
+        backbone = build_backbone(s.backbone, weights=s.weights, layers=s.layers,
+                                  image_size=s.image_size)
+        backbone.with_cls = make_pool.needs_cls
+        unfreeze(backbone, s)
+    elif make_pool.needs_cls:
+        backbone.with_cls = True                          # others may share it that do not need it
+    pool = make_pool(backbone.channels, backbone.width, entities=s.entities,
+                     width=s.entity_width, disjoint=s.disjoint)
+    if s.disjoint and not hasattr(pool, 'disjoint'):
+        raise UserError(f'--disjoint: pool {s.pool} has no attention; choose lstp')
+    mtf = MTF(pool.width, pool.num_entities, append_ids=pool.append_ids, frames=s.frames,
+              fc_width=s.fc_width, depth=s.depth, merge=s.merge, embedding=s.embedding,
+              readout=s.readout, dropout=s.dropout)
     return MVFormer(backbone, pool, mtf).eval()
 
 
-def unfreeze(backbone, names, backbone_name):
-    """Let the named parts of a backbone be trained, e.g. ['layer4']. Errors: UserError."""
+def unfreeze(backbone, settings):
+    """Let the parts of a backbone named in train_backbone be trained, e.g. ['layer4'].
+
+    Errors: UserError for no such part, and for one that the pooler's features do not depend on.
+    """
+    s = settings
+    if not s.train_backbone:
+        return
     parts = dict(backbone.named_children()) | dict(backbone.named_parameters(recurse=False))
-    for name in names:
+    for name in s.train_backbone:
         if name not in parts:
-            raise UserError(f'--train-backbone {name}: {backbone_name} has the parts '
-                             f'{", ".join(parts)}')
+            raise UserError(f'--train-backbone {name}: {s.backbone} has the parts '
+                            f'{", ".join(parts)}')
         parts[name].requires_grad_(True)
+    side = 4 * backbone.patch_size
+    with torch.enable_grad():                             # also where a model is only evaluated
+        features = backbone(torch.zeros(1, 3, side, side))
+        used = features.cls if POOLERS[s.pool].needs_cls else features.patches
+        trained = {name: weight for name, weight in backbone.named_parameters()
+                   if weight.requires_grad}
+        gradients = [None] * len(trained)
+        if used.requires_grad:
+            gradients = torch.autograd.grad(used.sum(), trained.values(), allow_unused=True)
+    for name, gradient in zip(trained, gradients):
+        if gradient is None:
+            raise UserError(f'--train-backbone {",".join(s.train_backbone)}: {name} does not act '
+                            f'on what pool {s.pool} reads, layers {s.layers}; choose other parts')
 
 
 # ----------------------------------------------------------------------------------------------
 # Checkpoints
 
 def load_checkpoint(path):
-    """What train.py wrote: settings, model, optimizer, epoch, step, backbone (a fingerprint).
+    """What train.py wrote: settings, model, optimizer, step, backbone (a fingerprint).
 
-    Also from a checkpoint of CARL or of the authors' release (backbones/released.py): there
-    'backbone' is None, since it is in the file itself. Errors: UserError in one line.
+    path: the file, or the folder of its run. Also from a checkpoint of CARL or of the authors'
+    release (backbones/released.py): there 'backbone' is None, since it is in the file itself.
+    Errors: UserError in one line.
     """
+    if Path(path).is_dir():
+        path = Path(path, 'checkpoint.pt')
     checkpoint = read_file(path)
     from backbones.released import is_released, translate    # late: it knows the backbones
     if is_released(checkpoint):
         return translate(checkpoint, path)
-    needed = {'settings': dict, 'model': dict, 'epoch': int, 'backbone': int}
     is_checkpoint = type(checkpoint) is dict
-    for name, kind in needed.items():
+    for name, kind in dict(settings=dict, model=dict, backbone=int).items():
         is_checkpoint = is_checkpoint and isinstance(checkpoint.get(name), kind)
-    if is_checkpoint:
-        is_checkpoint = all(map(torch.is_tensor, checkpoint['model'].values()))
-    if not is_checkpoint:
+    if not is_checkpoint or not all(map(torch.is_tensor, checkpoint['model'].values())):
         raise UserError(f'{path}: a file of tensors, but no checkpoint of train.py')
-    # what earlier versions lack or had otherwise: two settings, LSTP's two query parameters in one
-    settings = dict(depth=3, merge=1) | checkpoint['settings']
-    checkpoint['settings'] = settings
-    absent = [each.name for each in fields(Architecture) if each.name not in settings]
-    if absent:
-        raise UserError(f'{path}: no checkpoint of train.py as it is: no {absent[0]}; train again')
-    if 'pool.query' in checkpoint['model']:
-        query = checkpoint['model'].pop('pool.query')
-        checkpoint['model'] |= {'pool.own': query, 'pool.shared': torch.zeros(query.shape[1])}
+    for each in fields(Architecture):
+        if each.name not in checkpoint['settings']:
+            raise UserError(f'{path}: no checkpoint of train.py as it is: no {each.name}; '
+                            f'train again')
     return checkpoint
 
 
@@ -400,28 +456,41 @@ def load_trained(model, checkpoint, source, head=True):
     """Put a checkpoint's weights into a model of the same settings; its head only where the model
     has one and `head` is True. Errors: UserError."""
     settings = checkpoint['settings']
-    own = fingerprint(model.backbone)
-    if checkpoint['backbone'] not in (None, own) and not settings['train_backbone']:
-        raise UserError(f'{source}: was trained on another backbone than these weights of '
-                         f'{settings["backbone"]}; give --weights')
-    head = head and model.head is not None
-    expected = model.state_dict() if checkpoint['backbone'] is None else model.trained_state()
+    brings_backbone = checkpoint['backbone'] is None
+    if not brings_backbone and not settings['train_backbone']:
+        if checkpoint['backbone'] != fingerprint(model.backbone):
+            raise UserError(f'{source}: was trained on another backbone than these weights of '
+                            f'{settings["backbone"]}; give --weights')
+    own = model.state_dict()
+    needed = own if brings_backbone else model.trained_state()
+    with_head = head and model.head is not None
     state = {}
-    for key, value in model.state_dict().items():
-        if key not in expected or (key.startswith('head.') and not head):
-            state[key] = value                            # what the file need not have
+    for key in own:
+        if key not in needed or (key.startswith('head.') and not with_head):
+            state[key] = own[key]                         # what the file need not have
     for key, value in checkpoint['model'].items():
-        if head or not key.startswith('head.'):
+        if with_head or not key.startswith('head.'):
             state[key] = value
     load_strictly(model, state, source)
 
 
-def load_model(path, backbone=None):
-    """A trained MVFormer in eval mode, and its settings, from a checkpoint."""
+def load_model(path, weights=None):
+    """A trained MVFormer in eval mode, without its head, from a checkpoint or the folder of a run.
+
+    weights: of the frozen backbone, where they do not lie any more as they did in training. From
+    anywhere, with this folder on the path:
+
+        from model import load_model
+        model = load_model('runs/penn')
+        embeddings = model.embed('squat.mp4')             # (n, D), one a frame
+    """
     checkpoint = load_checkpoint(path)
-    model = build_model(checkpoint['settings'], backbone)
+    settings = dict(checkpoint['settings'])
+    if weights:
+        settings['weights'] = str(weights)
+    model = build_model(settings)
     load_trained(model, checkpoint, path)
-    return model, checkpoint['settings']
+    return model
 
 
 # ----------------------------------------------------------------------------------------------
@@ -446,14 +515,15 @@ def main():
     parser = argparse.ArgumentParser(
         description='The architecture of MV-Former as a table; the defaults are for Penn Action.')
     add_arguments(parser, Architecture())
-    settings = Architecture(**vars(parser.parse_args()))
     try:
-        check_limits(settings.resolve())
+        settings = Architecture.from_dict(vars(parser.parse_args()))
+        check_limits(settings)
         rows = architecture(asdict(settings))
     except UserError as error:
         parser.error(str(error))
     frames = settings.frames
-    print(f'MV-Former: one clip of T = {frames} frames, N = {settings.entities} entities, '
+    entities = next(shape[1] for name, _, shape, *_ in rows if name == 'pool')
+    print(f'MV-Former: one clip of T = {frames} frames, N = {entities} entities, '
           f'{settings.backbone} layers {settings.layers}')
     line = '{:14} {:8} {:18} {:>12} {:8} {:>13} {:>12}'.format
     print(line('part', 'paper', 'output', 'parameters', '', 'MACs a frame', 'MACs a clip'))

@@ -5,14 +5,12 @@
 B clips (in training the two views of every video), T frames, N entities of width d, H the width of
 the transformer. No frame becomes one vector before the fusion: each entity of each frame is a token
 that attends to all entities of all frames. A one-hot id tells the entities apart, a time code the
-frames. "CARL:" marks what the paper takes over from CARL [9] without describing it.
+frames.
 """
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
-
-from running.batchnorm import BatchNorm
 
 
 class Attention(nn.Module):
@@ -28,18 +26,20 @@ class Attention(nn.Module):
         """x (B, S, C) -> queries, keys, values, each (B, heads, S, C/heads)."""
         return rearrange(self.qkv(x), 'b s (three h c) -> three b h s c', three=3, h=self.heads)
 
-    def forward(self, x, key_mask=None):
-        """x (B, S, C); key_mask bool (B, S), False for tokens that nobody attends to."""
-        query, key, value = self.split_heads(x)
-        if key_mask is not None:
-            key_mask = rearrange(key_mask, 'b s -> b 1 1 s')
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask)
+    def forward(self, x, mask=None, **rotation):
+        """x (B, S, C); mask bool, broadcast to (B, heads, S, S): may this token look at that one?
+        rotation: DINOv3's, for its split_heads."""
+        query, key, value = self.split_heads(x, **rotation)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.proj(rearrange(out, 'b h s c -> b s (h c)'))
 
-    def attention_map(self, x):
+    def attention_map(self, x, mask=None, **rotation):
         """The attention (B, heads, S, S), for pictures: the fused kernel never writes it down."""
-        query, key, _ = self.split_heads(x)
-        return (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
+        query, key, _ = self.split_heads(x, **rotation)
+        logits = query @ key.mT / query.shape[-1] ** 0.5
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -torch.inf)
+        return logits.softmax(-1)
 
 
 class Mlp(nn.Module):
@@ -65,8 +65,8 @@ class Block(nn.Module):
         self.mlp = Mlp(width, hidden, activation)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, key_mask=None):
-        x = x + self.dropout(self.attn(self.norm1(x), key_mask))
+    def forward(self, x, mask=None):
+        x = x + self.dropout(self.attn(self.norm1(x), mask))
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
@@ -108,8 +108,10 @@ class MTF(nn.Module):
         inputs = channels + entities if append_ids else channels
         # CARL: two FC layers, each dropout, linear, BatchNorm, ReLU; then a linear to the width H
         self.fc = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(inputs, fc_width), BatchNorm(fc_width), nn.ReLU(),
-            nn.Dropout(dropout), nn.Linear(fc_width, fc_width), BatchNorm(fc_width), nn.ReLU(),
+            nn.Dropout(dropout), nn.Linear(inputs, fc_width),
+            nn.BatchNorm1d(fc_width), nn.ReLU(),
+            nn.Dropout(dropout), nn.Linear(fc_width, fc_width),
+            nn.BatchNorm1d(fc_width), nn.ReLU(),
             nn.Linear(fc_width, width))
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList()
@@ -139,9 +141,9 @@ class MTF(nn.Module):
             x, valid = merge_frames(x, valid, self.merge)                      # T becomes T/merge
         # one sequence a clip: every entity of every frame
         x = rearrange(x, 'b t n h -> b (t n) h')
-        key_mask = None if valid is None else repeat(valid, 'b t -> b (t n)', n=n)
+        mask = None if valid is None else repeat(valid, 'b t -> b 1 1 (t n)', n=n)
         for block in self.blocks:
-            x = block(x, key_mask)
+            x = block(x, mask)                            # nobody looks at a frame of padding
         # CARL: no LayerNorm after the last block
         x = rearrange(x, 'b (t n) h -> b t n h', n=n)
         frame = self.readout(x)                                                # (B, T, H)

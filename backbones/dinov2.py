@@ -56,7 +56,10 @@ class DINOv2WithRegisters(DINOv2):
 
     def interpolate(self, grid, rows, columns):
         """As these models were released: by size, with antialias, another bicubic kernel."""
-        return F.interpolate(grid, (rows, columns), mode='bicubic', antialias=True)
+        # on the CPU, once a call, where it is Apple's GPU: PyTorch 2.6 has no such kernel there
+        device = 'cpu' if grid.device.type == 'mps' else grid.device
+        resized = F.interpolate(grid.to(device), (rows, columns), mode='bicubic', antialias=True)
+        return resized.to(grid.device)
 
 
 ADDRESS = 'https://dl.fbaipublicfiles.com/dinov2/'

@@ -31,15 +31,6 @@ class RotaryAttention(Attention):
         query, key, value = super().split_heads(x)
         return rotate(query, cosine, sine), rotate(key, cosine, sine), value
 
-    def forward(self, x, cosine, sine):
-        query, key, value = self.split_heads(x, cosine, sine)
-        out = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(rearrange(out, 'f h s d -> f s (h d)'))
-
-    def attention_map(self, x, cosine, sine):
-        query, key, _ = self.split_heads(x, cosine, sine)
-        return (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
-
 
 class RotaryBlock(ScaledBlock):
     def __init__(self, width, heads, hidden, **options):
@@ -64,12 +55,12 @@ class DINOv3(DINOv2WithRegisters):
 
     def angles(self, rows, columns):
         """Of all patches, row by row (P, D/2): first by the row, then by the column."""
-        periods = self.rope_embed.periods.float()
-        y = 2 * (torch.arange(rows).to(periods) + 0.5) / rows - 1
-        x = 2 * (torch.arange(columns).to(periods) + 0.5) / columns - 1
-        place = torch.stack(torch.meshgrid(y, x, indexing='ij'), -1)            # (rows, columns, 2)
-        angles = 2 * math.pi * place[..., None] / periods
-        return rearrange(angles, 'rows columns yx q -> (rows columns) (yx q)')
+        periods = self.rope_embed.periods.float()                 # (Q,), Q = D/4
+        y = 2 * (torch.arange(rows, device=periods.device) + 0.5) / rows - 1
+        x = 2 * (torch.arange(columns, device=periods.device) + 0.5) / columns - 1
+        place = torch.cartesian_prod(y, x)                        # (P, 2)
+        angles = 2 * math.pi * place[..., None] / periods         # (P, 2, Q)
+        return rearrange(angles, 'p yx q -> p (yx q)')
 
     def block_arguments(self, images):
         rows, columns = (side // self.patch_size for side in images.shape[-2:])
@@ -84,7 +75,7 @@ WHERE = ('they are gated: ask for them at https://github.com/facebookresearch/di
 
 def row(sizes):
     return Backbone(partial(DINOv3, patch_size=16, **sizes), layers=sizes['depth'],
-                    image_size=224, patch_size=16, weights=None, where=WHERE)
+                    image_size=224, patch_size=16, weights=None, where=WHERE, half=False)
 
 
 DINOV3 = {'dinov3_vits16': row(SMALL), 'dinov3_vitb16': row(BASE), 'dinov3_vitl16': row(LARGE)}

@@ -10,52 +10,24 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 
 from model import Backbone, ViT
-from mtf import Attention, Block
-
-
-class LocalAttention(Attention):
-    def forward(self, x, near):
-        """x (F, S, C); near bool (S, S): may this token attend to that one?"""
-        query, key, value = self.split_heads(x)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=near)
-        return self.proj(rearrange(out, 'f h s c -> f s (h c)'))
-
-    def attention_map(self, x, near):
-        query, key, _ = self.split_heads(x)
-        logits = query @ key.mT / query.shape[-1] ** 0.5
-        return logits.masked_fill(~near, -torch.inf).softmax(-1)
-
-
-class LocalBlock(Block):
-    def __init__(self, width, heads, hidden, **options):
-        super().__init__(width, heads, hidden, **options)
-        self.attn = LocalAttention(width, heads)
-
-    def forward(self, x, near):
-        x = x + self.attn(self.norm1(x), near)
-        return x + self.mlp(self.norm2(x))
 
 
 class LocalViT(ViT):
-    block = LocalBlock
-
     def block_arguments(self, images):
         rows, columns = (side // self.patch_size for side in images.shape[-2:])
-        return dict(near=neighbours(rows, columns).to(images.device))
+        return dict(mask=neighbours(rows, columns, images.device))
 
 
-def neighbours(rows, columns):
+def neighbours(rows, columns, device=None):
     """Which token attends to which, bool (1 + P, 1 + P): CLS to all, patches to those around."""
-    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing='ij')
-    place = torch.stack([y.flatten(), x.flatten()], -1)               # (P, 2)
+    y = torch.arange(rows, device=device)
+    x = torch.arange(columns, device=device)
+    place = torch.cartesian_prod(y, x)                                # (P, 2)
     apart = (place[:, None] - place).abs().amax(-1)                   # (P, P)
-    near = torch.ones(1 + len(place), 1 + len(place), dtype=torch.bool)
-    near[1:, 1:] = apart <= 1
-    near[1:, 0] = False
-    return near
+    near = F.pad(apart <= 1, (1, 0), value=False)                     # (P, 1 + P), none sees CLS
+    return F.pad(near, (0, 0, 1, 0), value=True)                      # (1 + P, 1 + P), it sees all
 
 
 ASSETS = Path(__file__).parent.parent / 'assets'

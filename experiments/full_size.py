@@ -148,7 +148,8 @@ def carl(folder):
     fewer = {key: value for key, value in state.items() if 'enc_layers.2.' not in key}
     save_released(folder / 'pouring.pth', fewer, CARL | dict(TRAIN=dict(NUM_FRAMES=240)))
     for name in 'penn', 'pouring':
-        network, settings = model.load_model(folder / f'{name}.pth')
+        network = model.load_model(folder / f'{name}.pth')
+        settings = model.load_checkpoint(folder / f'{name}.pth')['settings']
         print(f'CARL, {name}: {describe(settings)}')
         start = time.time()
         z, entities, _ = embedded(network, images)
@@ -169,7 +170,8 @@ def mvf(folder):
     state, images = draw_all(shapes_in('mvf')), drawn_clip(4)
     good = check_recipe(golden, state, images)
     save_released(folder / 'mvf.pth', state, MVF | dict(TRAIN=dict(NUM_FRAMES=80)))
-    network, settings = model.load_model(folder / 'mvf.pth')
+    network = model.load_model(folder / 'mvf.pth')
+    settings = model.load_checkpoint(folder / 'mvf.pth')['settings']
     print(f'MV-Former, penn_mvf: {describe(settings)}')
     start = time.time()
     z, entities, attention = embedded(network, images)

@@ -346,7 +346,7 @@ def test_the_local_attention_of_cls_is_that_of_its_last_block():
     attention = vit.attention_map(picture)                            # (F, heads, P)
     assert attention.shape == (2, 3, 144)
     attn = vit.blocks[-1].attn
-    near = vit.block_arguments(picture)['near']
+    near = vit.block_arguments(picture)['mask']
     x = torch.randn(2, 145, 96)
     with torch.no_grad():
         value = attn.split_heads(x)[2]

@@ -1,4 +1,5 @@
 """The model against the reference numbers (tests/golden), against plain forms, and against its own promises."""
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -258,12 +259,12 @@ def test_resnet50_and_its_last_stage():
 
 
 def test_checkpoint_of_a_frozen_backbone_is_kept_by_name(tmp_path):
-    s = settings()
+    s = asdict(model.Architecture.from_dict(settings()))
     mvf = model.build_model(s)
     path = tmp_path / 'checkpoint.pt'
-    checkpoint = dict(settings=s, model=mvf.trained_state(), epoch=1, backbone=model.fingerprint(mvf.backbone))
+    checkpoint = dict(settings=s, model=mvf.trained_state(), step=1, backbone=model.fingerprint(mvf.backbone))
     torch.save(checkpoint, path)
-    again, _ = model.load_model(path)
+    again = model.load_model(path)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in mvf.state_dict().items())
     torch.save(checkpoint | {'backbone': 0}, path)
     with pytest.raises(UserError, match='another backbone'):
@@ -271,19 +272,6 @@ def test_checkpoint_of_a_frozen_backbone_is_kept_by_name(tmp_path):
     torch.save({'weights': torch.zeros(1)}, path)
     with pytest.raises(UserError, match='no checkpoint'):
         model.load_model(path)
-
-
-def test_a_checkpoint_of_one_query_parameter_is_read(tmp_path):
-    """An earlier version kept the sum of LSTP's two query parameters as pool.query."""
-    mvf = model.build_model(settings())
-    state = mvf.trained_state()
-    state['pool.query'] = state.pop('pool.own') + state.pop('pool.shared')
-    old = dict(settings=settings(), model=state, epoch=1, backbone=model.fingerprint(mvf.backbone))
-    torch.save(old, tmp_path / 'old.pt')
-    again, _ = model.load_model(tmp_path / 'old.pt')
-    clips = torch.randn(1, 8, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.allclose(again(clips), mvf(clips), atol=1e-6)
 
 
 def test_the_table_counts_every_part(monkeypatch, capsys):

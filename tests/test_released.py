@@ -237,7 +237,8 @@ def test_small_ones_are_their_model(what, backbones, tmp_path):
     state |= their_backbone(backbone, pool, stage4_apart=is_carl)
     path = tmp_path / 'it.pth'
     save_released(path, state, config(train=9, IMAGE_SIZE=64, **entries))
-    network, settings = model.load_model(path)
+    settings = model.load_checkpoint(path)['settings']
+    network = model.load_model(path)
     assert settings['layers'] == layers
     assert settings['frames'] == 9
     assert settings['pool'] == pool
@@ -467,7 +468,8 @@ def test_training_starts_from_one(backbones, monkeypatch, tmp_path):
     for epochs in '1', '1':
         monkeypatch.setattr('sys.argv', (command + epochs).split())
         train.main()
-        network, settings = model.load_model(tmp_path / 'run' / 'checkpoint.pt')
+        settings = model.load_checkpoint(tmp_path / 'run')['settings']
+        network = model.load_model(tmp_path / 'run')
         assert settings['weights'] == str(tmp_path / 'it.pth')
         expected = model.fingerprint(backbones['tiny'])
         assert model.fingerprint(network.backbone) == expected
