@@ -1,41 +1,37 @@
 """Evaluate MV-Former (paper, section 4 "Tasks and Metrics"): embed every frame, score, compare.
 
-    python evaluate.py runs/penn/checkpoint.pt      the four metrics beside two controls
-    python evaluate.py runs/seed*/checkpoint.pt     several: mean +- 2 standard deviations
+    python evaluate.py runs/penn/checkpoint.pt      the four metrics beside the controls
+    python evaluate.py runs/seed*/checkpoint.pt     several seeds: mean +- 2 standard deviations
     python evaluate.py CKPT --align A.mp4 B.mp4     a film: the same moment of one's own videos
     python evaluate.py CKPT --predict DIR           their phases (both: evaluation/own_videos.py)
 
-Embeddings: one (n, D) array a video, of unit length; labels: int (n,), -1 = none. ours: two
-controls. The `clock` sees no pixel, only how far into its video a frame is; `untrained` has fresh
-random weights (seed 0) on the same backbone. What is not above both has learned nothing that a
-metric can see. The machinery and what goes beyond the paper's metrics are in evaluation/.
+Embeddings: one (n, D) array a video, of unit length; labels: int (n,), -1 = none. ours: controls.
+The `clock` sees no pixel, only how far into its video a frame is; `untrained` has fresh random
+weights (seed 0) on the same backbone; `frozen` is that backbone's own features, without MV-Former.
+What is not above all of them has learned nothing that a metric can see.
 """
 import math
 import sys
-import warnings
-from contextlib import suppress
 from functools import partial
 
 import numpy as np
 import torch
 
 import data
-from pictures import figures
 import model as models
-from evaluation.checkpoints import load_models
-from evaluation.command import check, parse
-from evaluation.embedding import embed_splits, folders_of
+from evaluation.command import check_arguments, load_models, parse, seeds_together
+from evaluation.embedding import Frozen, embed_splits, folders_of, write_index
 from evaluation.focus import focus_table
-from evaluation.labels import by_action, few_labels_table, labelled_only, lists_of, needed
+from evaluation.labels import actions_of, few_labels_table, labelled_only, lists_of, needed
 from evaluation.linear import linear_classifier
 from evaluation.own_videos import align_files, predict_folder
-from evaluation.predictions import predictions
 from evaluation.table import mean, mean_row, print_result, remarks, write_json
+from pictures import figures
 from running.errors import UserError
 from running.processes import is_rank0, join_processes, leave_processes, wait_for_all
 from running.record import attempt
 
-BLOCK = 2 ** 24  # numbers in a metric's largest temporary array
+BLOCK = 2 ** 22  # numbers in a metric's largest temporary array
 
 
 # --------------------------------------------------------------------------------------------------
@@ -63,15 +59,12 @@ def fit_classifier(x, y):
     """Softmax regression: the least sum of cross-entropies + half the squared norm of the weights.
 
     By Newton's method, in 5 to 10 steps, to a gradient of 1e-6 a frame: closer changed no frame's
-    class where it was tried. In float32; where it warns that rounding has stopped it, in float64.
-    The usual L-BFGS, at its default tolerance, stops too early.
+    class where it was tried. The usual L-BFGS, at its default tolerance, stops too early.
     """
     from sklearn.linear_model import LogisticRegression
     # Two classes are fitted by one logistic function: its C = 2 is the two-class softmax at C = 1.
     C = 2 if len(np.unique(y)) == 2 else 1
     classifier = LogisticRegression(C=C, solver='newton-cg', tol=1e-6, max_iter=1000)
-    with warnings.catch_warnings(action='error'), suppress(Warning):
-        return classifier.fit(x.astype(np.float32), y)
     return classifier.fit(x.astype(np.float64), y)
 
 
@@ -84,56 +77,39 @@ def progression(train, train_labels, val, val_labels):
     val_x, val_y = labelled_only(val, val_labels)
     if not x or not val_x:
         return math.nan
+    x, val_x = np.concatenate(x), np.concatenate(val_x)
     classes = np.unique(np.concatenate(y + val_y))
-    targets = np.concatenate([progression_targets(each, classes) for each in y])    # (n, K-1)
-    truth = np.concatenate([progression_targets(each, classes) for each in val_y])  # (m, K-1)
-    predicted = predict_progress(np.concatenate(x), targets, np.concatenate(val_x))
     scores = []
-    for true, guess in zip(truth.T, predicted.T):
-        rows = np.isfinite(true) & np.isfinite(guess)
-        if rows.sum() > 1:
-            scores.append(r2_score(true[rows], guess[rows]))
+    for k in classes[:-1]:
+        target = np.concatenate([time_since_end(labels, k) for labels in y])        # (n,)
+        truth = np.concatenate([time_since_end(labels, k) for labels in val_y])     # (m,)
+        rows = np.isfinite(truth)
+        if np.isfinite(target).any() and rows.sum() > 1:
+            scores.append(r2_score(truth[rows], predict_time(x, target, val_x[rows])))
     return mean(scores)
 
 
-def progression_targets(labels, classes):
-    """(t - last frame of class k) / n, for each frame t and each class k but the last: (n, K-1).
+def time_since_end(labels, k):
+    """(t - last frame of class k) / n of each frame t = 0..n-1 -> (n,).
 
-    ours: a column of NaN for a class that never occurs in this video (release: an error).
+    ours: NaN for a class that never occurs in this video (release: an error).
     """
     n = len(labels)
-    targets = np.full((n, len(classes) - 1), np.nan)
-    for column, k in enumerate(classes[:-1]):
-        frames = np.flatnonzero(labels == k)
-        if len(frames):
-            targets[:, column] = (np.arange(n) - frames[-1]) / n
-    return targets
+    frames = np.flatnonzero(labels == k)
+    if not len(frames):
+        return np.full(n, np.nan)
+    return (np.arange(n) - frames[-1]) / n
 
 
-def predict_progress(x, targets, queries):
-    """Linear regressions of the columns of targets (n, K-1) on x (n, D), for queries -> (m, K-1).
-
-    Each leaves out the frames whose target is NaN; its column is NaN where no frame is left.
-    """
-    predicted = np.full((len(queries), targets.shape[1]), np.nan)
-    same_rows = {}  # regressions on the same frames are one solve
-    for column, known in enumerate(np.isfinite(targets).T):
-        same_rows.setdefault(known.tobytes(), []).append(column)
-    for columns in same_rows.values():
-        rows = np.isfinite(targets[:, columns[0]])
-        if rows.any():
-            predict = fit_line(x[rows].astype(np.float64), targets[rows][:, columns])
-            predicted[:, columns] = predict(queries)
-    return predicted
-
-
-def fit_line(x, y):
-    """Least squares with an intercept, by the normal equations (so x in float64: they square its
-    condition number). x (n, D), y (n, K) -> a function of queries (m, D)."""
-    middle, height = x.mean(0), y.mean(0)
+def predict_time(x, target, queries):
+    """Least squares with an intercept, on the rows of x (n, D) whose target (n,) is a number, for
+    queries (m, D) -> (m,). By the normal equations: in float64, they square x's condition."""
+    rows = np.isfinite(target)
+    x, target = x[rows].astype(np.float64), target[rows]
+    middle, height = x.mean(0), target.mean()
     x = x - middle
-    weights = np.linalg.lstsq(x.T @ x, x.T @ (y - height), rcond=None)[0]     # (D, K)
-    return lambda queries: (queries - middle) @ weights + height
+    weights = np.linalg.lstsq(x.T @ x, x.T @ (target - height), rcond=None)[0]     # (D,)
+    return (queries - middle) @ weights + height
 
 
 def kendalls_tau(embeddings, stride=1):
@@ -143,7 +119,7 @@ def kendalls_tau(embeddings, stride=1):
     over all ordered pairs of videos, but those without a tau: one frame, or one neighbour for all.
     The paper's "fraction of correct matches" would be (tau + 1) / 2.
     """
-    videos = [torch.from_numpy(np.asarray(x[::stride], np.float64)) for x in embeddings if len(x)]
+    videos = as_tensors([x[::stride] for x in embeddings if len(x)])
     if len(videos) < 2:
         return math.nan
     lengths = [len(video) for video in videos]
@@ -151,7 +127,7 @@ def kendalls_tau(embeddings, stride=1):
     taus = []
     for own, queries in enumerate(videos):
         nearest = []
-        for near in closeness(queries, frames):
+        for _, near in closeness(queries, frames):
             by_video = near.split(lengths, dim=1)
             nearest.append(torch.stack([part.argmax(1) for part in by_video]))
         nearest = torch.cat(nearest, dim=1).int().numpy()  # (V, n): of each frame, in each video
@@ -159,12 +135,16 @@ def kendalls_tau(embeddings, stride=1):
     return mean(taus)
 
 
+def as_tensors(arrays):
+    return [torch.from_numpy(np.ascontiguousarray(x, np.float32)) for x in arrays]
+
+
 def closeness(queries, frames):
-    """queries (n, D), frames (M, D) -> parts of (n, M) that fit in memory, larger = nearer:
+    """queries (n, D), frames (M, D) -> parts of the queries (F, D) and their closeness (F, M):
     q.f - |f|^2 / 2 falls as the distance |q - f| grows."""
     half = frames.square().sum(1) / 2                      # (M,)
     for part in queries.split(max(1, BLOCK // len(frames))):
-        yield torch.addmm(half, part, frames.T, beta=-1)
+        yield part, (part @ frames.T).sub_(half)
 
 
 def rank_correlation(sequences):
@@ -191,22 +171,29 @@ def retrieval(embeddings, labels, k=5, stride=1):
 
 def same_label(embeddings, labels, k, stride=1):
     """Whether a frame's k nearest frames in other videos have its label -> [bool (n_i, k)], nearest
-    first; k is less where the others of some video have fewer frames together."""
+    first; k is less where the others of some video have fewer frames together.
+
+    float32 finds k + 3 candidates, which float64 ranks anew.
+    """
     embeddings, labels = labelled_only(embeddings, labels)
     if len(embeddings) < 2:
         return []
-    videos = [torch.from_numpy(np.asarray(x[::stride], np.float64)) for x in embeddings]
+    videos = as_tensors([x[::stride] for x in embeddings])
     frames = torch.cat(videos)                                                # (M, D)
     labels = torch.from_numpy(np.concatenate([y[::stride] for y in labels]))  # (M,)
     k = min(k, len(frames) - max(len(video) for video in videos))
     found = []
     start = 0
-    for queries in videos:
-        stop = start + len(queries)
+    for video in videos:
+        stop = start + len(video)
         nearest = []
-        for near in closeness(queries, frames):
+        for queries, near in closeness(video, frames):
             near[:, start:stop] = -math.inf  # a video is not searched for its own frames
-            nearest.append(near.topk(k).indices)
+            several = min(k + 3, len(frames) - len(video))
+            candidates = near.topk(several).indices                           # (F, k + 3)
+            away = queries[:, None].double() - frames[candidates].double()
+            rank = away.square().sum(-1).argsort(dim=1)[:, :k]
+            nearest.append(candidates.gather(1, rank))
         found.append(labels[torch.cat(nearest)] == labels[start:stop, None])
         start = stop
     return found
@@ -224,7 +211,7 @@ def clock(frames):
 
 
 # --------------------------------------------------------------------------------------------------
-# From embeddings to numbers: each metric for each action, the controls beside the model
+# From videos to numbers: embed, then each metric for each action, the controls beside the model
 
 def classifier_for(dataset, device):
     """The classification that the field uses on this data set."""
@@ -242,7 +229,7 @@ def score(dataset, embedded, embeddings, device='cpu'):
     row = data.DATASETS[dataset]
     classify = classifier_for(dataset, device)
     rows = {}
-    for action, members in by_action(dataset, embedded).items():
+    for action, members in actions_of(dataset, embedded).items():
         lists = lists_of(members, embedded, embeddings)
         _, train_labels, val, val_labels = lists
         if row.metrics == 'linear':
@@ -261,27 +248,25 @@ def score(dataset, embedded, embeddings, device='cpu'):
 
 
 def untrained(settings, network):
-    """The control: a new draw from seed 0, not the weights that this run began with, on the same
-    backbone; where that was trained too, on one made anew."""
+    """The control: pooler and MTF drawn anew from seed 0, not the weights that this run began with,
+    on the network's own backbone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        own = models.build_model(settings, None if settings['train_backbone'] else network.backbone)
+        own = models.build_model(settings, network.backbone)
     return own.to(next(network.mtf.parameters()).device)
 
 
 def assess(networks, videos, settings, *, controls=True, folders=None, workers=0):
-    """Embed and score -> a dict, or None in all processes but rank 0:
+    """Embed and score -> a dict, or None in all processes but rank 0. Errors: UserError.
 
-    dataset     its name
-    paper       the values of the paper's Table 1, {metric: (mean, 2 standard deviations)}, or None
     rows        {model: {action: {metric: value}}}: what `score` returns of each model and control
-    remarks     lines about the data
-    skipped     {video: why it cannot be read}
     embedded    {split: [EmbeddedVideo]}: the videos that could be read, with the labels
     embeddings  {model: {split: [(n_i, D)]}}: of the same videos in the same order
+    skipped     {video: why it cannot be read}; remarks: lines about the data; dataset: its name
+    paper       the values of the paper's Table 1, {metric: (mean, 2 standard deviations)}, or None
 
     networks: {name: MVFormer}; videos: of data.load; settings: the first model's; folders: {name:
-    where its embeddings are saved}. Errors: UserError.
+    where its embeddings are saved}.
     """
     dataset = settings['dataset']
     row = data.DATASETS[dataset]
@@ -291,13 +276,18 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
     if not folders:
         videos = needed(videos, phases)
     if controls and phases:
-        networks = networks | {'untrained': untrained(settings, first)}
+        frozen = {'frozen (mean of patches)': Frozen(first.backbone, cls=False)}
+        if models.backbones()[settings['backbone']].cls:
+            frozen['frozen (CLS)'] = Frozen(first.backbone, cls=True)
+        networks = networks | {'untrained': untrained(settings, first)} | frozen
 
     embedded, embeddings, skipped = embed_splits(
         networks, videos, folders or {}, limit=settings.get('limit') or row.limit,
         whole=row.whole, device=device, workers=workers)
     if not is_rank0():
         return None
+    for folder in (folders or {}).values():
+        attempt('index', write_index, folder / 'index.csv', videos, embedded)
     if controls and phases:
         embeddings['clock'] = {}
         for split, records in embedded.items():
@@ -307,9 +297,39 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
     notes = [f'{dataset} has no phases: nothing to measure']
     if phases:
         rows = {name: score(dataset, embedded, embeddings[name], device) for name in embeddings}
-        notes = remarks(by_action(dataset, embedded), embedded, skipped, row.metrics == 'phases')
+        notes = remarks(actions_of(dataset, embedded), embedded, skipped, row.metrics == 'phases')
     return {'dataset': dataset, 'paper': row.paper, 'rows': rows, 'remarks': notes,
             'skipped': skipped, 'embedded': embedded, 'embeddings': embeddings}
+
+
+def predictions(result, name, wanted=3):
+    """What figures.draw_phases draws, both regressions frame by frame in a few val videos:
+    [{'video': EmbeddedVideo, 'predicted': (n,), 'progress': {k: (true (n,), predicted (n,))}}].
+    result: of assess; name: the model's in it."""
+    embedded, embeddings = result['embedded'], result['embeddings'][name]
+    actions = actions_of(result['dataset'], embedded).values()
+    found = []
+    for members in actions:
+        x, y = labelled_only(*lists_of(members, embedded, embeddings)[:2])
+        if not x or not 2 <= len(np.unique(np.concatenate(y))) <= 20:
+            continue
+        labelled = [i for i in members['val'] if (embedded['val'][i].labels >= 0).any()]
+        for i in labelled[:max(1, wanted // len(actions))]:
+            video, z = embedded['val'][i], embeddings['val'][i]
+            found.append(predict_one(video, z, np.concatenate(x), y))
+    return found[:wanted]
+
+
+def predict_one(video, z, x, y):
+    """A val video and its embeddings (n, D), train frames (M, D) and [labels] -> its dict."""
+    progress = {}
+    for k in np.unique(np.concatenate([video.labels, *y])).tolist()[:-1]:
+        true = time_since_end(video.labels, k)
+        target = np.concatenate([time_since_end(labels, k) for labels in y])
+        if np.isfinite(true).all() and np.isfinite(target).any():
+            progress[k] = true, predict_time(x, target, z)
+    predicted = predict_phases(x, np.concatenate(y), z)
+    return {'video': video, 'predicted': predicted, 'progress': progress}
 
 
 def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
@@ -319,7 +339,7 @@ def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
                     controls=controls, workers=settings['workers'])
     if result is None:
         return {}
-    print_result(result, ['trained'])
+    print_result(result, {'trained': ['trained']})
     means = result['rows'].get('trained', {}).get('mean', {})
     if log:
         log(**means)
@@ -333,12 +353,13 @@ def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
 
 def run(args):
     """Errors: UserError, OSError, each one line."""
-    check(args)
+    check_arguments(args)
     _, _, device = join_processes(args.device)
-    networks, settings = load_models(
+    networks, all_settings = load_models(
         args.checkpoints, device, dataset=args.dataset, data=args.data, weights=args.weights,
         data_seed=args.data_seed, label_unit=args.label_unit, workers=args.workers)
-    first = next(iter(networks.values()))
+    name, first = next(iter(networks.items()))
+    settings = all_settings[name]
     if args.align:
         return align_files(first, settings, args.align, args.out, args.method)
     videos = data.load(settings['dataset'], settings['data'],
@@ -346,43 +367,34 @@ def run(args):
                        label_unit=settings['label_unit'])
     if args.predict:
         return predict_folder(first, settings, videos['train'], args.predict, args.out,
-                              fit_classifier)
+                              fit_classifier, clock)
     folders = folders_of(list(networks), args.embeddings)
     result = assess(networks, videos, settings, folders=folders, workers=settings['workers'])
-    if result is not None:
-        print_result(result, list(networks))
-        make_more(args, networks, settings, result)
-
-
-def make_more(args, networks, settings, result):
-    """What the flags ask for beyond the table."""
-    names = list(networks)
-    first = networks[names[0]]
+    if result is None:
+        return
+    groups = seeds_together(all_settings)
+    print_result(result, groups)
     if args.fractions and result['rows']:
-        device = next(first.mtf.parameters()).device
         classify = classifier_for(result['dataset'], device)
-        result['fractions'] = few_labels_table(result, names, args.fractions, classify)
+        result['fractions'] = few_labels_table(result, groups, args.fractions, classify)
     if args.focus:
         both = networks | {'untrained': untrained(settings, first)}
         result['focus'] = attempt('focus table', focus_table, both, result['embedded'])
     if args.json:
-        attempt(args.json, write_json, result, settings, names, args.json)
-    folder = args.checkpoints[0].parent
+        attempt(args.json, write_json, result, settings, groups, args.json)
     if args.figures:
         print(f'drawing {args.figures}')
-        result['predictions'] = attempt('predictions', predictions, result, names[0],
-                                        (predict_phases, progression_targets, predict_progress))
-        notes = attempt('pictures', figures.draw_all,
-                        first, result, names[0], args.figures, folder / 'log.jsonl')
+        result['predictions'] = attempt('predictions', predictions, result, name)
+        log = args.checkpoints[0].with_name('log.jsonl')
+        notes = attempt('pictures', figures.draw_all, first, result, name, args.figures, log)
         for note in notes or []:
             print('note:', note)
-    else:
-        path = folder / 'entities.png'
-        print(f'drawing {path}')
-        attempt(path, figures.draw_entities, first, result['embedded']['val'], path)
 
 
 def main(argv=None):
+    for stream in sys.stdout, sys.stderr:
+        if hasattr(stream, 'reconfigure'):                # a notebook's own has no such thing
+            stream.reconfigure(errors='backslashreplace')
     args = parse(argv)
     try:
         run(args)
@@ -395,5 +407,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    sys.stdout.reconfigure(errors='backslashreplace')  # a screen that lacks a letter shows its code
     main()

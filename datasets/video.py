@@ -39,6 +39,7 @@ class Video:
     decode(distinct rising indices) -> iterable of uint8 (3, H, W), all of one size
     annotate(number of frames) -> one integer a frame, -1 = unlabelled
     mask(indices) -> where the actor is, bool (n, H, W), or None
+    times(number of frames) -> seconds of each, (n,); None: it has no clock
     fit: if frames and labels differ in number, sample the more numerous down (Penn Action)
     """
     name: str
@@ -47,6 +48,7 @@ class Video:
     action: str | None = None
     annotate: Callable | None = field(default=None, repr=False)
     mask: Callable | None = field(default=None, repr=False)
+    times: Callable | None = field(default=None, repr=False)
     fit: bool = False
     classes: list | None = field(default=None, repr=False)  # names of the labels, by number
 
@@ -99,6 +101,12 @@ class Video:
         while part:
             yield torch.stack(part)
             part = list(itertools.islice(frames, size))
+
+    def seconds(self):
+        """When each frame is shown, in seconds from the first, (frames,); None without a clock."""
+        if self.times is None:
+            return None
+        return self.times(self.frames_on_disk)[self.positions(range(self.frames))]
 
     def actor(self, indices):
         """Where the actor is in the frames as read, bool (n, H, W), or None if it is not known."""
@@ -226,4 +234,6 @@ def read_file(path, indices, size=None):
 
 def video_file(name, path, size=None, **known):
     """A Video of a video file; size: its frames are squashed to size x size."""
-    return Video(name, partial(file_frames, path), partial(read_file, path, size=size), **known)
+    from datasets.segments import frame_times    # late: it imports this file
+    return Video(name, partial(file_frames, path), partial(read_file, path, size=size),
+                 times=partial(frame_times, path), **known)

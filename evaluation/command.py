@@ -1,26 +1,30 @@
-"""The command line of evaluate.py, and what is wrong with it, found before any work begins."""
+"""The command line of evaluate.py: what is wrong with it, found before any work begins, and the
+models that it names."""
 import argparse
 import os
 from functools import partial
 from pathlib import Path
 
+import model as models
 from datasets.segments import UNITS
-from evaluation.labels import fractions
 from pictures.align import METHODS
 from running.errors import UserError
+from running.processes import half_dtype
 
 TABLE_FLAGS = ('fractions', 'focus', 'figures', 'embeddings', 'json')  # that go with the table
+SEED_FLAGS = ('seed', 'out', 'init', 'workers', 'device', 'save_every', 'eval_every', 'compile')
 
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(
-        description='Embed every frame, print four metrics beside two controls, draw attention. '
+        description='Embed every frame, print four metrics beside the controls. '
                     "Or look at one's own videos.",
         formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=110),
         usage='%(prog)s CHECKPOINT [CHECKPOINT ...] [options]', allow_abbrev=False)
     parser.add_argument(
         'checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
-        help='of train.py; several of one data set: mean ± 2 standard deviations')
+        help='of train.py, or its folder; those that differ in the seed alone are one row: '
+             'mean ± 2 standard deviations')
 
     add = parser.add_argument_group('where things are').add_argument
     add('--dataset', metavar='NAME', help='the data set [that of training]')
@@ -29,30 +33,24 @@ def parse(argv=None):
         help='draws a set made in memory [as at training]')
     add('--label-unit', metavar='UNIT', choices=UNITS,
         help='of labels that are segments: seconds or frames [as at training]')
-    add('--weights', metavar='FILE',
-        help='of the frozen backbone [as at training]')
+    add('--weights', metavar='FILE', help='of the frozen backbone [as at training]')
     add('--workers', metavar='N', type=natural,
         help='processes that decode videos [as at training]')
-    add('--device', metavar='NAME',
-        help='cuda, mps or cpu [the best there is]')
+    add('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
 
     add = parser.add_argument_group('what to make beside the table').add_argument
     add('--fractions', metavar='F,F,...', type=fractions,
         help='a table: classification from parts of the train labels, as 0.1,0.5,1')
-    add('--focus', action='store_true',
-        help='a table: how much attention lies on the actor')
-    add('--figures', metavar='DIR', type=Path,
-        help='all pictures of the first checkpoint [entities.png beside it alone]')
+    add('--focus', action='store_true', help='a table: how much attention lies on the actor')
+    add('--figures', metavar='DIR', type=Path, help='all pictures of the first checkpoint')
     add('--embeddings', metavar='DIR', type=Path,
-        help='one float32 array (n, D) a video: DIR/train/*.npy, DIR/val/*.npy')
-    add('--json', metavar='FILE', type=Path,
-        help='all numbers')
+        help='one float32 array (n, D) a video, DIR/val/*.npy, and of each frame a line, index.csv')
+    add('--json', metavar='FILE', type=Path, help='all numbers')
 
     add = parser.add_argument_group("one's own videos, instead of the table").add_argument
     add('--align', metavar='VIDEO', type=Path, nargs='+',
         help='a film: the first video, and the same moment of each other one')
-    add('--method', choices=list(METHODS),
-        help='how they are matched [dtw]')
+    add('--method', choices=list(METHODS), help='how they are matched [dtw]')
     add('--predict', metavar='DIR', type=Path,
         help='phases of the videos in DIR, from the labelled ones of training')
     add('--out', metavar='PATH', type=Path,
@@ -66,63 +64,129 @@ def natural(text):
     return int(text)
 
 
-def check(args):
-    """Errors: UserError, OSError, each one line."""
-    check_flags(args)
-    folders = [args.figures, args.embeddings]
-    if args.json:
-        if args.json.suffix != '.json' or args.json.is_dir():
-            raise OSError(f'{args.json}: --json writes a file; let its name end in .json')
-        folders.append(args.json.parent)
-    if args.align:
-        args.out = args.out or Path('aligned.mp4')
-        args.method = args.method or 'dtw'
-        check_alignment(args)
-        folders.append(args.out.parent)
-    if args.predict:
-        args.out = args.out or Path('predicted')
-        check_prediction(args)
-        folders.append(args.out)
-    for folder in filter(None, folders):
-        folder.mkdir(parents=True, exist_ok=True)  # now, and not after hours of work
-        if not os.access(folder, os.W_OK):
-            raise OSError(f'{folder}: cannot be written to')
+def fractions(text):
+    """'0.1,0.5,1' -> [0.1, 0.5, 1.0], for argparse."""
+    try:
+        numbers = [float(part) for part in text.split(',')]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < number <= 1 for number in numbers):
+        raise argparse.ArgumentTypeError(f'{text}: must be numbers above 0, up to 1, as 0.1,0.5,1')
+    return numbers
 
 
-def check_flags(args):
-    """Every flag does something, or is refused."""
+def check_arguments(args):
+    """Every flag does something or is refused, and no output replaces a file. Errors: UserError,
+    OSError, each one line."""
     if args.align and args.predict:
         raise UserError('--align and --predict: one at a time')
     if args.method and not args.align:
         raise UserError('--method goes with --align')
+    for number, path in enumerate(args.checkpoints):
+        if path.is_dir():
+            args.checkpoints[number] = path / 'checkpoint.pt'
+    files = []
+    folders = [args.figures, args.embeddings]
     if args.align or args.predict:
-        check_table_flags(args, '--align' if args.align else '--predict')
+        check_own_videos(args, '--align' if args.align else '--predict')
+        files = [args.out, args.out.with_suffix('.csv')] if args.align else []
+        folders.append(args.out if args.predict else None)
     elif args.out:
         raise UserError('--out goes with --align or --predict')
+    if args.json:
+        if args.json.suffix != '.json' or args.json.is_dir():
+            raise UserError(f'{args.json}: --json writes a file; let its name end in .json')
+        files.append(args.json)
+    folders = [folder for folder in folders if folder]
+    for path in files:
+        if path.exists():
+            raise UserError(f'{path}: is there already; move it away, or give another name')
+    for folder in folders:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f'{folder}: is not empty; give the name of a new folder')
+    for folder in folders + [path.parent for path in files]:
+        folder.mkdir(parents=True, exist_ok=True)  # now, and not after hours of work
+        if not os.access(folder, os.W_OK):
+            raise UserError(f'{folder}: cannot be written to')
 
 
-def check_table_flags(args, own):
+def check_own_videos(args, own):
     if len(args.checkpoints) > 1:
         raise UserError(f'{own} takes one checkpoint, not {len(args.checkpoints)}')
     for flag in TABLE_FLAGS:
         if getattr(args, flag):
             raise UserError(f'--{flag} goes with the table, not with {own}')
-
-
-def check_alignment(args):
+    if args.predict:
+        args.out = args.out or Path('predicted')
+        if not args.predict.is_dir():
+            raise UserError(f'{args.predict}: is no folder; --predict takes a folder of videos')
+        return
+    args.out = args.out or Path('aligned.mp4')
+    args.method = args.method or 'dtw'
     if len(args.align) < 2:
         raise UserError(f'--align {args.align[0]}: takes two videos or more')
     for path in args.align:
         if not path.exists():
-            raise OSError(f'{path}: no such video')
-    if args.out.suffix != '.mp4' or args.out.is_dir():
-        raise OSError(f'{args.out}: --out writes a film; let its name end in .mp4')
-    if args.out.resolve() in [path.resolve() for path in args.align]:
-        raise OSError(f'{args.out}: is one of the videos; give another name by --out')
+            raise UserError(f'{path}: no such video')
+    if args.out.suffix != '.mp4':
+        raise UserError(f'{args.out}: --out writes a film; let its name end in .mp4')
 
 
-def check_prediction(args):
-    if not args.predict.is_dir():
-        raise OSError(f'{args.predict}: is no folder; --predict takes a folder of videos')
-    if args.out.resolve() == args.predict.resolve():
-        raise OSError(f'{args.out}: would be mixed with the videos; give another one by --out')
+# --------------------------------------------------------------------------------------------------
+# The models of one or several checkpoints
+
+def load_models(paths, device, **given):
+    """-> {path: model}, {path: its settings}.
+
+    given: settings that replace those of training, where they are not None. Models with the same
+    frozen backbone share one object, so that every frame passes it once. Errors: UserError.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    networks, all_settings = {}, {}
+    shared = {}  # backbones that are not in a checkpoint, by what they are
+    for path in paths:
+        checkpoint = models.load_checkpoint(path)
+        settings = dict(workers=min(4, os.cpu_count()), label_unit=None) | checkpoint['settings']
+        if 'dataset' in given:
+            settings['label_unit'] = None    # that of another data set
+        settings |= given
+        if settings.get('dataset') is None:
+            raise UserError(f'{path}: says no data set; give its name by --dataset')
+        all_settings[str(path)] = settings
+        refuse_mixed(path, settings, next(iter(all_settings.values())))
+        # one that was fine-tuned, or that the checkpoint brings, is like no other
+        own = settings['train_backbone'] or checkpoint['backbone'] is None
+        key = str([settings[name] for name in ('backbone', 'weights', 'layers')])
+        network = models.build_model(settings, None if own else shared.get(key))
+        models.load_trained(network, checkpoint, path)
+        networks[str(path)] = network.to(device)
+        if not own:
+            shared[key] = network.backbone
+        if not settings['train_backbone'] and half_dtype(device):
+            network.backbone.to(half_dtype(device))
+    return networks, all_settings
+
+
+def refuse_mixed(path, settings, first):
+    """Only models that see the same frames stand in one table."""
+    for name in ('dataset', 'data', 'data_seed', 'label_unit', 'image_size'):
+        if settings.get(name) != first.get(name):
+            raise UserError(f'{path}: {name} is {settings.get(name)}, of the first checkpoint '
+                            f'{first.get(name)}; evaluate them one by one')
+
+
+def seeds_together(all_settings):
+    """{path: settings} -> {title: [paths that differ in the seed alone]}; the title says what sets
+    a group apart from the others, 'mean' where there is one group."""
+    groups = {}
+    for path, settings in all_settings.items():
+        own = {name: str(value) for name, value in settings.items() if name not in SEED_FLAGS}
+        groups.setdefault(tuple(sorted(own.items())), []).append(path)
+    if len(groups) == 1:
+        return {'mean': list(all_settings)}
+    common = set.intersection(*map(set, groups))
+    titled = {}
+    for own, paths in groups.items():
+        differs = [' '.join(item) for item in own if item not in common]
+        titled[', '.join(differs) or paths[0]] = paths
+    return titled

@@ -3,9 +3,10 @@
     frames uint8 (F, 3, H, W), in parts  --backbone, LSTP-->  entities (F, N, d)
     entities of a whole video (n, N, d)  --MTF----------->  embeddings (n, D), unit length
 """
+import csv
 import math
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +14,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 import data
 from running.errors import UserError
 from running.processes import cpu_group
-from running.workers import ignore_stop_signals
+from running.workers import ignore_stop_signals, watched
 
 
 class EmbeddedVideo(NamedTuple):
@@ -57,6 +59,29 @@ class Frames(IterableDataset):
                 yield position, None, str(error), None
 
 
+class Frozen(nn.Module):
+    """The control `frozen`: of each frame one vector of the backbone's last layer, as it is, in the
+    place of an MVFormer. It stands beside one, and is given the features of that."""
+
+    def __init__(self, backbone, *, cls):
+        super().__init__()
+        self.backbone = backbone
+        self.cls = cls    # the CLS token; else the mean of the patches
+
+    def train(self, mode=True):
+        return self       # the backbone is not its own
+
+    def pool(self, patches, cls):
+        """(F, P, L*C), (F, C) -> (F, 1, C), None"""
+        if self.cls:
+            return cls[:, None], None
+        return patches[..., -self.backbone.width:].mean(1, keepdim=True), None
+
+    def mtf(self, tokens):
+        """(1, n, 1, C) -> (1, n, C)"""
+        return tokens[:, :, 0]
+
+
 def thinning(frames, most):
     """k, where every k-th of so many frames leaves `most` or fewer."""
     return max(1, math.ceil(frames / most))
@@ -70,9 +95,7 @@ def entities_of(networks, frames):
     for network in networks:
         key = id(network.backbone)
         if key not in features:
-            patches, cls = network.features(images)
-            # On a GPU the backbone computes in bfloat16; all after it is float32.
-            features[key] = patches.float(), None if cls is None else cls.float()
+            features[key] = network.features(images)    # float32, whatever it computes in
         entities.append(network.pool(*features[key])[0])
     return entities
 
@@ -113,17 +136,16 @@ def embed(networks, videos, positions, *, limit=1000, whole=False, device='cpu',
     most = limit if whole else math.inf
     loader = DataLoader(
         Frames(videos, positions, most), batch_size=None, collate_fn=tuple, num_workers=workers,
-        worker_init_fn=ignore_stop_signals, pin_memory=torch.device(device).type == 'cuda',
+        worker_init_fn=ignore_stop_signals,
         generator=torch.Generator().manual_seed(0))  # not the global one, which training needs
     begun = {}  # parts of several workers' videos come mixed: {position: [[(F, N, d)] a network]}
-    for position, n, labels, frames in loader:
+    for position, n, labels, frames in watched(loader, lambda: None):
         if n is None:
             begun.pop(position, None)
             yield position, labels, None
             continue
         entities = begun.setdefault(position, [[] for _ in networks])
-        new = entities_of(networks, frames.to(device, non_blocking=True))
-        for parts, part in zip(entities, new):
+        for parts, part in zip(entities, entities_of(networks, frames.to(device))):
             parts.append(part)
         if sum(len(part) for part in entities[0]) == len(range(0, n, thinning(n, most))):
             del begun[position]
@@ -150,14 +172,19 @@ def gather(own):
 
 @contextmanager
 def evaluating(networks):
-    """In eval mode and full float32 precision, however the models are trained; then as before."""
+    """In eval mode, full float32 precision and uncompiled, however the models are trained; then as
+    before."""
     modes = [network.training for network in networks]
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision('highest')
+    as_written = nullcontext()
+    if torch.cuda.is_available():    # frames come in parts of other sizes than those of training
+        as_written = torch.compiler.set_stance('force_eager')
     for network in networks:
         network.eval()
     try:
-        yield
+        with as_written, torch.backends.cudnn.flags(allow_tf32=False):
+            yield
     finally:
         torch.set_float32_matmul_precision(precision)
         for network, mode in zip(networks, modes):
@@ -238,14 +265,18 @@ def folders_of(models, folder):
         return {}
     if len(models) == 1:
         return {models[0]: folder}
-    return {model: folder / re.sub(r'[^\w.-]+', '_', model) for model in models}
+    return {model: folder / safe(model) for model in models}
+
+
+def safe(name):
+    return re.sub(r'[^\w.-]+', '_', name).strip('.')
 
 
 def file_names(videos):
     """A safe file name for each video, no two alike, within what file systems hold."""
     names = {}
     for video in videos:
-        name = re.sub(r'[^\w.-]+', '_', video.name).strip('.')[:60] or 'video'
+        name = safe(video.name)[:60] or 'video'
         names[f'{name}~{len(names)}' if name in names else name] = video
     return list(names)
 
@@ -260,3 +291,21 @@ def save(folders, name, arrays):
         except OSError as error:
             errors.append(str(error))
     return errors
+
+
+def write_index(path, videos, embedded):
+    """Of each saved row a line: its file, frame, time in seconds (if the video has any), label (if
+    the frame has one). {split: [Video]}, {split: [EmbeddedVideo]}."""
+    with open(path, 'w', newline='', encoding='utf-8') as lines:
+        table = csv.writer(lines)
+        table.writerow(['file', 'frame', 'seconds', 'label'])
+        for split, records in embedded.items():
+            files = dict(zip(videos[split], file_names(videos[split])))
+            for record in records:
+                labels = dict(zip(record.kept.tolist(), record.labels.tolist()))
+                seconds = record.video.seconds()
+                for frame in range(record.frames):
+                    time = '' if seconds is None else f'{seconds[frame]:.3f}'
+                    label = labels.get(frame, -1)
+                    file = f'{split}/{files[record.video]}.npy'
+                    table.writerow([file, frame, time, label if label >= 0 else ''])

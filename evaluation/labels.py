@@ -1,7 +1,4 @@
 """The labelled frames, the videos of each action, and what few labels are worth."""
-import argparse
-import math
-
 import numpy as np
 
 import data
@@ -12,39 +9,39 @@ from running.errors import UserError
 def labelled_only(embeddings, labels):
     """The labelled frames of the videos that have any.
 
-    embeddings: [(n_i, D)], labels: [int (n_i,)], -1 = none -> the same lists, shorter.
+    embeddings: [(n_i, D)], labels: [int (n_i,)], -1 = none -> the same lists, shorter. A video
+    that is labelled throughout is passed on, not copied.
     """
     kept = []
     kept_labels = []
     for x, y in zip(embeddings, labels, strict=True):
-        known = np.asarray(y) >= 0
-        if known.any():
-            kept.append(np.asarray(x)[known])
-            kept_labels.append(np.asarray(y)[known])
+        known = y >= 0
+        if known.all() and len(y):
+            kept.append(x)
+            kept_labels.append(y)
+        elif known.any():
+            kept.append(x[known])
+            kept_labels.append(y[known])
     return kept, kept_labels
 
 
-def has_labels(videos):
-    """Whether any of the videos {split: [Video]} has labels."""
-    for video in videos['train'] + videos['val']:
-        try:
-            if video.labels is not None:
-                return True
-        except UserError:  # labels that do not fit: embedding will skip and name the video
-            return True
-    return False
+def has_labels(video):
+    try:
+        return video.labels is not None
+    except UserError:  # labels that do not fit: embedding will skip and name the video
+        return True
 
 
 def needed(videos, phases):
     """Of {split: [Video]} what is measured, or where there are no phases a few to be drawn."""
     if not phases:
         return {'train': [], 'val': (videos['val'] or videos['train'])[:8]}
-    if not has_labels(videos):
+    if not any(map(has_labels, videos['train'] + videos['val'])):
         return {'train': [], 'val': videos['val']}  # tau asks for no train video
     return videos
 
 
-def by_action(dataset, embedded):
+def actions_of(dataset, embedded):
     """{action: {split: positions in embedded[split]}}; FineGym is one whole."""
     actions = {}
     for split in ('train', 'val'):
@@ -77,28 +74,15 @@ def few_labels(actions, fraction, classify):
     return mean(scores)
 
 
-def few_labels_table(result, names, fractions, classify):
+def few_labels_table(result, groups, fractions, classify):
     """Print and return rows {model: {'mean': {'0.1': accuracy}}} of a result of evaluate.assess."""
     embedded = result['embedded']
-    groups = by_action(result['dataset'], embedded).values()
+    members = actions_of(result['dataset'], embedded).values()
+    columns = {f'{fraction:.3g}': f'{fraction:.3g}' for fraction in fractions}
     rows = {}
     for name, embeddings in result['embeddings'].items():
-        actions = [lists_of(members, embedded, embeddings) for members in groups]
-        accuracies = {}
-        for fraction in fractions:
-            accuracies[f'{fraction:.3g}'] = few_labels(actions, fraction, classify)
-        rows[name] = {'mean': accuracies}
-    columns = {f'{fraction:.3g}': f'{fraction:.3g}' for fraction in fractions}
-    print_table('classification by a fraction of the train videos', rows, names, columns)
+        actions = [lists_of(each, embedded, embeddings) for each in members]
+        scores = [few_labels(actions, fraction, classify) for fraction in fractions]
+        rows[name] = {'mean': dict(zip(columns, scores))}
+    print_table('classification by a fraction of the train videos', rows, groups, columns)
     return rows
-
-
-def fractions(text):
-    """'0.1,0.5,1' -> [0.1, 0.5, 1.0], for argparse."""
-    try:
-        numbers = [float(part) for part in text.split(',')]
-    except ValueError:
-        numbers = [math.nan]
-    if not all(0 < number <= 1 for number in numbers):
-        raise argparse.ArgumentTypeError(f'{text}: must be numbers above 0, up to 1, as 0.1,0.5,1')
-    return numbers

@@ -4,7 +4,7 @@
     python evaluate.py CHECKPOINT --predict DIR           predict_folder
 
 They are embedded as those of a folder set are, squashed to the model's square, and shown in their
-own shape. Errors, each one line: UserError, OSError, UserError.
+own shape. Errors, each one line: UserError, OSError.
 """
 from dataclasses import replace
 from functools import partial
@@ -15,11 +15,11 @@ import data
 from datasets.folder import as_video
 from datasets.layout import printable, readable
 from datasets.search import Search
-from datasets.segments import frame_times
 from evaluation.embedding import embed_all, evaluating, thinning
+from evaluation.labels import has_labels
 from evaluation.table import name_some
 from pictures.align import align
-from pictures.predict import predict, teacher_of
+from pictures.predict import predict, teacher_of, teachers
 from running.errors import UserError
 from running.processes import is_rank0
 
@@ -44,11 +44,6 @@ def embed(network, videos, settings, what):
             print(printable(f'note: {record.video.name}: of {record.frames} frames one in {step} is '
                             f'embedded; those between are interpolated'))
     return embedded, embeddings['model'], skipped
-
-
-def times_of(path, frames):
-    """Seconds of each frame; None for a folder of images, which has no clock."""
-    return None if path.is_dir() else frame_times(path, frames)
 
 
 def in_own_shape(video):
@@ -77,7 +72,7 @@ def align_files(network, settings, paths, out, method):
     for reason in skipped.values():
         raise UserError(f'{reason}; leave it out or mend it')
     videos = [in_own_shape(video_at(path)) for path in paths]
-    times = [times_of(path, len(z)) for path, z in zip(paths, embeddings)]
+    times = [video.seconds() for video in videos]
     for note in align(videos, embeddings, out, times=times, method=method):
         print(printable(note))
     print(printable(f'written: {out}, {out.with_suffix(".csv")}'))
@@ -94,17 +89,19 @@ def video_at(path, size=None):
 # --------------------------------------------------------------------------------------------------
 # --predict
 
-def predict_folder(network, settings, train, folder, out, fit):
+def predict_folder(network, settings, train, folder, out, fit, clock):
     """Write a table and a picture of the phases of each video in a folder and its sub-folders.
 
-    train: [Video], those labelled teach; fit: evaluate.fit_classifier.
+    train: [Video], those labelled teach; fit, clock: of evaluate.py.
     """
     sources = find(folder, network.backbone.image_size)
-    train = labelled(train)
+    train = [video for video in train if has_labels(video)]
+    if not train:
+        raise UserError('no video of the training set has labels, to carry over to others')
     actions = {video.action: None for video in train}
     for video in sources:
         teacher_of(video, actions)    # now, and not after hours of work
-    teachers, known, broken = embed(network, train, settings, 'labelled')
+    labelled, known, broken = embed(network, train, settings, 'labelled')
     embedded, embeddings, skipped = embed(network, list(sources), settings, 'predict')
     if not is_rank0():
         return
@@ -112,23 +109,19 @@ def predict_folder(network, settings, train, folder, out, fit):
         print(printable(f'note: {note}'))
     if not embedded:
         raise UserError(f'{folder}: none of its videos can be read')
-    videos = []
-    times = []
-    paths = []
-    for record in embedded:
-        source = sources[record.video]
-        video = in_own_shape(unlabelled(source))
-        video.action = record.video.action
-        videos.append(video)
-        times.append(times_of(source.path, record.frames))
-        paths.append(out / source.name)
-    for note in predict(teachers, known, videos, embeddings, paths, fit=fit, times=times):
+    videos = [sources[record.video] for record in embedded]
+    times = [video.seconds() for video in videos]
+    paths = [out / video.name for video in videos]
+    clocks = [clock(record.frames)[record.kept] for record in labelled]
+    shares = {action: one.accuracy for action, one in teachers(labelled, clocks, fit).items()}
+    for note in predict(labelled, known, videos, embeddings, paths, fit=fit, times=times,
+                        clock=shares):
         print(printable(note))
     print(printable(f'written: {len(paths)} tables and pictures below {out}'))
 
 
 def find(folder, size):
-    """{Video: datasets.search.Found} of a folder, and a line on what is passed over."""
+    """{Video to embed: the same to be shown} of a folder, and a line on what is passed over."""
     search = Search(folder)
     found = search.below(folder)
     for note in search.notes():
@@ -140,26 +133,9 @@ def find(folder, size):
         print(f'note: labels beside {beside} of the videos are not used')
     sources = {}
     for source in found:
-        video = unlabelled(source, size)
-        video.action = source.action or folder.resolve().name
-        sources[video] = source
+        source = source._replace(labels=None)    # they would hide the other frames
+        shown = in_own_shape(as_video(source, None, None, None))
+        shown.action = source.action or folder.resolve().name
+        video = replace(as_video(source, size, None, None), action=shown.action)
+        sources[video] = shown
     return sources
-
-
-def unlabelled(found, size=None):
-    """What was found in a folder, as a Video: labels beside it would hide its other frames."""
-    return as_video(found._replace(labels=None), size, None, None)
-
-
-def labelled(videos):
-    """Those with labels. Errors: UserError if there are none."""
-    kept = []
-    for video in videos:
-        try:
-            if video.labels is not None:
-                kept.append(video)
-        except UserError:    # labels that do not fit: embedding will skip and name the video
-            kept.append(video)
-    if not kept:
-        raise UserError('no video of the training set has labels, to carry over to others')
-    return kept

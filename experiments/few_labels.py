@@ -17,8 +17,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import evaluate
-from evaluation.checkpoints import load_models
-from evaluation.labels import by_action, lists_of
+from evaluation.command import load_models
+from evaluation.labels import actions_of, lists_of
 from pictures.predict import apply, learn
 from running.processes import pick_device
 
@@ -56,13 +56,14 @@ def main():
     parser.add_argument('--data', metavar='DIR', help='the data set [where it was at training]')
     parser.add_argument('--draws', type=int, default=3, help='of the labelled videos [3]')
     args = parser.parse_args()
-    networks, settings = load_models(args.checkpoints, pick_device(), data=args.data)
+    networks, all_settings = load_models(args.checkpoints, pick_device(), data=args.data)
+    settings = next(iter(all_settings.values()))
     videos = data.load(settings['dataset'], settings['data'],
                        image_size=settings['image_size'], seed=settings['data_seed'],
                        label_unit=settings['label_unit'])
     result = evaluate.assess(networks, videos, settings)
     embedded = result['embedded']
-    groups = by_action(settings['dataset'], embedded).values()
+    groups = actions_of(settings['dataset'], embedded).values()
     kinds = {'trained': list(networks), 'untrained': ['untrained'], 'clock': ['clock']}
     print(f'{settings["dataset"]}: {len(networks)} checkpoints, {args.draws} draws')
     print(f'{"":12}{"labelled":>10}{"right":>18}{"said":>18}')

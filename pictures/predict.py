@@ -26,6 +26,7 @@ class Teacher(NamedTuple):
     videos: int          # how many they are
     names: list | None   # of the phases, by number
     accuracy: float      # share of right frames in held-out ones, nan if it cannot be told
+    clock: float = math.nan  # the same of the control that sees no pixel
 
 
 class Prediction(NamedTuple):
@@ -120,15 +121,17 @@ def teacher_of(video, found):
     raise UserError(f'{video.name}: of which action? put it into a folder of that name: {actions}')
 
 
-def predict(embedded, embeddings, videos, others, paths, *, fit, times=None):
+def predict(embedded, embeddings, videos, others, paths, *, fit, times=None, clock=None):
     """Phases of unlabelled videos from labelled ones -> notes, one line an action or video.
 
     embedded: [EmbeddedVideo], labelled; embeddings: [(m, D)]. videos: [data.Video], unlabelled;
     others: [(n, D)] of all of their frames; times: [(n,) seconds or None]; paths: of the files for
-    each, less .csv and .png; fit(x, y) -> a classifier, as evaluate.fit_classifier does.
-    Errors: UserError, OSError.
+    each, less .csv and .png; fit(x, y) -> a classifier, as evaluate.fit_classifier does; clock:
+    {action: what the control that sees no pixel has right}. Errors: UserError, OSError.
     """
     found = teachers(embedded, embeddings, fit)
+    for action, share in (clock or {}).items():
+        found[action] = found[action]._replace(clock=share)
     chosen = [teacher_of(video, found) for video in videos]
     times, notes = known_times(videos, times or [None] * len(videos))
     for action, teacher in found.items():
@@ -147,7 +150,15 @@ def how_sure(teacher):
     count = f'from {teacher.videos} labelled video' + ('s' if teacher.videos > 1 else '')
     if math.isnan(teacher.accuracy):
         return f'{count}: too few to tell how sure the phases are'
-    return f'{count}: held out in turn, {teacher.accuracy:.0%} of their frames come out right'
+    sentence = f'{count}: held out in turn, {teacher.accuracy:.0%} of their frames come out right'
+    if math.isnan(teacher.clock):
+        return sentence
+    sentence += f', by the clock alone {teacher.clock:.0%}'
+    return sentence + (' (hardly more than the clock)' if hardly_more(teacher) else '')
+
+
+def hardly_more(teacher):
+    return teacher.accuracy < teacher.clock + 0.03
 
 
 def write_table(path, prediction, seconds, names):

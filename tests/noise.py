@@ -38,6 +38,9 @@ class Film:
         for start in range(0, len(chosen), size):
             yield self.read(chosen[start:start + size])
 
+    def seconds(self):
+        return None
+
     def actor(self, indices):
         mask = torch.zeros(len(indices), self.size, self.size, dtype=torch.bool)
         mask[:, :9, :6] = True

@@ -1,5 +1,7 @@
 """Every frame of whole videos embedded: in order, once, by one process or several."""
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import torch
 import data
 import evaluate
 import model as models
-from evaluation import embedding
+from evaluation import embedding, table
+from made import table_of
 from noise import SETTINGS, Film, films
 from running.errors import UserError
 
@@ -79,7 +82,7 @@ def test_no_frame_passes_a_shared_backbone_twice(network, monkeypatch):
     state = torch.get_rng_state()
     network.train()
     result = evaluate.assess({'one': network, 'two': second}, films(), SETTINGS)
-    assert set(result['rows']) == {'one', 'two', 'untrained', 'clock'}
+    assert set(result['rows']) == {'one', 'two', *table.CONTROLS}
     assert sum(passed) == frames
     assert torch.equal(state, torch.get_rng_state())
     assert network.mtf.training
@@ -96,13 +99,74 @@ def test_no_frame_passes_a_shared_backbone_twice(network, monkeypatch):
     assert sum(passed) == frames
 
 
-def test_untrained_control_is_always_the_same_draw(network):
+@pytest.mark.parametrize('trained', [[], ['norm']])
+def test_untrained_control_is_always_the_same_draw(network, trained):
+    """On the model's own backbone, also on one that was trained with it."""
+    settings = SETTINGS | {'train_backbone': trained}
     torch.manual_seed(123)
-    one = evaluate.untrained(SETTINGS, network)
-    two = evaluate.untrained(SETTINGS, network)
+    one = evaluate.untrained(settings, network)
+    two = evaluate.untrained(settings, network)
     assert one.backbone is network.backbone
+    assert two.backbone is network.backbone
     for a, b in zip(one.mtf.parameters(), two.mtf.parameters()):
         assert torch.equal(a, b)
+
+
+def test_frozen_control_is_the_last_layer_of_the_backbone(network):
+    """SETTINGS' backbone has two layers chosen: the mean is over the patches of the last alone."""
+    videos = {'train': [], 'val': [Film('g', 6), Film('h', 5)]}
+    found = evaluate.assess({'one': network}, videos, SETTINGS)['embeddings']
+    only_last = models.build_model(SETTINGS | {'layers': [4]})
+    for i, video in enumerate(videos['val']):
+        with torch.no_grad():
+            images = data.center(video.read(range(video.frames)), 24)
+            patches, cls = only_last.backbone(images)
+        mean = torch.nn.functional.normalize(patches.mean(1), dim=-1)
+        cls = torch.nn.functional.normalize(cls, dim=-1)
+        np.testing.assert_allclose(found['frozen (mean of patches)']['val'][i], mean, atol=1e-5)
+        np.testing.assert_allclose(found['frozen (CLS)']['val'][i], cls, atol=1e-5)
+
+
+def test_evaluating_leaves_everything_as_it_was(network):
+    """Full float32 within, in products and convolutions; afterwards what was set before."""
+    network.train()
+    torch.set_float32_matmul_precision('high')
+    with embedding.evaluating([network]):
+        assert torch.get_float32_matmul_precision() == 'highest'
+        assert not torch.backends.cudnn.allow_tf32
+        assert not network.mtf.training
+    assert torch.get_float32_matmul_precision() == 'high'
+    assert torch.backends.cudnn.allow_tf32
+    assert network.mtf.training
+    torch.set_float32_matmul_precision('highest')
+    network.eval()
+
+
+class Deadly(Film):
+    """Its decoding ends the process, as want of memory does."""
+    def parts(self, size=64, step=1):
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield
+
+
+def test_a_worker_that_dies_is_one_line(network):
+    with pytest.raises(UserError, match='a process that decodes videos died'):
+        embedding.embed_all({'one': network}, [Film('a', 5), Deadly('b', 5)], workers=1)
+
+
+def test_the_index_says_what_each_saved_row_is(network, tmp_path):
+    videos = {'train': [Film('a', 4, [0, -1, 1, 1])], 'val': [Film('a b', 3), Film('a/b', 2)]}
+    videos['val'][0].seconds = lambda: np.arange(3) / 8
+    evaluate.assess({'one': network}, videos, SETTINGS, folders={'one': tmp_path})
+    rows = [tuple(row.values()) for row in table_of(tmp_path / 'index.csv')]
+    assert rows == [
+        ('train/a.npy', '0', '', '0'), ('train/a.npy', '1', '', ''),
+        ('train/a.npy', '2', '', '1'), ('train/a.npy', '3', '', '1'),
+        ('val/a_b.npy', '0', '0.000', ''), ('val/a_b.npy', '1', '0.125', ''),
+        ('val/a_b.npy', '2', '0.250', ''),
+        ('val/a_b~1.npy', '0', '', ''), ('val/a_b~1.npy', '1', '', '')]
+    for file, count in (('train/a.npy', 4), ('val/a_b.npy', 3), ('val/a_b~1.npy', 2)):
+        assert len(np.load(tmp_path / file)) == count
 
 
 def test_a_diverged_model_is_named(network):

@@ -102,14 +102,18 @@ def earlier(sizes):
         progression_beside_columns(phases, sizes)
 
 
+def columns(labels, classes):
+    return np.stack([evaluate.time_since_end(labels, k) for k in classes[:-1]], 1)
+
+
 def progression_beside_columns(phases, sizes):
     x, y = embedded(sizes.train, 1, 30, 110, phases)
     val, val_y = embedded(sizes.val, 2, 30, 110, phases)
     classes = np.arange(phases)
 
     def by_columns():
-        targets = np.concatenate([evaluate.progression_targets(one, classes) for one in y])
-        truth = np.concatenate([evaluate.progression_targets(one, classes) for one in val_y])
+        targets = np.concatenate([columns(one, classes) for one in y])
+        truth = np.concatenate([columns(one, classes) for one in val_y])
         train = np.concatenate(x).astype(np.float64)
         queries = np.concatenate(val).astype(np.float64)
         return plain.progression_by_columns(train, targets, queries, truth)
