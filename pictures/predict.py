@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pictures.align import known_times
-from pictures.canvas import BLUE, WIDTH, class_name, draw_bar, figure, plain, save, show, spaced
+from pictures.align import known_times, read_at
+from pictures.canvas import (BLUE, WIDTH, class_name, draw_bar, figure, plain, save, show,
+                             shortened, spaced)
 from running.errors import UserError
 
 FOLDS = 10            # parts held out in turn; single videos, if there are no more than that
@@ -26,6 +27,7 @@ class Teacher(NamedTuple):
     videos: int          # how many they are
     names: list | None   # of the phases, by number
     accuracy: float      # share of right frames in held-out ones, nan if it cannot be told
+    clock: float | None  # the same, from how far into its video a frame is; None: not asked for
 
 
 class Prediction(NamedTuple):
@@ -70,14 +72,17 @@ def phase_progress(labels):
     return progress
 
 
-def learn(embeddings, labels, names, fit):
-    """Teacher of one action, from the embeddings (n_i, D) and labels (n_i,) of its videos."""
+def learn(embeddings, labels, names, fit, clock=None):
+    """Teacher of one action, from the embeddings (n_i, D) and labels (n_i,) of its videos, and
+    what the clock has in place of these embeddings."""
     from sklearn.linear_model import Ridge
     x, y = labelled_frames(embeddings, labels)
     target = np.concatenate([phase_progress(one)[one >= 0] for one in labels])
     progress = {k: Ridge().fit(x[y == k], target[y == k]) for k in np.unique(y)}
     accuracy = held_out_accuracy(embeddings, labels, fit)
-    return Teacher(fit(x, y), progress, len(embeddings), names, accuracy)
+    if clock is not None:
+        clock = held_out_accuracy(clock, labels, fit)
+    return Teacher(fit(x, y), progress, len(embeddings), names, accuracy, clock)
 
 
 def apply(teacher, embeddings):
@@ -90,21 +95,23 @@ def apply(teacher, embeddings):
     return Prediction(phase, probability.max(1), progress.clip(0, 1))
 
 
-def teachers(embedded, embeddings, fit):
+def teachers(embedded, embeddings, fit, clock=None):
     """{action: Teacher} from EmbeddedVideos with labels. Errors: UserError."""
     groups = {}
-    for one, x in zip(embedded, embeddings):
+    for i, one in enumerate(embedded):
         if (one.labels >= 0).any():
-            xs, ys, _ = groups.setdefault(one.video.action, ([], [], one.video.classes))
-            xs.append(x)
-            ys.append(one.labels)
+            groups.setdefault(one.video.action, []).append(i)
     found = {}
-    for action, (xs, ys, names) in groups.items():
-        phases = np.unique(labelled_frames(xs, ys)[1])
+    for action, members in groups.items():
+        labels = [embedded[i].labels for i in members]
+        names = embedded[members[0]].video.classes
+        x = [embeddings[i] for i in members]
+        phases = np.unique(labelled_frames(x, labels)[1])
         if len(phases) < 2:
-            name = action or 'labels'
-            raise UserError(f'{name}: one phase only, {phases[0]}; label another one too')
-        found[action] = learn(xs, ys, names, fit)
+            phase = class_name(names, phases[0])
+            raise UserError(f'{action or "labels"}: one phase only, {phase}; label another one too')
+        of_clock = None if clock is None else [clock[i] for i in members]
+        found[action] = learn(x, labels, names, fit, of_clock)
     if not found:
         raise UserError('no labelled video to carry phases over from')
     return found
@@ -120,15 +127,17 @@ def teacher_of(video, found):
     raise UserError(f'{video.name}: of which action? put it into a folder of that name: {actions}')
 
 
-def predict(embedded, embeddings, videos, others, paths, *, fit, times=None):
+def predict(embedded, embeddings, videos, others, paths, *, fit, times=None,
+            clock=None):
     """Phases of unlabelled videos from labelled ones -> notes, one line an action or video.
 
     embedded: [EmbeddedVideo], labelled; embeddings: [(m, D)]. videos: [data.Video], unlabelled;
     others: [(n, D)] of all of their frames; times: [(n,) seconds or None]; paths: of the files for
     each, less .csv and .png; fit(x, y) -> a classifier, as evaluate.fit_classifier does.
+    clock: [(m, 2)], what evaluate.clock has for the labelled ones: the control beside the model.
     Errors: UserError, OSError.
     """
-    found = teachers(embedded, embeddings, fit)
+    found = teachers(embedded, embeddings, fit, clock)
     chosen = [teacher_of(video, found) for video in videos]
     times, notes = known_times(videos, times or [None] * len(videos))
     for action, teacher in found.items():
@@ -138,7 +147,7 @@ def predict(embedded, embeddings, videos, others, paths, *, fit, times=None):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(f'{path}.csv', prediction, seconds, teacher.names)
-        draw_prediction(video, prediction, teacher, f'{path}.png')
+        draw_prediction(video, prediction, teacher, seconds, f'{path}.png')
     return notes
 
 
@@ -147,7 +156,10 @@ def how_sure(teacher):
     count = f'from {teacher.videos} labelled video' + ('s' if teacher.videos > 1 else '')
     if math.isnan(teacher.accuracy):
         return f'{count}: too few to tell how sure the phases are'
-    return f'{count}: held out in turn, {teacher.accuracy:.0%} of their frames come out right'
+    sentence = f'{count}: held out in turn, {teacher.accuracy:.0%} of their frames come out right'
+    if teacher.clock is not None:
+        sentence += f' (by the clock alone {teacher.clock:.0%})'
+    return sentence
 
 
 def write_table(path, prediction, seconds, names):
@@ -159,17 +171,18 @@ def write_table(path, prediction, seconds, names):
             table.writerow([frame, f'{second:.3f}', class_name(names, phase), *numbers])
 
 
-def draw_prediction(video, prediction, teacher, path):
+def draw_prediction(video, prediction, teacher, seconds, path):
     """A filmstrip, the predicted phases as a bar under it, their probability under that."""
     n = len(prediction.phase)
-    strip = video.read(spaced(n, FRAMES)).permute(0, 2, 3, 1).numpy()
+    at = spaced(n, FRAMES)
+    strip = np.stack([*read_at(video, at)])                                  # (F, H, W, 3)
     _, height, width, _ = strip.shape
     tall = min(2.5, (WIDTH - 1) / len(strip) * height / width)
-    fig = figure(WIDTH, tall + 2.4, layout='constrained')
+    fig = figure(WIDTH, tall + 2.5, layout='constrained')
     frames, bar, curve = fig.subplots(3, 1, height_ratios=[tall, 0.4, 0.8])
-    show(frames, [strip])
-    frames.set_title(video.name)
-    draw_bar(bar, 0, prediction.phase, teacher.classifier.classes_, teacher.names)
+    show(frames, [strip], (), [f'{seconds[i]:.1f} s' for i in at])
+    frames.set_title(shortened(video.name, 80), fontsize=10)
+    draw_bar(bar, 0, prediction.phase, teacher.classifier.classes_, teacher.names, 100)
     bar.set(xlim=(0, n), xticks=[], yticks=[0])
     bar.set_yticklabels(['phase'])
     bar.spines[:].set_visible(False)
