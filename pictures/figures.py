@@ -19,7 +19,7 @@ from einops import rearrange
 
 import data
 from pictures.align import by_clock, film_alignment
-from pictures.canvas import (BLUE, COLOURS, RED, WIDTH, colour_bar, draw_bar, figure, on_screen,
+from pictures.canvas import (COLOURS, RED, WIDTH, colour_bar, draw_bar, figure, on_screen,
                              phase_name, plain, save, show, shortened, spaced, tinted, to_bytes)
 from pictures.film import Panel, play
 from pictures.training import draw_training
