@@ -266,7 +266,7 @@ def gain(embedded, pair):
 def query_and_others(embedded, embeddings, wanted=2):
     """Pairs of one query that show alignment at its best; [] if no action has two videos."""
     pairs = pairs_of(embedded, embeddings)
-    pairs.sort(key=lambda pair: -gain(embedded, pair))
+    pairs.sort(key=lambda pair: other_phase(embedded, pair, pair.nearest).mean())
     return [pair for pair in pairs if pair.query == pairs[0].query][:wanted]
 
 
@@ -281,7 +281,7 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=10):
     rows = [frames_at(network, query, at)]
     names = ['query']
     marked = []
-    caption = 'Red: of another phase.'
+    caption = 'Of the videos, one that aligns best. Red: a match of another phase.'
     height = (len(pairs) + 1) * (WIDTH - 1) / frames + 0.9
     fig = figure(WIDTH, height + 3.6, layout='constrained')
     top, bottom = fig.subfigures(2, 1, height_ratios=[height, 3.3])
@@ -293,7 +293,7 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=10):
         marked += [(len(rows) - 1, c) for c in np.flatnonzero(wrong[at])]
         frame = np.arange(len(wrong))
         tau = kendalltau(frame, pair.nearest).statistic
-        caption += f' {letter}: {wrong.sum()} of {len(wrong)} matches, tau {tau:.2f}.'
+        caption += f' {letter}: {wrong.sum()} of {len(wrong)}, tau {tau:.2f}.'
         similarity = embeddings[pair.query] @ embeddings[pair.other].T       # (n, m)
         image = axes.imshow(similarity, 'cividis', vmin=-1, vmax=1, aspect='auto', origin='lower')
         axes.plot(pair.nearest, frame, 'o', color='white', mec='black', ms=4)
@@ -340,9 +340,9 @@ def draw_clock(network, embedded, embeddings, path, *, frames=10):
     bars.set_yticks([0, 1], names)
     bars.set_xlabel('frame; colours: phases')
     plain(bars)
-    caption = (f'Red: another phase. The same phase here: as far into the video {shares[0][0]:.0%}, '
-               f'the most similar frame {shares[1][0]:.0%}; in all {len(pairs)} pairs: '
-               f'{shares[0][1]:.0%} and {shares[1][1]:.0%}.')
+    caption = (f'Red: another phase. Of the same phase here, where clock and model differ most: '
+               f'{shares[0][0]:.0%} by the clock, {shares[1][0]:.0%} by similarity; in all '
+               f'{len(pairs)} pairs {shares[0][1]:.0%} and {shares[1][1]:.0%}.')
     save(fig, path, caption)
 
 

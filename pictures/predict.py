@@ -27,7 +27,7 @@ class Teacher(NamedTuple):
     videos: int          # how many they are
     names: list | None   # of the phases, by number
     accuracy: float      # share of right frames in held-out ones, nan if it cannot be told
-    clock: float | None  # the same, from how far into its video a frame is; None: not asked for
+    clock: float = math.nan  # the same of the control that sees no pixel
 
 
 class Prediction(NamedTuple):
@@ -72,17 +72,14 @@ def phase_progress(labels):
     return progress
 
 
-def learn(embeddings, labels, names, fit, clock=None):
-    """Teacher of one action, from the embeddings (n_i, D) and labels (n_i,) of its videos, and
-    what the clock has in place of these embeddings."""
+def learn(embeddings, labels, names, fit):
+    """Teacher of one action, from the embeddings (n_i, D) and labels (n_i,) of its videos."""
     from sklearn.linear_model import Ridge
     x, y = labelled_frames(embeddings, labels)
     target = np.concatenate([phase_progress(one)[one >= 0] for one in labels])
     progress = {k: Ridge().fit(x[y == k], target[y == k]) for k in np.unique(y)}
     accuracy = held_out_accuracy(embeddings, labels, fit)
-    if clock is not None:
-        clock = held_out_accuracy(clock, labels, fit)
-    return Teacher(fit(x, y), progress, len(embeddings), names, accuracy, clock)
+    return Teacher(fit(x, y), progress, len(embeddings), names, accuracy)
 
 
 def apply(teacher, embeddings):
@@ -95,23 +92,22 @@ def apply(teacher, embeddings):
     return Prediction(phase, probability.max(1), progress.clip(0, 1))
 
 
-def teachers(embedded, embeddings, fit, clock=None):
+def teachers(embedded, embeddings, fit):
     """{action: Teacher} from EmbeddedVideos with labels. Errors: UserError."""
     groups = {}
-    for i, one in enumerate(embedded):
+    for one, x in zip(embedded, embeddings):
         if (one.labels >= 0).any():
-            groups.setdefault(one.video.action, []).append(i)
+            xs, ys, _ = groups.setdefault(one.video.action, ([], [], one.video.classes))
+            xs.append(x)
+            ys.append(one.labels)
     found = {}
-    for action, members in groups.items():
-        labels = [embedded[i].labels for i in members]
-        names = embedded[members[0]].video.classes
-        x = [embeddings[i] for i in members]
-        phases = np.unique(labelled_frames(x, labels)[1])
+    for action, (xs, ys, names) in groups.items():
+        phases = np.unique(labelled_frames(xs, ys)[1])
         if len(phases) < 2:
+            name = action or 'labels'
             phase = class_name(names, phases[0])
-            raise UserError(f'{action or "labels"}: one phase only, {phase}; label another one too')
-        of_clock = None if clock is None else [clock[i] for i in members]
-        found[action] = learn(x, labels, names, fit, of_clock)
+            raise UserError(f'{name}: one phase only, {phase}; label another one too')
+        found[action] = learn(xs, ys, names, fit)
     if not found:
         raise UserError('no labelled video to carry phases over from')
     return found
@@ -127,17 +123,17 @@ def teacher_of(video, found):
     raise UserError(f'{video.name}: of which action? put it into a folder of that name: {actions}')
 
 
-def predict(embedded, embeddings, videos, others, paths, *, fit, times=None,
-            clock=None):
+def predict(embedded, embeddings, videos, others, paths, *, fit, times=None, clock=None):
     """Phases of unlabelled videos from labelled ones -> notes, one line an action or video.
 
     embedded: [EmbeddedVideo], labelled; embeddings: [(m, D)]. videos: [data.Video], unlabelled;
     others: [(n, D)] of all of their frames; times: [(n,) seconds or None]; paths: of the files for
-    each, less .csv and .png; fit(x, y) -> a classifier, as evaluate.fit_classifier does.
-    clock: [(m, 2)], what evaluate.clock has for the labelled ones: the control beside the model.
-    Errors: UserError, OSError.
+    each, less .csv and .png; fit(x, y) -> a classifier, as evaluate.fit_classifier does; clock:
+    {action: what the control that sees no pixel has right}. Errors: UserError, OSError.
     """
-    found = teachers(embedded, embeddings, fit, clock)
+    found = teachers(embedded, embeddings, fit)
+    for action, share in (clock or {}).items():
+        found[action] = found[action]._replace(clock=share)
     chosen = [teacher_of(video, found) for video in videos]
     times, notes = known_times(videos, times or [None] * len(videos))
     for action, teacher in found.items():
@@ -157,9 +153,14 @@ def how_sure(teacher):
     if math.isnan(teacher.accuracy):
         return f'{count}: too few to tell how sure the phases are'
     sentence = f'{count}: held out in turn, {teacher.accuracy:.0%} of their frames come out right'
-    if teacher.clock is not None:
-        sentence += f' (by the clock alone {teacher.clock:.0%})'
-    return sentence
+    if math.isnan(teacher.clock):
+        return sentence
+    sentence += f', by the clock alone {teacher.clock:.0%}'
+    return sentence + (' (hardly more than the clock)' if hardly_more(teacher) else '')
+
+
+def hardly_more(teacher):
+    return teacher.accuracy < teacher.clock + 0.03
 
 
 def write_table(path, prediction, seconds, names):
