@@ -1,28 +1,34 @@
 """The two drawings of the lesson, from the code itself: the architecture (paper, Figure 2), and one
-batch of the sequence contrastive loss (section 4).
+batch of the sequence contrastive loss (section 4). All of assets/*.png and *.webp:
 
-    python experiments/lesson.py FOLDER                      architecture.png: the paper's, for Penn
-    python experiments/lesson.py FOLDER --checkpoint FILE    and scl.png: before and after training
+    python evaluate.py CHECKPOINT --figures FOLDER --focus
+    python experiments/lesson.py FOLDER --checkpoint CHECKPOINT
+
+The second also makes the films of the first into animated images, and its pictures smaller.
 """
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 import numpy as np
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import model as models
-from loss import OBJECTIVES, time_target
-from pictures.canvas import BLUE, COLOURS, DPI, ORANGE, WIDTH, figure, plain, save
+from loss import OBJECTIVES, scl, time_target
+from pictures import figures
+from pictures.canvas import (BLUE, COLOURS, DPI, ORANGE, WIDTH, figure, on_screen, plain, save,
+                             tinted)
 from running.errors import UserError
 
 FROZEN = '#D9E6F2'
 TRAINED = '#FBE3B5'
-ROWS = (2.35, 1.85, 1.0)  # inches: where the first, the second and the last frame are drawn
+ROWS = (2.85, 2.05, 1.1)  # inches: where the first, the second and the last frame are drawn
+WIDTHS = {'entities.mp4': 800, 'alignment.mp4': 480}  # pixels, of the animated images
 
 
 # ------------------------------------------------------------------------------------------------
@@ -45,7 +51,7 @@ def stages(rows, settings):
     pooling = ['tokens of', 'each frame']
     if settings['pool'] == 'lstp':
         pooling = ['a learned query', 'for each entity']
-    readout = {'cls': 'readout: entity 0', 'avg': 'readout: their mean'}
+    readout = {'cls': 'readout: entity 1', 'avg': 'readout: their mean'}
     blocks = [f'{len(fusion) - 1} blocks in which', 'all frames meet']
     blocks.append(readout[settings['readout']])
     ids = ['one-hot id'] if models.POOLERS[settings['pool']].append_ids else []
@@ -54,7 +60,7 @@ def stages(rows, settings):
         Stage('Backbone', [settings['backbone'], f'layers {layers}'],
               parameters['backbone'], trained['backbone']),
         Stage(settings['pool'].upper(), pooling, parameters['pool'], trained['pool']),
-        Stage('MTF: FC', [*ids, '3 layers', '+ time code'], parameters['mtf.fc'], True),
+        Stage('MTF: FC', [*ids, '3 FC layers', '+ time code'], parameters['mtf.fc'], True),
         Stage('MTF: fusion', blocks, fusion_parameters, True),
     ]
 
@@ -75,79 +81,106 @@ def draw_stage(axes, x, width, stage):
     from matplotlib.patches import FancyBboxPatch
     colour = TRAINED if stage.trained else FROZEN
     kind = 'trained' if stage.trained else 'frozen'
-    box = FancyBboxPatch((x, 0.7), width, 1.9, 'round,pad=0.04', facecolor=colour, linewidth=0)
+    box = FancyBboxPatch((x, 0.75), width, 2.45, 'round,pad=0.04', facecolor=colour, linewidth=0)
     axes.add_patch(box)
     middle = x + width / 2
     centred = dict(ha='center', va='center')
-    axes.text(middle, 2.3, stage.title, weight='bold', fontsize=10, **centred)
-    axes.text(middle, 1.65, '\n'.join(stage.lines), fontsize=8, **centred)
-    axes.text(middle, 0.95, f'{millions(stage.parameters)} {kind}', fontsize=8, **centred)
+    axes.text(middle, 2.95, stage.title, weight='bold', fontsize=9, **centred)
+    axes.text(middle, 1.95, '\n'.join(stage.lines), fontsize=7, **centred)
+    axes.text(middle, 0.95, f'{millions(stage.parameters)}\n{kind}', fontsize=7, **centred)
 
 
-def draw_tokens(axes, x, y, kind, entities):
-    """What one frame is at a point of the network, around (x, y)."""
-    colours = [COLOURS[k % len(COLOURS)] for k in range(entities)]
-    if kind == 'frame':
-        axes.plot(x, y, 's', ms=22, color='#BBBBBB', markeredgecolor='black')
-    elif kind == 'patches':
-        across, down = np.meshgrid(np.linspace(-0.14, 0.14, 5), np.linspace(-0.14, 0.14, 5))
-        axes.plot(x + across.ravel(), y + down.ravel(), 's', ms=3.2, color='#888888')
-    elif kind == 'entities':
-        places = x + 0.15 * (np.arange(entities) - (entities - 1) / 2)
-        axes.scatter(places, np.full(entities, y), 40, colours, edgecolors='black', linewidths=0.6)
-    else:
-        axes.plot(x, y, 's', ms=9, color=BLUE, markeredgecolor='black')
+def put(axes, image, x, y, side):
+    """A picture uint8 (S, S, 3) around (x, y)."""
+    half = side / 2
+    axes.imshow(image, extent=(x - half, x + half, y - half, y + half), interpolation='nearest')
 
 
-def draw_architecture(rows, settings, path):
-    """rows: of model.architecture(settings), which counted the shapes and parameters drawn here."""
+def draw_sequence(axes, x, entities, frames):
+    """The tokens of all frames as one sequence, from above down; entity 1's are the output."""
+    from matplotlib.patches import Rectangle
+    step = 2.5 / (len(ROWS) * (entities + 1))
+    y = 3.2
+    shades = np.linspace(0.35, 1, len(ROWS))  # the time code: the later, the darker its mark
+    for shade, t in zip(shades, (1, 2, frames)):
+        for k in range(entities):
+            colour = COLOURS[k % len(COLOURS)]
+            edge = 'black' if k == 0 else 'white'
+            axes.add_patch(Rectangle((x - 0.17, y - step), 0.2, step * 0.9, facecolor=colour,
+                                     edgecolor=edge))
+            axes.add_patch(Rectangle((x + 0.05, y - step), 0.08, step * 0.9, facecolor='black',
+                                     alpha=shade))
+            y -= step
+        y -= step * 0.6
+        if t == 2:
+            axes.text(x - 0.07, y + step * 0.1, '\u22ee', ha='center', va='center', fontsize=8)
+            y -= step * 0.4
+
+
+def draw_architecture(network, video, settings, path):
+    """What becomes of three frames of a video on their way through a trained model.
+
+    Shapes and parameters are counted by model.architecture(settings).
+    """
+    rows = models.architecture(settings)
     shape = {row[0]: tuple(row[2]) for row in rows}
     frames, entities, _ = shape['pool']
-    size = settings['image_size'] or models.backbones()[settings['backbone']].image_size
-    points = [('frame', 'clip', (frames, 3, size, size)),
-              ('patches', 'patch features', shape['backbone']),
-              ('entities', 'entities', shape['pool']),
-              ('entities', 'tokens', (frames, entities, shape['mtf.fc'][-1])),
-              ('embedding', 'embeddings', (frames, shape['mtf.out'][-1]))]
-    fig = figure(WIDTH, 2.8)
+    width_of_token = shape['mtf.fc'][-1]
+    size = network.backbone.image_size
+    at = np.array([0.1, 0.45, 0.8]) * video.frames
+    at = at.astype(int)
+    seen = figures.look_at(network, video, at)
+    clip = on_screen(seen.images)
+    colours = figures.feature_colours(network, video, at)
+    looks = [tinted(seen.images, seen.entities[:, k]) for k in range(entities)]
+    points = [('clip', (frames, 3, size, size)),
+              ('patch features', shape['backbone']),
+              ('where each entity looks,\nand its vector', shape['pool']),
+              ('tokens: one sequence,\nid (colour), time (grey)', (frames * entities,
+                                                                   width_of_token)),
+              ('embeddings', (frames, shape['mtf.out'][-1]))]
+    tall = 3.5
+    fig = figure(WIDTH, tall)
     axes = fig.add_axes([0, 0, 1, 1])
-    axes.set(xlim=(0, WIDTH), ylim=(0, 2.8))
-    axes.axis('off')
     left = 0.4
-    gap = 0.8
+    gap = 0.95
     width = (WIDTH - left - 5 * gap) / 4
-    for number, (kind, name, numbers) in enumerate(points):
-        x = left + gap / 2 + number * (width + gap)
-        for y in ROWS:
-            draw_tokens(axes, x, y, kind, entities)
-        axes.text(x, 1.42, '\u22ee', ha='center', va='center')
-        axes.text(x, 0.35, f'{name}\n{product(numbers)}', ha='center', va='center', fontsize=8)
-    for y, t in zip(ROWS, (1, 2, frames)):
-        axes.text(0.08, y, f't = {t}', fontsize=7, va='center')
+    places = [left + gap / 2 + i * (width + gap) for i in range(5)]
+    for row, (y, t) in enumerate(zip(ROWS, (1, 2, frames))):
+        axes.text(0.05, y, f't = {t}', fontsize=7, va='center')
+        put(axes, clip[row], places[0], y, 0.74)
+        put(axes, colours[row], places[1], y, 0.74)
+        for k, look in enumerate(looks):
+            down = y + 0.25 * ((entities - 1) / 2 - k)
+            put(axes, look[row], places[2] - 0.13, down, 0.24)
+            axes.plot(places[2] + 0.22, down, 'o', ms=6, color=COLOURS[k % len(COLOURS)],
+                      markeredgecolor='black' if k == 0 else 'white')
+        axes.plot(places[4], y, 's', ms=10, color=COLOURS[0], markeredgecolor='black')
+    for x in (*places[:3], places[4]):
+        axes.text(x, (ROWS[1] + ROWS[2]) / 2, '\u22ee', ha='center', va='center')
+    draw_sequence(axes, places[3], entities, frames)
+    for x, (name, numbers) in zip(places, points):
+        axes.text(x, 0.35, f'{name}\n{product(numbers)}', ha='center', va='center', fontsize=7)
     for number, stage in enumerate(stages(rows, settings)):
         x = left + gap + number * (width + gap)
         draw_stage(axes, x + 0.06, width - 0.12, stage)
+    axes.set(xlim=(0, WIDTH), ylim=(0, tall), aspect='auto')
+    axes.axis('off')
     fig.savefig(path, dpi=DPI)
 
 
 # ------------------------------------------------------------------------------------------------
 # One batch of SCL
 
-def target(time, length, valid):
-    """What a frame of view a should resemble in view b: G (T, T) of loss.scl."""
-    return time_target(time[None], valid[None], sigma2=10.0)[0, 0]
+def loss_of(z, time, length, valid):
+    """loss.scl of one video's two views, z (2, T, D) -> float."""
+    return scl(z[None], time[None], length[None], valid[None]).item()
 
 
 def prediction(z, valid, temperature=0.1):
-    """What it resembles: p_ij = exp(z_i.z_j / temperature), each row divided by its sum, (T, T)."""
+    """What frame i of view a resembles in view b: p_ij of loss.scl, for the picture (T, T)."""
     similarity = z[0] @ z[1].T / temperature                                 # (T, T)
     return similarity.masked_fill(~valid[1], -torch.inf).softmax(-1)
-
-
-def divergence(G, p, valid):
-    """G (log G - log(p + 1e-6)), summed over view b's frames, mean over view a's -> float."""
-    rows = torch.xlogy(G, G) - G * torch.log(p + 1e-6)
-    return rows.sum(1)[valid[0]].mean().item()
 
 
 def draw_times(axes, frames, height, name, colour):
@@ -161,11 +194,11 @@ def draw_scl(time, valid, length, before, after, path):
 
     time int64 (2, T), valid bool (2, T), length int64 (2,); before, after: unit z (2, T, D).
     """
-    G = target(time, length, valid)
+    G = time_target(time[None], length[None], valid[None], sigma2=10.)[0, 0]   # (T, T)
     p_before = prediction(before, valid)
     p_after = prediction(after, valid)
-    loss_before = divergence(G, p_before, valid)
-    loss_after = divergence(G, p_after, valid)
+    loss_before = loss_of(before, time, length, valid)
+    loss_after = loss_of(after, time, length, valid)
     fig = figure(WIDTH, 3.4, layout='constrained')
     views, *maps = fig.subplots(1, 4, width_ratios=[1.2, 1, 1, 1])
     draw_times(views, time[0][valid[0]], 1, 'view a', ORANGE)
@@ -186,18 +219,16 @@ def draw_scl(time, valid, length, before, after, path):
     maps[0].set_ylabel('frame of view a', color=ORANGE)
     fig.colorbar(image, ax=maps, fraction=0.05, shrink=0.6)
     caption = ('A frame of one view should resemble the frames of the other as they are near to it '
-               'in the video: training moves p towards G. Loss: of view a. White: padding.')
+               'in the video: training moves p towards G. Loss: of both views. White: padding.')
     save(fig, path, caption)
 
 
 # ------------------------------------------------------------------------------------------------
 # The command
 
-def one_batch(settings, size):
-    """The first training video's views, as training draws them -> (1, 2, T, 3, S, S), batch."""
-    videos = data.load(settings['dataset'], settings['data'], image_size=size,
-                       seed=settings['data_seed'])
-    clips = data.Clips(videos['train'], frames=settings['frames'], seed=settings['seed'])
+def one_batch(videos, settings, size):
+    """The first video's views, as training draws them -> (1, 2, T, 3, S, S), batch."""
+    clips = data.Clips(videos, frames=settings['frames'], seed=settings['seed'])
     batch = data.collate([clips[0, 0]])
     return data.views(batch, size), batch
 
@@ -208,33 +239,63 @@ def projected(network, clips, valid):
     return network(clips[0], valid[0], project=True)
 
 
-def draw_training_of(path, out):
-    """scl.png of a checkpoint of train.py. Errors: UserError."""
+def draw_all(path, folder):
+    """architecture.png and scl.png of a checkpoint of train.py. Errors: UserError, OSError."""
     checkpoint = models.load_checkpoint(path)
     settings = checkpoint['settings']
-    if settings.get('loss') != 'scl':
-        raise UserError(f'{path}: was not trained by SCL; give a checkpoint of --loss scl')
+    if settings.get('loss') != 'scl' or settings['pool'] != 'lstp':
+        raise UserError(f'{path}: was not trained by SCL with LSTP; give such a checkpoint')
     torch.manual_seed(0)
     network = models.build_model(settings)
-    network.head = OBJECTIVES['scl'].head(settings['embedding'], None).eval()
-    clips, batch = one_batch(settings, network.backbone.image_size)
+    network.head = OBJECTIVES['scl'].head(settings['embedding'], None)
+    network.eval()
+    videos = data.load(settings['dataset'], settings['data'], seed=settings['data_seed'],
+                       image_size=network.backbone.image_size)
+    clips, batch = one_batch(videos['train'], settings, network.backbone.image_size)
     before = projected(network, clips, batch['valid'])
     models.load_trained(network, checkpoint, path)
     after = projected(network, clips, batch['valid'])
-    draw_scl(batch['time'][0], batch['valid'][0], batch['length'][0], before, after, out)
+    draw_scl(batch['time'][0], batch['valid'][0], batch['length'][0], before, after,
+             folder / 'scl.png')
+    draw_architecture(network, videos['val'][0], settings, folder / 'architecture.png')
+
+
+def animate(film, path, *, width, rate=10, seconds=8):
+    """The beginning of a film as an animated WebP."""
+    images = []
+    with av.open(str(film)) as file:
+        every = max(1, round(file.streams.video[0].average_rate / rate))
+        for number, frame in enumerate(file.decode(video=0)):
+            if number % every == 0 and len(images) < seconds * rate:
+                image = frame.to_image()
+                images.append(image.resize((width, round(image.height * width / image.width))))
+    images[0].save(path, save_all=True, append_images=images[1:], duration=1000 // rate, loop=0,
+                   quality=70, method=6)
+
+
+def shrink(path):
+    """A PNG with a palette of 256 colours in place of 16 million: a third of its size."""
+    image = Image.open(path)
+    if image.mode != 'P':
+        image.convert('RGB').quantize(256, Image.Quantize.MEDIANCUT).save(path, optimize=True)
 
 
 def main():
-    parser = argparse.ArgumentParser(description='The two drawings of the lesson.')
+    parser = argparse.ArgumentParser(
+        description='The drawings of the lesson; what evaluate.py --figures put there, small.')
     parser.add_argument('folder', type=Path)
-    parser.add_argument('--checkpoint', type=Path, help='of train.py, trained by SCL')
+    parser.add_argument('--checkpoint', type=Path, required=True,
+                        help='of train.py, trained by SCL')
     args = parser.parse_args()
     try:
         args.folder.mkdir(parents=True, exist_ok=True)
-        settings = asdict(models.Architecture().resolve())
-        draw_architecture(models.architecture(settings), settings, args.folder / 'architecture.png')
-        if args.checkpoint:
-            draw_training_of(args.checkpoint, args.folder / 'scl.png')
+        draw_all(args.checkpoint, args.folder)
+        for film, width in WIDTHS.items():
+            if (args.folder / film).exists():
+                path = (args.folder / film).with_suffix('.webp')
+                animate(args.folder / film, path, width=width)
+        for path in args.folder.glob('*.png'):
+            shrink(path)
     except (UserError, OSError) as error:
         print(f'lesson: error: {error}', file=sys.stderr)
         sys.exit(2)

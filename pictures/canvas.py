@@ -2,9 +2,12 @@
 
 Attention has one scale in all of them: attention x P, so that 1 is attention spread evenly over
 the P patches, whatever the model. There a frame stays grey; more is orange, less is blue.
+Names are taken literally (a dollar begins no formula), cut at their beginning where they are too
+long, and written in whatever font has their letters.
 """
 import math
 import os
+import warnings
 from textwrap import fill
 
 import numpy as np
@@ -22,6 +25,8 @@ COLOURS = [ORANGE, '#56B4E9', '#009E73', '#F0E442', BLUE, '#CC79A7', '#999999']
 WIDTH = 9             # inches; at DPI about twice the pixels at which a README shows a picture
 DPI = 160
 LETTERS = 14          # of a caption, to an inch
+FONTS = ('DejaVu Sans', 'Noto Sans CJK JP', 'Noto Sans', 'Arial Unicode MS', 'PingFang SC',
+         'Hiragino Sans', 'Microsoft YaHei', 'Malgun Gothic', 'Nirmala UI')  # as far as installed
 STRONGEST = 8         # times uniform attention: full colour; so has 1 / STRONGEST of it
 
 
@@ -37,11 +42,34 @@ def figure(width, height, **options):
     return Figure((width, height), **options)
 
 
+def literal(fig, draw):
+    """draw(), with all words of the figure as they stand, in the fonts that are there."""
+    from matplotlib.font_manager import fontManager
+    from matplotlib.text import Text
+    fonts = [name for name in FONTS if name in fontManager.get_font_names()]
+    for text in fig.findobj(Text):
+        text.set_parse_math(False)
+        text.set_fontfamily(fonts)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph')  # of a script without a font: boxes, as anywhere
+        draw()
+
+
 def save(fig, path, caption=''):
     """With the caption under the picture, broken into lines of its width."""
     letters = int(LETTERS * fig.get_figwidth())
     fig.supxlabel(fill(caption, letters), fontsize=9)
-    fig.savefig(path, dpi=DPI)
+    literal(fig, lambda: fig.savefig(path, dpi=DPI))
+
+
+def shortened(name, letters):
+    """The end of a name that is too long; letters as wide as Chinese ones count twice."""
+    letters = max(3, int(letters))
+    widths = [2 if letter > '\u2e80' else 1 for letter in name]
+    if sum(widths) <= letters:
+        return name
+    fits = np.cumsum(widths[::-1]) < letters
+    return '\u2026' + name[len(name) - fits.sum():]
 
 
 def plain(axes):
@@ -132,14 +160,21 @@ def class_name(names, label):
     return str(label)
 
 
-def draw_bar(axes, height, labels, classes, names=None):
-    """Phases as a coloured bar, named where there is room; unlabelled stays white."""
+def phase_name(names, label):
+    return class_name(names, label) if names else f'phase {label}'
+
+
+def draw_bar(axes, height, labels, classes, names=None, letters=60):
+    """Phases as a coloured bar, named where there is room for it: `letters` in the whole bar;
+    unlabelled stays white."""
     for start, stop, label in runs(labels):
         if label < 0:
             continue
         colour = COLOURS[np.searchsorted(classes, label) % len(COLOURS)]
         axes.barh(height, stop - start, left=start, height=0.8, color=colour)
+        room = (stop - start) / len(labels) * letters
         name = class_name(names, label)
-        if stop - start > len(labels) * len(name) / 40:
+        if room > 4 or len(name) < room:
             middle = (start + stop) / 2
-            axes.text(middle, height, name, ha='center', va='center', fontsize=9)
+            name = shortened(name, room)
+            axes.text(middle, height, name, ha='center', va='center', fontsize=8)

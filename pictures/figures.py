@@ -1,27 +1,30 @@
-"""All that is looked at: attention, alignment, retrieval, phases, training (Figures 1 and 3).
+"""All that is looked at: attention, alignment, phases, training (Figures 1 and 3).
 
 What is drawn is handed over: a model, arrays, and evaluate.py's records `EmbeddedVideo`,
     video   data.Video                       frames   n, how many it has
     kept    (m,) those that were embedded    labels   (m,) their phases, -1 = unlabelled
-with embeddings (m, D) of unit length. Captions say what a picture shows, failures too.
-pictures/ has what they share, what moves, and what one does with one's own videos.
+with embeddings (m, D) of unit length. Captions say what a picture shows, failures too. Entities
+count from 1: entity 1 is z[:, 0], the one whose token the paper's readout takes.
 """
 import math
 from functools import partial
-from itertools import zip_longest
+from itertools import permutations, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 
 import data
-from pictures.align import film_alignment, match
-from pictures.canvas import (BLUE, COLOURS, RED, WIDTH, class_name, colour_bar, draw_bar, figure,
-                             on_screen, save, show, spaced, tinted)
+from pictures.align import by_clock, film_alignment
+from pictures.canvas import (COLOURS, RED, WIDTH, colour_bar, draw_bar, figure, on_screen,
+                             phase_name, plain, save, show, shortened, spaced, tinted, to_bytes)
 from pictures.film import Panel, play
 from pictures.training import draw_training
+
+PART = 16             # frames that go through the backbone at once
 
 
 # ------------------------------------------------------------------------------------------------
@@ -35,9 +38,21 @@ class Look(NamedTuple):
     actor: torch.Tensor | None     # (F, P) the share of each patch that the actor covers
 
 
-@torch.no_grad()
+def in_parts(indices):
+    return np.split(np.asarray(indices), range(PART, len(indices), PART))
+
+
 def look_at(network, video, indices):
     """Frames of a video at `indices` through backbone and pooler -> Look."""
+    looks = [look_at_part(network, video, part) for part in in_parts(indices)]
+    fields = []
+    for values in zip(*looks):
+        fields.append(None if values[0] is None else torch.cat(values))
+    return Look(*fields)
+
+
+@torch.no_grad()
+def look_at_part(network, video, indices):
     backbone = network.backbone
     device = next(network.mtf.parameters()).device
     images = data.center(video.read(indices).to(device), backbone.image_size)
@@ -54,14 +69,30 @@ def look_at(network, video, indices):
     return Look(images, entities, heads, actor)
 
 
-def look_at_all(network, video, n, part=16):
-    """The first n frames of a video, a part at a time: all attention of a head is large -> Look."""
-    parts = np.split(np.arange(n), range(part, n, part))
-    looks = [look_at(network, video, indices) for indices in parts]
-    fields = []
-    for values in zip(*looks):
-        fields.append(None if values[0] is None else torch.cat(values))
-    return Look(*fields)
+@torch.no_grad()
+def patch_features(network, video, indices):
+    """What the frozen backbone makes of frames -> (F, P, L*C) on the CPU."""
+    device = next(network.mtf.parameters()).device
+    images = data.center(video.read(indices).to(device), network.backbone.image_size)
+    return network.features(images)[0].float().cpu()
+
+
+def feature_colours(network, video, indices):
+    """The patch features as colours: their first three principal components over the video are red,
+    green and blue, as users of DINOv2 look at them (Oquab et al., 2023) -> uint8 (F, S, S, 3)."""
+    from sklearn.decomposition import PCA
+    some = patch_features(network, video, spaced(video.frames, 8)).flatten(0, 1)   # (8 * P, L*C)
+    pca = PCA(3, random_state=0).fit(some)
+    low, high = np.percentile(pca.transform(some), [2, 98], axis=0)
+    sheets = []
+    for part in in_parts(indices):
+        features = patch_features(network, video, part)                      # (F, P, L*C)
+        colours = (pca.transform(features.flatten(0, 1)) - low) / (high - low)
+        side = math.isqrt(features.shape[1])
+        colours = torch.from_numpy(colours).clamp(0, 1)
+        colours = rearrange(colours, '(f r c) rgb -> f rgb r c', r=side, c=side)
+        sheets.append(to_bytes(F.interpolate(colours, network.backbone.image_size)))
+    return np.concatenate(sheets)
 
 
 def share_of_patches(actor, backbone, patches):
@@ -141,177 +172,197 @@ def actor_shares(looks, head):
     return {name: float(np.mean(values)) for name, values in shares.items()}
 
 
+def rows_of(network, video, look, indices, head):
+    """{name: uint8 (F, S, S, 3)}: frames, what the backbone sees in them, where it is looked at."""
+    rows = {'frames': on_screen(look.images),
+            'patch\nfeatures': feature_colours(network, video, indices)}
+    for name, attention in attention_rows(look, head).items():
+        rows[name] = tinted(look.images, attention)
+    return rows
+
+
 def draw_entities(network, embedded, path, *, wanted=2, frames=6):
-    """Frames of some videos over the attention of each entity and of the backbone's CLS token."""
+    """Frames of some videos over what the backbone sees and where entities and CLS token look."""
     chosen = [embedded[i] for i in in_turn(embedded, wanted)]
-    looks = [look_at(network, one.video, spaced(one.frames, frames)) for one in chosen]
+    places = [spaced(one.frames, frames) for one in chosen]
+    looks = [look_at(network, one.video, at) for one, at in zip(chosen, places)]
     head = best_head(looks)
     shares = actor_shares(looks, head)
     columns = min(2, len(chosen))
     lines = math.ceil(len(chosen) / columns)
-    height = 1 + len(attention_rows(looks[0], head))
+    height = 2 + len(attention_rows(looks[0], head))
     side = (WIDTH - 2) / columns / frames
-    fig = figure(WIDTH, lines * (height * side + 0.35) + 0.4, layout='constrained')
+    fig = figure(WIDTH, lines * (height * side + 0.35) + 0.6, layout='constrained')
     grid = fig.subplots(lines, columns, squeeze=False)
     for axes in grid.flat[len(chosen):]:
         axes.set_visible(False)
-    for number, (axes, one, look) in enumerate(zip(grid.flat, chosen, looks)):
-        rows = [on_screen(look.images)]
-        names = ['frames']
-        for name, attention in attention_rows(look, head).items():
-            rows.append(tinted(look.images, attention))
-            names.append(f'{name}\n{shares[name]:.0%} on actor' if name in shares else name)
-        show(axes, rows, names if number % columns == 0 else ())
-        axes.set_title(one.video.name, fontsize=10)
-    colour_bar(fig, grid)
-    caption = 'Grey: attention spread evenly. Orange: more than that. Blue: less.'
+    for number, (axes, one, look, at) in enumerate(zip(grid.flat, chosen, looks, places)):
+        rows = rows_of(network, one.video, look, at, head)
+        names = [f'{name}\n{shares[name]:.0%} on actor' if name in shares else name
+                 for name in rows]
+        show(axes, list(rows.values()), names if number % columns == 0 else ())
+        axes.set_title(shortened(one.video.name, 90 // columns), fontsize=10)
+    if height > 2:
+        colour_bar(fig, grid)
+    caption = ('Patch features: like colours, like features (three principal components of each '
+               'video). Grey: attention spread evenly. Orange: more. Blue: less.')
     if shares:
-        caption += f' The actor covers {shares["area"]:.0%} of the frame, on the average of these.'
+        caption += f' The actor covers {shares["area"]:.0%} of the frame, on average.'
     save(fig, path, caption)
 
 
 def film_entities(network, embedded, path, *, wanted=3, longest=200):
-    """The same, moving: a line for each of some videos, all of its frames under attention."""
+    """The same, moving: a line for each of some videos, as long as the shortest of them."""
     chosen = [embedded[i] for i in in_turn(embedded, wanted)]
-    looks = [look_at_all(network, one.video, min(one.frames, longest)) for one in chosen]
+    at = np.arange(min([longest, *[one.frames for one in chosen]]))
+    looks = [look_at(network, one.video, at) for one in chosen]
     head = best_head(looks)
     panels = []
     for one, look in zip(chosen, looks):
-        size = look.images.shape[2:]
-        attention = attention_rows(look, head)
-        panels.append(Panel(one.video.name, on_screen(look.images), size))
-        for name, values in attention.items():
-            panels.append(Panel(name, tinted(look.images, values), size))
-    n = max(len(panel.frames) for panel in panels)
-    panels = [panel._replace(frames=stand_still(panel.frames, n)) for panel in panels]
+        rows = rows_of(network, one.video, look, at, head)
+        names = [one.video.name, *[name.replace('\n', ' ') for name in rows][1:]]
+        for name, row in zip(names, rows.values()):
+            panels.append(Panel(name, row, row.shape[1:3]))
     title = 'Attention. Grey: spread evenly. Orange: more than that. Blue: less.'
-    play(path, panels, rate=10, columns=1 + len(attention), height=130, title=title)
-
-
-def stand_still(frames, n):
-    """The last frame again until there are n."""
-    return [frames[min(i, len(frames) - 1)] for i in range(n)]
+    play(path, panels, rate=10, columns=len(rows), side=130, title=title)
 
 
 # ------------------------------------------------------------------------------------------------
-# Alignment and retrieval: what the distances between embeddings are good for
+# Alignment: what the distances between embeddings are good for
 
-def backward(nearest):
-    """Which matches stand before the one of the frame before: bool (n,)."""
-    return np.diff(nearest, prepend=nearest[0]) < 0
+class Pair(NamedTuple):
+    """Two videos of an action, by their positions; for each frame of the query (n,) a frame of the
+    other: the most similar one, and the one as far into it (clock)."""
+    query: int
+    other: int
+    nearest: np.ndarray
+    clock: np.ndarray
 
 
-def query_and_others(embedded, wanted=3):
-    """Positions of a query and up to two other videos of its action; [] if no action has two."""
-    groups = [group[:wanted] for group in by_action(embedded) if len(group) > 1]
-    return max(groups, key=len, default=[])
+def pairs_of(embedded, embeddings, most=12):
+    """All pairs of the first videos of each action -> [Pair]."""
+    pairs = []
+    for group in by_action(embedded):
+        for query, other in permutations(group[:most], 2):
+            nearest = (embeddings[query] @ embeddings[other].T).argmax(1)
+            clock = by_clock(len(nearest), len(embeddings[other]))
+            pairs.append(Pair(query, other, nearest, clock))
+    return pairs
+
+
+def other_phase(embedded, pair, match):
+    """Which frames of a pair's query `match` takes to another phase than theirs: bool (n,)."""
+    own = embedded[pair.query].labels
+    its = embedded[pair.other].labels[match]
+    return (own >= 0) & (its >= 0) & (own != its)
+
+
+def gain(embedded, pair):
+    """By how much the most similar frames are more often of the query's phase than the clock's."""
+    wrong = other_phase(embedded, pair, pair.nearest).mean()
+    return other_phase(embedded, pair, pair.clock).mean() - wrong
+
+
+def query_and_others(embedded, embeddings, wanted=2):
+    """Pairs of one query that show alignment at its best; [] if no action has two videos."""
+    pairs = pairs_of(embedded, embeddings)
+    pairs.sort(key=lambda pair: other_phase(embedded, pair, pair.nearest).mean())
+    return [pair for pair in pairs if pair.query == pairs[0].query][:wanted]
 
 
 def draw_alignment(network, embedded, embeddings, path, *, frames=10):
     """A video's frames over their nearest neighbours in two others, and all similarities."""
     from scipy.stats import kendalltau
-    chosen = query_and_others(embedded)
-    if not chosen:
+    pairs = query_and_others(embedded, embeddings)
+    if not pairs:
         return 'no alignment.png: no action has two val videos'
-    query, *others = chosen
-    at = spaced(len(embeddings[query]), frames)
-    rows = [frames_at(network, embedded[query], at)]
+    query = embedded[pairs[0].query]
+    at = spaced(len(query.kept), frames)
+    rows = [frames_at(network, query, at)]
     names = ['query']
     marked = []
-    sentences = []
-    height = (len(others) + 1) * (WIDTH - 1) / frames + 0.9
+    caption = 'Of the videos, one that aligns best. Red: a match of another phase.'
+    height = (len(pairs) + 1) * (WIDTH - 1) / frames + 0.9
     fig = figure(WIDTH, height + 3.6, layout='constrained')
     top, bottom = fig.subfigures(2, 1, height_ratios=[height, 3.3])
-    for letter, axes, i in zip('AB', bottom.subplots(1, len(others), squeeze=False)[0], others):
-        similarity = embeddings[query] @ embeddings[i].T                     # (n, m)
-        nearest = similarity.argmax(1)
-        wrong = backward(nearest)
-        tau = kendalltau(np.arange(len(nearest)), nearest).statistic
-        rows.append(frames_at(network, embedded[i], nearest[at]))
+    for letter, axes, pair in zip('AB', bottom.subplots(1, len(pairs), squeeze=False)[0], pairs):
+        other = embedded[pair.other]
+        wrong = other_phase(embedded, pair, pair.nearest)
+        rows.append(frames_at(network, other, pair.nearest[at]))
         names.append(f'nearest in {letter}')
-        marked += [(len(rows) - 1, c) for c in np.flatnonzero(backward(nearest[at]))]
-        count = f'{wrong.sum()} of {len(nearest)}'
-        sentences.append(f'{letter}: {count} matches step back, tau {tau:.2f}.')
+        marked += [(len(rows) - 1, c) for c in np.flatnonzero(wrong[at])]
+        frame = np.arange(len(wrong))
+        tau = kendalltau(frame, pair.nearest).statistic
+        caption += f' {letter}: {wrong.sum()} of {len(wrong)}, tau {tau:.2f}.'
+        similarity = embeddings[pair.query] @ embeddings[pair.other].T       # (n, m)
         image = axes.imshow(similarity, 'cividis', vmin=-1, vmax=1, aspect='auto', origin='lower')
-        frame = np.arange(len(nearest))
-        axes.plot(nearest, frame, 'o', color='white', mec='black', ms=4)
-        axes.plot(nearest[wrong], frame[wrong], 'o', color=RED, mec='black', ms=4)
-        axes.set(title=f'{letter}: {embedded[i].video.name}', xlabel=f'frame of {letter}')
-        axes.set_ylabel('frame of the query')
+        axes.plot(pair.nearest, frame, 'o', color='white', mec='black', ms=4)
+        axes.plot(pair.nearest[wrong], frame[wrong], 'o', color=RED, mec='black', ms=4)
+        axes.set_title(f'{letter}: {shortened(other.video.name, 36)}', fontsize=10)
+        axes.set(xlabel=f'frame of {letter}', ylabel='frame of the query')
     bottom.colorbar(image, ax=bottom.axes, label='cosine similarity')
     axes = top.subplots()
-    show(axes, rows, names, embedded[query].kept[at], marked)
-    axes.set_title(f'query: {embedded[query].video.name}')
-    caption = ' '.join(sentences) + ' Red: a match that runs backwards.'
+    show(axes, rows, names, query.kept[at], marked)
+    axes.set_title(f'query: {shortened(query.video.name, 70)}', fontsize=10)
+    save(fig, path, caption)
+
+
+def draw_clock(network, embedded, embeddings, path, *, frames=10):
+    """Why a clock is not enough: a video's frames over those as far into another one, and over the
+    most similar ones, another phase marked; below, the phases of both."""
+    pairs = [pair for pair in pairs_of(embedded, embeddings)
+             if (embedded[pair.query].labels >= 0).any() and (embedded[pair.other].labels >= 0).any()]
+    if not pairs:
+        return 'no clock.png: no action has two labelled val videos'
+    pair = max(pairs, key=partial(gain, embedded))
+    query, other = embedded[pair.query], embedded[pair.other]
+    at = spaced(len(query.kept), frames)
+    rows = [frames_at(network, query, at)]
+    marked = []
+    shares = []
+    for number, field in enumerate(('clock', 'nearest'), 1):
+        match = getattr(pair, field)
+        rows.append(frames_at(network, other, match[at]))
+        wrong = other_phase(embedded, pair, match)
+        marked += [(number, c) for c in np.flatnonzero(wrong[at])]
+        of_all = [other_phase(embedded, one, getattr(one, field)) for one in pairs]
+        shares.append((1 - wrong.mean(), 1 - np.concatenate(of_all).mean()))
+    height = 3 * (WIDTH - 1) / frames + 0.9
+    fig = figure(WIDTH, height + 1.5, layout='constrained')
+    strip, bars = fig.subplots(2, 1, height_ratios=[height, 1])
+    show(strip, rows, ['query', 'by the clock', 'most similar'], query.kept[at], marked)
+    strip.set_title(shortened(query.video.name, 70), fontsize=10)
+    classes = np.union1d(query.labels, other.labels)
+    names = []
+    for line, one in enumerate((other, query)):
+        draw_bar(bars, line, one.labels, classes[classes >= 0], one.video.classes, 100)
+        names.append(shortened(one.video.name, 20))
+    bars.set_yticks([0, 1], names)
+    bars.set_xlabel('frame; colours: phases')
+    plain(bars)
+    caption = (f'Red: another phase. Of the same phase here, where clock and model differ most: '
+               f'{shares[0][0]:.0%} by the clock, {shares[1][0]:.0%} by similarity; in all '
+               f'{len(pairs)} pairs {shares[0][1]:.0%} and {shares[1][1]:.0%}.')
     save(fig, path, caption)
 
 
 def draw_alignment_film(embedded, embeddings, path):
     """A video and its nearest neighbours in others of its action, moving side by side."""
-    chosen = query_and_others(embedded)
-    if not chosen:
+    pairs = query_and_others(embedded, embeddings)
+    if not pairs:
         return 'no alignment.mp4: no action has two val videos'
-    query, *others = chosen
-    places = [np.arange(len(embeddings[query]))]
+    query = embedded[pairs[0].query]
+    videos = [query.video]
+    places = [query.kept]
     similarities = []
-    for i in others:
-        nearest = match(embeddings[query], embeddings[i], 'nearest')
-        places.append(nearest)
-        similarities.append((embeddings[query] * embeddings[i][nearest]).sum(1))
-    frames = [embedded[i].kept[place] for i, place in zip(chosen, places)]
-    videos = [embedded[i].video for i in chosen]
+    for pair in pairs:
+        videos.append(embedded[pair.other].video)
+        places.append(embedded[pair.other].kept[pair.nearest])
+        z = embeddings[pair.other][pair.nearest]
+        similarities.append((embeddings[pair.query] * z).sum(1))
     title = 'left: a video; then, at each moment, the nearest frames of others'
-    film_alignment(path, videos, frames, frames, similarities, unit='frame', title=title)
-
-
-def neighbours(own, position, group, embeddings, k):
-    """The k nearest frames in the other videos of a group -> [(video, frame)], nearest first."""
-    query = embeddings[own][position]
-    found = []
-    for i in group:
-        if i != own:
-            similarity = embeddings[i] @ query
-            found += [(similarity[j], i, j) for j in np.argsort(-similarity)[:k]]
-    found.sort(reverse=True)
-    return [(i, j) for _, i, j in found[:k]]
-
-
-def draw_retrieval(network, embedded, embeddings, path, *, queries=5, k=5):
-    """Frames and their nearest ones in other videos of the action, another phase marked."""
-    known = [(one.labels >= 0).any() for one in embedded]
-    groups = [[i for i in group if known[i]] for group in by_action(embedded)]
-    labelled = [group for group in groups if len(group) > 1]
-    if not labelled:
-        return 'no retrieval.png: no action has two labelled val videos'
-    fig = figure(WIDTH, 1.62 * queries + 0.4, layout='constrained')
-    grid = fig.subplots(queries, k + 1, squeeze=False)
-    confused = {}
-    for line in range(queries):
-        group = labelled[line % len(labelled)]
-        own = group[line // len(labelled) % len(group)]
-        position = len(embeddings[own]) * (line + 1) // (queries + 1)
-        phase = embedded[own].labels[position]
-        shown = [(own, position), *neighbours(own, position, group, embeddings, k)]
-        for axes, (i, j) in zip(grid[line], shown):
-            other = embedded[i].labels[j]
-            mark, colour = ' \u2713', BLUE
-            if i == own:
-                mark, colour = '', 'black'
-            elif other != phase:
-                mark, colour = ' \u2717', RED
-                kind = f'{embedded[own].video.action} {phase} taken for {other}'
-                confused[kind] = confused.get(kind, 0) + 1
-            axes.imshow(frames_at(network, embedded[i], [j])[0], interpolation='lanczos')
-            axes.set(xticks=[], yticks=[])
-            name = class_name(embedded[i].video.classes, other)
-            axes.set_title(f'phase {name}{mark}', color=colour, fontsize=10)
-            axes.spines[:].set(color=colour, linewidth=3)
-        grid[line, 0].set_ylabel(embedded[own].video.action)
-    wrong = sum(confused.values())
-    caption = f'Left: a frame; then its {k} nearest in other videos. '
-    caption += f'{wrong} of {queries * k} show another phase'
-    kinds = ', '.join(f'{kind} ({count})' for kind, count in confused.items())
-    save(fig, path, f'{caption}: {kinds}.' if wrong else caption + '.')
+    names = [video.name for video in videos]
+    film_alignment(path, videos, places, similarities, names=names, title=title)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -335,30 +386,34 @@ def draw_phases(predictions, path):
         wrong = (true >= 0) & (predicted != true)
         right = 1 - wrong.sum() / max(1, (true >= 0).sum())
         names = one['video'].video.classes
-        draw_bar(bars, 0, predicted, classes, names)
-        draw_bar(bars, 1, true, classes, names)
+        name = one['video'].video.name
+        for height, labels in enumerate((predicted, true)):
+            draw_bar(bars, height, labels, classes, names, 100 / len(predictions))
         bars.bar(np.flatnonzero(wrong) + 0.5, 0.2, width=1, bottom=-0.75, color=RED)
-        bars.set(title=f'{one["video"].video.name}: {right:.0%} right', xlim=(0, len(true)))
+        title = shortened(name, 66 // len(predictions))
+        bars.set_title(f'{title}: {right:.0%} right', fontsize=10)
+        bars.set_xlim(0, len(true))
         bars.set_yticks([-0.65, 0, 1], ['wrong', 'predicted', 'true'] if bars is grid[0, 0] else [])
         for colour, (k, (target, guess)) in zip(COLOURS * 9, one['progress'].items()):
             curves.plot(target, '--', color=colour)
-            curves.plot(guess, color=colour, label=f'end of {class_name(names, k)}')
+            curves.plot(guess, color=colour, label=f'end of {shortened(phase_name(names, k), 20)}')
         curves.axhline(0, color='grey', linewidth=0.8)
         curves.set_xlabel('frame')
         curves.legend(fontsize=8)
-        captions.append(f'{one["video"].video.name}: {worst(true, predicted)}.')
+        captions.append(f'{name}: {worst(true, predicted, names)}.')
     grid[1, 0].set_ylabel('(time since the end) / length')
     save(fig, path, ' '.join(captions) + ' Dashed: true.')
 
 
-def worst(true, predicted):
+def worst(true, predicted, names):
     """The most frequent confusion, in words."""
     pairs = np.stack([true, predicted], 1)[(true >= 0) & (predicted != true)]
     if not len(pairs):
         return 'every frame is right'
     kinds, counts = np.unique(pairs, axis=0, return_counts=True)
     phase, taken = kinds[counts.argmax()]
-    return f'phase {phase} is taken for {taken} in {counts.max()} frames'
+    taken = phase_name(names, taken)
+    return f'{phase_name(names, phase)} is taken for {taken} in {counts.max()} frames'
 
 
 # ------------------------------------------------------------------------------------------------
@@ -374,7 +429,7 @@ def draw_all(network, result, name, folder, log):
     drawings = {
         'entities.png': partial(draw_entities, network, val, wanted=4),
         'alignment.png': partial(draw_alignment, network, val, embeddings),
-        'retrieval.png': partial(draw_retrieval, network, val, embeddings),
+        'clock.png': partial(draw_clock, network, val, embeddings),
         'phases.png': partial(draw_phases, result.get('predictions')),
         'training.png': partial(draw_training, log),
         'entities.mp4': partial(film_entities, network, val),

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pictures.align import known_times
-from pictures.canvas import BLUE, WIDTH, class_name, draw_bar, figure, plain, save, show, spaced
+from pictures.align import known_times, read_at
+from pictures.canvas import (BLUE, WIDTH, class_name, draw_bar, figure, plain, save, show,
+                             shortened, spaced)
 from running.errors import UserError
 
 FOLDS = 10            # parts held out in turn; single videos, if there are no more than that
@@ -104,7 +105,8 @@ def teachers(embedded, embeddings, fit):
         phases = np.unique(labelled_frames(xs, ys)[1])
         if len(phases) < 2:
             name = action or 'labels'
-            raise UserError(f'{name}: one phase only, {phases[0]}; label another one too')
+            phase = class_name(names, phases[0])
+            raise UserError(f'{name}: one phase only, {phase}; label another one too')
         found[action] = learn(xs, ys, names, fit)
     if not found:
         raise UserError('no labelled video to carry phases over from')
@@ -141,7 +143,7 @@ def predict(embedded, embeddings, videos, others, paths, *, fit, times=None, clo
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(f'{path}.csv', prediction, seconds, teacher.names)
-        draw_prediction(video, prediction, teacher, f'{path}.png')
+        draw_prediction(video, prediction, teacher, seconds, f'{path}.png')
     return notes
 
 
@@ -170,17 +172,18 @@ def write_table(path, prediction, seconds, names):
             table.writerow([frame, f'{second:.3f}', class_name(names, phase), *numbers])
 
 
-def draw_prediction(video, prediction, teacher, path):
+def draw_prediction(video, prediction, teacher, seconds, path):
     """A filmstrip, the predicted phases as a bar under it, their probability under that."""
     n = len(prediction.phase)
-    strip = video.read(spaced(n, FRAMES)).permute(0, 2, 3, 1).numpy()
+    at = spaced(n, FRAMES)
+    strip = np.stack([*read_at(video, at)])                                  # (F, H, W, 3)
     _, height, width, _ = strip.shape
     tall = min(2.5, (WIDTH - 1) / len(strip) * height / width)
-    fig = figure(WIDTH, tall + 2.4, layout='constrained')
+    fig = figure(WIDTH, tall + 2.5, layout='constrained')
     frames, bar, curve = fig.subplots(3, 1, height_ratios=[tall, 0.4, 0.8])
-    show(frames, [strip])
-    frames.set_title(video.name)
-    draw_bar(bar, 0, prediction.phase, teacher.classifier.classes_, teacher.names)
+    show(frames, [strip], (), [f'{seconds[i]:.1f} s' for i in at])
+    frames.set_title(shortened(video.name, 80), fontsize=10)
+    draw_bar(bar, 0, prediction.phase, teacher.classifier.classes_, teacher.names, 100)
     bar.set(xlim=(0, n), xticks=[], yticks=[0])
     bar.set_yticklabels(['phase'])
     bar.spines[:].set_visible(False)

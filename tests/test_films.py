@@ -4,11 +4,16 @@ import itertools
 import av
 import numpy as np
 import pytest
-from PIL import Image
 
 from made import STEP, arc, grey, on_circle, table_of
 from pictures import align, film
 from running.errors import UserError
+
+
+def film_frames(path):
+    """The frames of a film, uint8 (H, W, 3), as PyAV reads them back."""
+    with av.open(str(path)) as file:
+        return [frame.to_ndarray(format='rgb24') for frame in file.decode(video=0)]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -100,15 +105,15 @@ def test_the_film_shows_the_frames_of_the_table(tmp_path):
     rows = table_of(tmp_path / 'out.csv')
     assert [int(row['frame_a']) for row in rows] == list(range(30))
     assert len({row['frame_b'] for row in rows}) > 10
-    shown = list(film.film_frames(tmp_path / 'out.mp4'))
+    shown = film_frames(tmp_path / 'out.mp4')
     assert len(shown) == 30
-    boxes, _, _ = film.arrange([(48, 64), (80, 48)], columns=3, height=240)
+    boxes, _, _ = film.arrange([(48, 64), (80, 48)], columns=3, side=320)
     for row, frame in zip(rows, shown):
         a = int(row['frame_a'])
         b = int(row['frame_b'])
-        for box, number in zip(boxes, (a, b)):
-            y = box.top + box.height // 2
-            x = box.left + box.width // 2
+        for (left, top, width, height), number in zip(boxes, (a, b)):
+            y = top + height // 2
+            x = left + width // 2
             assert abs(frame[y, x].mean() - STEP * number) < STEP / 2
         assert float(row['seconds_a']) == pytest.approx(a / 10)
         assert float(row['seconds_b']) == pytest.approx(b / 20)
@@ -127,7 +132,7 @@ def test_the_film_shows_the_frames_of_the_table(tmp_path):
 def test_odd_videos_are_aligned(tmp_path, frames, sizes):
     videos = [grey('one name', n, size) for n, size in zip(frames, sizes)]
     notes = align.align(videos, [arc(n) for n in frames], tmp_path / 'out.mp4')
-    assert len(list(film.film_frames(tmp_path / 'out.mp4'))) == frames[0]
+    assert len(film_frames(tmp_path / 'out.mp4')) == frames[0]
     assert len(table_of(tmp_path / 'out.csv')) == frames[0] * (len(frames) - 1)
     assert sum('no times in it' in note for note in notes) == len(frames)
 
@@ -143,24 +148,71 @@ def test_the_sentence_says_when_the_clock_would_do():
     assert 'at most 1.90 s' in reverse
 
 
+def test_the_film_says_when_a_match_is_the_clock(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(align, 'play', lambda path, panels, rate, **more: shown.extend(panels))
+    bent = on_circle(np.linspace(0, 1, 40) ** 3)
+    align.align([grey('a', 30), grey('b', 40), grey('c', 40)], [arc(30), arc(40), bent],
+                tmp_path / 'out.mp4')
+    names = [panel.name for panel in shown]
+    assert names == ['a', 'b: hardly more than the clock', 'c']
+
+
+@pytest.mark.parametrize('indices', [[0, 0, 2, 3, 3, 9], [0, 5, 3, 3, 9]])
+def test_frames_of_a_film_are_read_once_in_the_order_asked_for(indices):
+    video = grey('a', 10)
+    plain = video.decode
+    read = []
+
+    def watched(wanted):
+        read.append(list(wanted))
+        return plain(wanted)
+
+    video.decode = watched
+    frames = align.read_at(video, np.array(indices))
+    assert [frame[0, 0, 0] // STEP for frame in frames] == indices
+    assert read == [sorted(set(indices))]
+
+
 # ------------------------------------------------------------------------------------------------
 # Films
+
+@pytest.mark.parametrize('name', ['ba$$ drill', '$a_b^{', 'x' * 300, '\u89c6\u9891 \U0001f938'])
+def test_names_are_shown_as_they_are(tmp_path, recwarn, name):
+    panels = [film.Panel(name, plain_frames(2, (48, 64), 9), (48, 64), np.arange(2))]
+    curve = film.Curve(np.arange(2), [name, name], [np.arange(2)] * 2, name, name)
+    film.play(tmp_path / 'film.mp4', panels, 10, curves=[curve], title=name)
+    assert len(film_frames(tmp_path / 'film.mp4')) == 2
+    assert not recwarn.list
+
+
+def test_frames_of_another_size_are_brought_to_the_first(tmp_path):
+    frames = plain_frames(2, (48, 64), 90) + [np.full((30, 90, 3), 90, np.uint8)]
+    film.play(tmp_path / 'film.mp4', [film.Panel('a', frames, (48, 64))], 10)
+    _, second, third = film_frames(tmp_path / 'film.mp4')
+    assert np.abs(second.astype(int) - third).mean() < 1
+
+
+def test_upright_panels_are_as_large_as_wide_ones():
+    (wide, upright), _, _ = film.arrange([(576, 1024), (1920, 1080)], columns=2, side=320)
+    assert wide[2:] == (427, 240)
+    assert upright[2:] == (240, 427)
+
 
 def plain_frames(n, size, step):
     return [np.full((*size, 3), step * i, np.uint8) for i in range(n)]
 
 
-@pytest.mark.parametrize('size', [(64, 48), (33, 51)])
-def test_a_film_reads_back(tmp_path, size):
+def test_a_film_reads_back(tmp_path):
+    size = 64, 48
     path = tmp_path / 'film.mp4'
     film.write_film(path, plain_frames(10, size, 20), 12.5)
     with av.open(str(path)) as file:
         stream = file.streams.video[0]
         assert stream.codec_context.pix_fmt == 'yuv420p'
         assert stream.average_rate == 12.5
-        assert stream.height == size[0] + size[0] % 2
-        assert stream.width == size[1] + size[1] % 2
-    levels = [frame.mean() for frame in film.film_frames(path)]
+        assert (stream.height, stream.width) == size
+    levels = [frame.mean() for frame in film_frames(path)]
     np.testing.assert_allclose(levels, 20 * np.arange(10), atol=3)
 
 
@@ -175,22 +227,13 @@ def test_a_film_that_fails_leaves_nothing(tmp_path):
 
 
 def test_without_h264_a_film_is_mpeg4(tmp_path, monkeypatch):
-    monkeypatch.setattr(film, 'ENCODERS', ('no_such_encoder', 'mpeg4'))
+    monkeypatch.setattr(film, 'ENCODERS', {'no_such_encoder': {}, 'mpeg4': {}})
     film.write_film(tmp_path / 'film.mp4', plain_frames(3, (16, 16), 9), 10)
     with av.open(str(tmp_path / 'film.mp4')) as file:
         assert file.streams.video[0].codec_context.name == 'mpeg4'
 
 
 def test_without_any_encoder_it_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(film, 'ENCODERS', ('no_such_encoder',))
+    monkeypatch.setattr(film, 'ENCODERS', {'no_such_encoder': {}})
     with pytest.raises(UserError, match='no encoder'):
         film.write_film(tmp_path / 'film.mp4', plain_frames(3, (16, 16), 9), 10)
-
-
-@pytest.mark.parametrize('ending', ['gif', 'webp'])
-def test_animated(tmp_path, ending):
-    film.write_film(tmp_path / 'film.mp4', plain_frames(20, (40, 80), 10), 20)
-    film.animate(tmp_path / 'film.mp4', tmp_path / f'film.{ending}', width=40, rate=10)
-    with Image.open(tmp_path / f'film.{ending}') as image:
-        assert image.size == (40, 20)
-        assert image.n_frames == 10

@@ -62,6 +62,18 @@ def test_one_labelled_video_cannot_tell_how_sure_it_is():
     assert 'too few to tell' in predict.how_sure(teacher)
 
 
+@pytest.mark.parametrize('clock, says', [
+    (0.5, 'by the clock alone 50%'), (1.0, 'by the clock alone 100% (hardly more than the clock)')])
+def test_the_clock_stands_beside_the_model(tmp_path, clock, says):
+    names = ['new $$', 'new ' + 'x' * 200]
+    videos = [grey(name, 12) for name in names]
+    paths = [tmp_path / '0', tmp_path / '1']
+    notes = predict.predict(*labelled_set(3), videos, 2 * [np.eye(2)[[0] * 5 + [1] * 7]], paths,
+                            fit=fit, clock={'squat': clock})
+    assert notes[-1].endswith(says)
+    assert len(list(tmp_path.glob('*.png'))) == 2
+
+
 def test_phase_progress():
     progress = predict.phase_progress(np.array([-1, 0, 0, 0, 2, 0, 0]))
     np.testing.assert_array_equal(progress, [np.nan, 0, 0.5, 1, 0, 0, 1])
