@@ -53,7 +53,7 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
     videos, remarks = read_dataset(dataset, row, data, image_size, label_unit)
     say_remarks(dataset, data, remarks)
     if row.counted:
-        remarks = check_labels(videos)
+        videos, remarks = check_labels(videos)
         say_remarks(dataset, data, remarks, 'with labels that do not fit, used without')
     return videos
 

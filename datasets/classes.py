@@ -3,51 +3,67 @@
     classes.txt or mapping.txt beside the videos: lines "0 name", "name 0", or one name a line
 without such a file, the alphabet
 """
-from datasets.labels import is_list, words_of
-from datasets.tables import all_numbers, decoded, read_table
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from datasets.labels import read_annotation
+from datasets.layout import say, shortened
+from datasets.tables import NONE, all_numbers, decoded
 from datasets.video import one_line
 from running.errors import UserError
 
 CLASS_FILES = ('classes.txt', 'mapping.txt')
 
 
-def class_names(folder, label_files):
-    """-> the class names by number, None if there are only numbers; and what numbers them.
+def class_names(folder, label_files, unit=None):
+    """-> the class names by number, None if there are only numbers. Says how each label file was
+    understood. A text that does not fit its video is no label file: its words are no classes.
 
-    UserError: some labels are names and others numbers, and no file says which is which.
+    label_files: {path: Video}. UserError: some labels are names and others numbers, and no file
+    says which is which.
     """
+    with ThreadPoolExecutor() as pool:
+        understood = list(pool.map(partial(understand, unit=unit), *zip(*label_files.items()))) \
+            if label_files else []
+    alike = defaultdict(list)
+    every_name = set()
+    named = numbered = None
+    for path, annotation in zip(label_files, understood):
+        words = {word for word in annotation.words if word.lower() not in NONE} if annotation else ()
+        names = {word for word in words if not all_numbers([word])}
+        if words and names in (set(), words):    # a mixture is no list of labels
+            alike[annotation.form].append(path)
+            every_name |= names
+            named = named or (path if names else None)
+            numbered = numbered or (path if words - names else None)
+    for form, paths in alike.items():
+        files = shortened(path.relative_to(folder).as_posix() for path in paths)
+        say(f'labels, {len(paths)} files: {form} ({files})', warning=False)
     for file in CLASS_FILES:
         if (folder / file).is_file():
-            return names_by_number(folder / file), file
-    every_name = set()
-    named = None
-    numbered = None
-    for file in label_files:
-        names = names_in(file)
-        if names:
-            every_name |= names
-            named = named or file
-        elif names is not None:
-            numbered = numbered or file
-    if not named:
-        return None, ''
-    if numbered:
+            return said(names_by_number(folder / file), file)
+    if named and numbered:
         raise UserError(
             f'{named} has class names, {numbered} one integer label a frame; say which number is '
             f'which name in a file {folder}/classes.txt, with a line "0 name" for each class')
-    return sorted(every_name), 'the alphabet'
+    return said(sorted(every_name), 'the alphabet') if named else None
 
 
-def names_in(path):
-    """The class names in a label file; empty if it has numbers; None if it cannot be read."""
+def said(names, source):
+    numbers = ', '.join(f'{i} {name}' for i, name in enumerate(names) if name)
+    say(f'classes, numbered by {source}: {numbers}', warning=False)
+    return names
+
+
+def understand(path, video, unit):
+    """-> Annotation; None if it does not fit the video: check_labels will say why."""
     try:
-        table = read_table(path)
-        words = table.words if is_list(table, None) else words_of(table)
-    except (UserError, ValueError):
-        return None  # check_labels will say why
-    names = {word for word in words if not all_numbers([word])}
-    numbers = set(words) - names - {'-1'}
-    return None if names and numbers else names
+        annotation = read_annotation(path, video.frames_on_disk, unit)
+    except UserError:
+        return None
+    fits = annotation.spans is not None or len(annotation.words) == video.frames_on_disk
+    return annotation if fits else None
 
 
 def names_by_number(path):

@@ -3,6 +3,7 @@
     python data.py NAME --data DIR [--decode]
 """
 import argparse
+import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from datasets.labels import check_labels
-from datasets.layout import NOTE, printable, read_dataset
-from datasets.segments import UNITS
+from datasets.labels import UNITS, check_labels
+from datasets.layout import NOTE, printable, read_dataset, say
 from datasets.video import one_line
 from running.errors import UserError
+
+BATCH = 4    # videos, train.py's default
 
 
 class Report(NamedTuple):
@@ -32,37 +34,36 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
 
     videos, remarks: what row.read returned. decode: decode every frame of every video.
     """
-    listed = list(dict.fromkeys(videos['train'] + videos['val']))
-    reports = {video: Report() for video in listed}
     problems = []
     counted = decode or row.counted
     if counted:
-        problems = check_labels(videos)
+        videos, problems = check_labels(videos)
+    listed = list(dict.fromkeys(videos['train'] + videos['val']))
+    reports = {video: Report() for video in listed}
+    if counted:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = pool.map(partial(examine, decode=decode), listed)
             reports = dict(zip(listed, tqdm(found, 'videos', len(listed), disable=None)))
-
     table(row, videos, reports, counted)
-    notes = [line for line in remarks + problems if line.startswith(NOTE)]
+    remarks = remarks + problems + advice(row, videos, reports)
+    notes = [line for line in remarks if line.startswith(NOTE)]
     wrong = {
         'note': [line.removeprefix(NOTE) for line in notes],
-        'missing': [line for line in remarks if line not in notes],
+        'missing': [line for line in remarks if line not in notes + problems],
         'cannot be read': [report.unreadable for report in reports.values() if report.unreadable],
         'labels do not fit': [line for line in problems if line not in notes],
         'sampled down': [report.sampled_down for report in reports.values() if report.sampled_down]}
     for kind, lines in wrong.items():
         if lines:
-            show(f'{kind}: {len(lines)}')
+            say(f'{kind}: {len(lines)}', warning=False)
         for line in lines:
-            show(f'    {line}')
+            say(f'    {line}', warning=False)
     if len(wrong['cannot be read']) == len(listed):
         raise UserError(
             f'{dataset}: none of the {len(listed)} videos in {data} can be read. {row.source}')
-    show(f'{dataset}: {verdict(row, videos, wrong)}')
-
-
-def show(line):
-    print(printable(line))
+    if len(videos['train']) < BATCH:
+        say(f'train videos: {len(videos["train"])}, fewer than the batch of {BATCH}', warning=False)
+    say(f'{dataset}: {verdict(row, videos, wrong)}', warning=False)
 
 
 def examine(video, decode):
@@ -84,22 +85,50 @@ def examine(video, decode):
     return Report(video.frames, labelled, sampled_down=differ)
 
 
+def advice(row, videos, reports):
+    """Notes of what would go wrong in training or in the pictures, though every file is good."""
+    notes = []
+    if row.actor:
+        whys = [row.actor(video, reports[video].frames) for video in reports]
+        notes += [f'{NOTE}no known actor: {why}' for why in whys if why]
+    if row.whole:
+        far = say_if_far_apart([reports[video].frames for video in videos['train']])
+        notes += [NOTE + far] if far else []
+    return notes
+
+
+def say_if_far_apart(lengths, frames=32, sigma2=10):
+    """A line where more than a tenth of a clip's frames have no target in SCL, or None.
+
+    lengths: of the train videos. Of a video of L frames, `frames` are drawn from about 1.25 L for
+    each view. A target exp(-d^2 / (2 sigma2)) is 0 in float32 from d^2 = 206 sigma2 on, so a frame
+    has none if the other view drew nothing within d: a share of exp(-2 d frames / (1.25 L)).
+    """
+    reach = math.sqrt(206 * sigma2)
+    shares = [math.exp(-2 * reach * frames / (1.25 * length)) for length in lengths if length]
+    share = sum(shares) / max(1, len(shares))
+    if share > 0.1:
+        return (f'the videos are long: of {frames} frames drawn from each, {share:.0%} have no '
+                'frame of the other view near enough for a target in SCL; cut the videos')
+
+
 def table(row, videos, reports, counted):
     """A row for each split and action: videos found and published, frames, frames with labels."""
-    show(f'{"":7}{"action":20}{"videos":>9}{"published":>11}{"frames":>13}{"labelled":>13}')
+    columns = '{:7}{:20}{:>9}{:>11}{:>13}{:>13}'.format
+    say(columns('', 'action', 'videos', 'published', 'frames', 'labelled'), warning=False)
     actions = [action for action in row.published if action != 'all']
     if not actions:
-        present = {video.action for video in reports if video.action}
-        actions = sorted(present)
-    for split, position in (('train', 0), ('val', 1)):
+        actions = sorted({video.action for video in reports if video.action})
+    for position, (split, found) in enumerate(videos.items()):
         for action in [*actions, 'all']:
-            members = [video for video in videos[split] if action in (video.action, 'all')]
+            members = [video for video in found if action in (video.action, 'all')]
             published = row.published[action][position] if action in row.published else '-'
             frames = labelled = '?'
             if counted:
                 frames = f'{sum(reports[video].frames for video in members):,}'
                 labelled = f'{sum(reports[video].labelled for video in members):,}'
-            show(f'{split:7}{action:20}{len(members):9,}{published:>11}{frames:>13}{labelled:>13}')
+            say(columns(split, action, f'{len(members):,}', published, frames, labelled),
+                warning=False)
 
 
 def verdict(row, videos, wrong):

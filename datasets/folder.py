@@ -8,8 +8,8 @@ import filecmp
 from collections import defaultdict
 from functools import partial
 
+from datasets import images
 from datasets.classes import CLASS_FILES, class_names
-from datasets.images import read_images
 from datasets.labels import read_labels
 from datasets.layout import NOTE, DataSet, say, shortened
 from datasets.search import Search
@@ -17,34 +17,46 @@ from datasets.segments import frame_times
 from datasets.video import Video, video_file
 from running.errors import UserError
 
+HALVES = {    # how people call them, in any capitals; of several, the first
+    'train': ('train', 'training', 'trainset', 'train_set'),
+    'val': ('val', 'valid', 'validation', 'dev', 'test', 'testing', 'testset', 'test_set')}
+
 
 def folder(data, size, unit=None):
     """-> videos, [notes]. size: pixels a side. unit: 'seconds' or 'frames', of segments."""
     search = Search(data)
     found = split(data, search)
     listed = list(dict.fromkeys(found['train'] + found['val']))
-    names, source = class_names(data, [video.labels for video in listed if video.labels])
+    made = {video: as_video(video, size, None, unit) for video in listed}
+    names = class_names(data, {one.labels: made[one] for one in listed if one.labels}, unit)
     if names:
-        numbers = ', '.join(f'{i} {name}' for i, name in enumerate(names) if name)
-        say(f'classes, numbered by {source}: {numbers}', warning=False)
-    made = {video: as_video(video, size, names, unit) for video in listed}
+        for video in made.values():
+            video.classes = names
+            if video.annotate:
+                video.annotate = partial(video.annotate, names=names)
     videos = {half: [made[video] for video in found[half]] for half in found}
     return videos, search.notes() + in_both(found)
 
 
 def split(data, search):
     """-> {'train': [Found], 'val': [Found]}"""
-    halves = [half for half in ('train', 'val') if (data / half).is_dir()]
-    if len(halves) == 1:
-        raise UserError(f'folder: {data} has {halves[0]}/ but not the other of train/ and val/')
+    halves = own_halves(data)
     if halves:
-        val = search.below(data / 'val')  # first: a folder linked into both is not trained on
-        train = search.below(data / 'train')
+        val = search.below(halves['val'])  # first: a folder linked into both is not trained on
+        train = search.below(halves['train'])
+        names = [path.name for path in halves.values()]
         for path in sorted(data.iterdir()):
-            if path.name not in ('train', 'val', *CLASS_FILES):
-                search.pass_over(path, 'outside train/ and val/')
+            if path.name not in (*names, *CLASS_FILES):
+                search.pass_over(path, f'outside {names[0]}/ and {names[1]}/')
         return {'train': train, 'val': val}
     found = search.below(data)
+    for video in found:
+        parts = video.path.relative_to(data).as_posix().replace('\\', '/').lower().split('/')
+        deeper = [part for part in parts[:-1] if part in HALVES['train'] + HALVES['val']]
+        if deeper:
+            raise UserError(
+                f'{video.path}: in a folder {deeper[0]}, but not at the top. If that is your '
+                f'split, move the videos into {data}/train/ and {data}/val/')
     if not found:
         return {'train': [], 'val': []}
     if len(found) < 10:                   # tau wants two val videos
@@ -52,32 +64,60 @@ def split(data, search):
             'too few to set any aside')
         return {'train': found, 'val': found}
     say(f'{data}: no train/ and val/ in it, so every fifth video by name is val')
-    val = found[4::5]
-    return {'train': [video for video in found if video not in val], 'val': val}
+    train = [video for i, video in enumerate(found) if i % 5 != 4]
+    return {'train': train, 'val': found[4::5]}
+
+
+def own_halves(data):
+    """The user's own split -> {'train': folder, 'val': folder}, or {} if there is none."""
+    folders = [path for path in sorted(data.iterdir()) if path.is_dir()]
+    halves = {}
+    for half, names in HALVES.items():
+        for name in names:
+            called = [path for path in folders if path.name.lower() == name]
+            if len(called) > 1:
+                raise UserError(f'{data} has {called[0].name}/ and {called[1].name}/: which is it?')
+            if called:
+                halves.setdefault(half, called[0])
+    if len(halves) == 1:
+        there, = halves.values()
+        raise UserError(f'{data} has {there.name}/ but not the other of train/ and val/')
+    return halves
 
 
 def as_video(found, size, names, unit):
     known = dict(action=found.action, classes=names)
     if found.labels:
-        times = None if found.frames else partial(frame_times, found.path)
+        times = None if found.frames or found.stack else partial(frame_times, found.path)
         known['annotate'] = partial(read_labels, found.labels, names=names, unit=unit, times=times)
+    if found.stack:
+        return images.stack_file(found.name, found.path, size, **known)
     if not found.frames:
         return video_file(found.name, found.path, size, **known)
     count = partial(len, found.frames)
-    decode = partial(read_images, found.frames, size=size)
+    decode = partial(images.read_images, found.frames, size=size)
     return Video(found.name, count, decode, **known)
 
+
+# --------------------------------------------------------------------------------------------------
+# Videos that are in train and in val
 
 def in_both(found):
     """A note of each video that is in train and in val, whatever its name; none if all are."""
     if found['train'] == found['val']:
         return []
-    by_size = defaultdict(list)
+    sizes_of_val = {sizes(video) for video in found['val']}
+    alike = defaultdict(list)     # {sizes and first bytes: [(a train video, names of its copies)]}
     for video in found['train']:
-        by_size[sizes(video)].append(video)
+        if sizes(video) in sizes_of_val:
+            copies = copies_among(alike[look(video)], video)
+            if copies is None:
+                alike[look(video)].append((video, [video.name]))
+            else:
+                copies.append(video.name)
     notes = []
     for video in found['val']:
-        twins = [other.name for other in by_size[sizes(video)] if same(video, other)]
+        twins = copies_among(alike.get(look(video), []), video)
         if twins:
             notes.append(f'{NOTE}{video.name} of val is in train too, as {shortened(twins)}')
     return notes
@@ -88,8 +128,16 @@ def sizes(video):
     return tuple(file.stat().st_size for file in video.files)
 
 
-def same(one, other):
-    return all(map(partial(filecmp.cmp, shallow=False), one.files, other.files))
+def look(video):
+    """Sizes and some bytes: cheap, and hardly ever alike in two videos."""
+    with open(video.files[-1], 'rb') as file:
+        return sizes(video), file.read(1 << 16)
+
+
+def copies_among(known, video):
+    for other, names in known:
+        if all(map(partial(filecmp.cmp, shallow=False), video.files, other.files)):
+            return names
 
 
 ROW = DataSet(folder, 'Any folder of video files or of folders of images', segments=True,

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-from running.errors import UserError
 
+from running.errors import UserError
 
 
 class DataSet(NamedTuple):
@@ -27,6 +27,7 @@ class DataSet(NamedTuple):
     whole: bool = False      # a longer video stays whole, thinned out; False: it is cut (published)
     on_disk: bool = True     # False: read(seed) makes it in memory
     counted: bool = True     # False: too large for the doctor to count its frames unless asked
+    actor: Callable | None = None    # actor(video, frames) -> why it is not known, or None
     segments: bool = False   # True: labels may be segments; read takes unit='seconds' or 'frames'
 
 

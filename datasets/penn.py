@@ -73,12 +73,14 @@ def penn_video(name, data, size, action, labels):
 
 
 def actor_mask(path, size, indices):
-    """The actor's box in a Penn Action .mat file -> bool (n, size, size); None without the file."""
-    if not path.exists():
+    """The actor's box in a Penn Action .mat file -> bool (n, size, size); None where it is not
+    known: without the file, in one that cannot be read, or beyond its last box."""
+    try:
+        boxes = actor_boxes(path)
+    except UserError:
         return None
-    boxes = actor_boxes(path)
     if np.max(indices) >= len(boxes):
-        raise UserError(f'{path}: {len(boxes)} boxes, none for frame {np.max(indices)}')
+        return None
     x1, y1, x2, y2 = boxes[indices].T[:, :, None]                   # each (n, 1), 0 to 1
     pixel = (np.arange(size) + 0.5) / size                          # (S,): centres of the pixels
     across = (x1 <= pixel) & (pixel < x2)                           # (n, S)
@@ -87,7 +89,8 @@ def actor_mask(path, size, indices):
 
 
 def actor_boxes(path):
-    """x1, y1, x2, y2 of every frame, as shares of the frame's width and height -> (frames, 4)."""
+    """x1, y1, x2, y2 of every frame, as shares of the frame's width and height -> (frames, 4).
+    UserError: there are none. SciPy reads no MATLAB 7.3, which is HDF5."""
     from scipy.io import loadmat
     try:
         mat = loadmat(path, variable_names=['bbox', 'dimensions'])
@@ -99,8 +102,22 @@ def actor_boxes(path):
     return boxes / (width, height, width, height)
 
 
+def without_actor(video, frames):
+    """Why the actor of a video with so many frames is not known, or not in all of them; or None."""
+    if video.mask is None:                # CARL's files have no boxes
+        return None
+    path, _ = video.mask.args
+    if not path.exists():
+        return f'no {path}'
+    try:
+        boxes = len(actor_boxes(path))
+    except UserError as error:
+        return str(error)
+    return f'{path}: {boxes} boxes for {frames} frames' if boxes < frames else None
+
+
 ROW = DataSet(
-    penn, SOURCE, stride=2,
+    penn, SOURCE, stride=2, actor=without_actor,
     published={**VIDEOS, 'all': (1140, 966)},
     paper=dict(
         classification=(.9421, .0004), progression=(.931, .006),

@@ -1,7 +1,8 @@
 """A label file, .npy, .txt or .csv, as a table of words: rows, and the names of columns if any.
 
 Text may be UTF-8, with or without a byte order mark, or UTF-16 with one. Words are separated by
-semicolons, tabs or commas; where there is none of these, by blanks. labels.py says what they mean.
+semicolons, tabs or commas, whichever the first line has; where it has none, by blanks. Python's csv
+reads the cells; labels.py says what they mean.
 """
 import csv
 import re
@@ -14,22 +15,30 @@ from datasets.video import one_line
 from running.errors import UserError
 
 NUMBER = re.compile(r'[+-]?\d+([.,]\d*)?([eE][+-]?\d+)?')
-CLOCK = re.compile(r'(\d+:){1,2}\d+([.,]\d*)?')  # 1:02.5 is 62.5 seconds
+CLOCK = re.compile(r'(\d+:){1,2}\d+([.,]\d*)?')    # 1:02.5 is 62.5 seconds
+RANGE = re.compile(r'(\d+)-(\d+)\s+(\S.*)')        # 31-70 pour_milk, as Breakfast has it
+HEADERS = {'label', 'labels', 'class', 'phase', 'name', 'action', 'behavior', 'behaviour'}
+NONE = {'', 'na', 'n/a', 'nan', 'null', '-1'}      # cells of frames without a label, in lower case
 
 
 class Table(NamedTuple):
-    header: list  # names of the columns in lower case; empty without a header
-    rows: list    # lists of words, all of one length
+    header: list              # names of the columns as written; empty without a header
+    rows: list                # lists of words, all of one length if there is a header
+    from_one: bool = False    # segments in frames, counted from 1, both ends inside
 
     @property
     def words(self):
         return list(chain.from_iterable(self.rows))
 
-    def column(self, *beginnings):
-        """Number of the first column whose name has a word that begins like this, or None."""
-        for beginning in beginnings:
-            for number, name in enumerate(self.header):
-                if re.search(rf'(^|[^a-z]){beginning}', name):
+    def column(self, *names):
+        """Number of the first column with one of the names, or with a word that begins so."""
+        header = [name.lower() for name in self.header]
+        for name in names:
+            if name in header:
+                return header.index(name)
+        for name in names:
+            for number, title in enumerate(header):
+                if re.search(rf'(^|[^a-z]){name}', title):
                     return number
 
 
@@ -37,19 +46,12 @@ def read_table(path):
     """-> Table. UserError: the file cannot be read, and why."""
     try:
         if path.suffix.lower() == '.npy':
-            rows = rows_of_array(np.load(path, allow_pickle=False))
-        else:
-            rows = rows_of_text(decoded(path.read_bytes()))
-        widths = set(map(len, rows))
-        if len(widths) > 1 and not all_numbers(chain.from_iterable(rows)):
-            raise ValueError(f'rows of {min(widths)} to {max(widths)} words')
+            return Table([], rows_of_array(np.load(path, allow_pickle=False)))
+        return table_of_text(decoded(path.read_bytes()))
     except Exception as error:  # NumPy raises half a dozen types on a broken file
         raise UserError(
             f'{path}: cannot be read as one integer label a frame, or one class name '
             f'({one_line(error)})') from None
-    if is_header(rows[0], rows[1:]):
-        return Table([word.lower() for word in rows[0]], rows[1:])
-    return Table([], rows)
 
 
 def rows_of_array(array):
@@ -73,26 +75,47 @@ def decoded(content):
     return text
 
 
-def rows_of_text(text):
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line]
+def table_of_text(text):
+    lines = [line for line in text.splitlines() if line.strip()]
+    marks = ';\t,'
+    if lines and re.fullmatch('sep=.', lines[0].strip(' "').lower()):    # a spreadsheet's first line
+        marks = lines.pop(0).strip(' "')[-1]
+    comments = []
+    while lines and lines[0].startswith('#'):
+        comments.append(lines.pop(0).lstrip('# '))
     if not lines:
         raise ValueError('nothing in it')
-    lines[0] = lines[0].lstrip('# ')  # NumPy writes headers as comments
-    rows = [re.split(r'[\s,;]+', line.strip(',; ')) for line in lines]
-    if all_numbers(chain.from_iterable(rows)):
-        return rows
-    for mark in ';\t,':
-        if any(mark in line for line in lines):
-            rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
-            return [[word.strip() for word in row] for row in rows]
-    return rows_of_blanks(lines)
+    ranges = [RANGE.fullmatch(line.strip()) for line in lines]
+    if all(ranges):
+        return Table(['start_frame', 'end_frame', 'label'], [m.groups() for m in ranges], True)
+    mark = next((mark for mark in marks if mark in lines[0]), None)
+    if comments:    # NumPy writes a header as the last of its comments
+        first, *rest = split(lines, mark)
+        titles = split(comments[-1:], mark)[0]
+        if len(titles) == len(first) and is_header(titles, [first, *rest]):
+            return with_header(titles, [first, *rest])
+    first, *rest = split(lines, mark)
+    if is_header(first, rest):
+        return with_header(first, rest)
+    return Table([], [first, *rest])
 
 
-def rows_of_blanks(lines):
+def split(lines, mark):
+    """Lines -> rows of words, without rows of empty cells and empty cells at every row's end."""
+    if mark is None:
+        return split_at_blanks([line.strip() for line in lines])
+    rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+    rows = [[word.strip() for word in row] for row in rows]
+    rows = [row for row in rows if any(row)]
+    if all(row[-1] == '' for row in rows):
+        rows = [row[:-1] for row in rows]
+    return rows or [['']]
+
+
+def split_at_blanks(lines):
     """Blanks separate words, but may also lie within a name: 'going down'."""
     rows = [line.split() for line in lines]
-    if len(rows) == 1:
+    if len(rows) == 1 or all_numbers(chain.from_iterable(rows)):
         return rows
     for numbers in (2, 1):  # start, end, name; frame, name
         if all(len(row) > numbers and all_numbers(row[:numbers]) for row in rows[1:]):
@@ -104,10 +127,21 @@ def is_header(first, rest):
     """Whether the first row names the columns: without numbers, over numbers or in usual words."""
     if not rest or any(map(is_number, first)):
         return False
+    usual = HEADERS.intersection(map(str.lower, first))
+    words = list(chain.from_iterable(rest))
     if len(first) == 1:
-        usual = first[0].lower() in ('label', 'labels', 'class', 'phase', 'name', 'action')
-        return all_numbers(chain.from_iterable(rest)) or usual and first not in rest
-    return any(map(is_number, chain.from_iterable(rest))) or 'label' in map(str.lower, first)
+        return all(is_number(word) or word.lower() in NONE for word in words) or \
+            bool(usual) and first not in rest
+    return any(map(is_number, words)) or bool(usual)
+
+
+def with_header(header, rows):
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(header):
+            raise ValueError(
+                f'row {number} below the header, "{" ".join(row)}", has {len(row)} cells, '
+                f'the header {len(header)}')
+    return Table(header, rows)
 
 
 def is_number(word):
@@ -119,7 +153,9 @@ def all_numbers(words):
 
 
 def number(word):
-    """'1.5', '1,5' -> 1.5; '1:02.5' -> 62.5."""
+    """'1.5', '1,5' -> 1.5; '1:02.5' -> 62.5. ValueError: the cell is no number or time."""
+    if not is_number(word):
+        raise ValueError(f'"{word}" is no number and no time such as 1:02.5')
     value = 0
     for part in word.replace(',', '.').split(':'):
         value = value * 60 + float(part)

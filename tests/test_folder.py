@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 import data
+from datasets import images
 from datasets.layout import printable
+from datasets.search import Search
 from miniatures import numbers, picture, write_images, write_video
 from running.errors import UserError
 
@@ -318,3 +320,45 @@ def test_names_of_videos_fit_into_any_file(clip, tmp_path):
     (video,) = data.load('folder', tmp_path)['train']
     assert video.name == '\\udcd0\\udcd5.mp4' and numbers(video.read([3])) == [3]
     assert printable('a\udcd0') == 'a\\udcd0'
+
+
+@pytest.mark.parametrize('train, val', [
+    ('Train', 'Val'), ('training', 'validation'), ('TRAIN', 'test'), ('train', 'Valid')])
+def test_a_split_of_ones_own_in_any_capitals(train, val, clip, tmp_path):
+    fill(tmp_path, clip, *(f'{train}/squat/{i}.mp4' for i in range(12)), f'{val}/squat/x.mp4')
+    videos = data.load('folder', tmp_path)
+    assert len(videos['train']) == 12 and [video.name for video in videos['val']] == ['squat/x.mp4']
+
+
+@pytest.mark.parametrize('names, said', [
+    (['Train/a.mp4', 'train/b.mp4', 'val/c.mp4'], 'which is it'),
+    (['squat/train/a.mp4', 'squat/val/b.mp4'], 'not at the top'),
+    (['train\\a.mp4', 'val\\b.mp4'], 'not at the top'),
+    (['Validation/a.mp4', 'b.mp4'], 'not the other')])
+def test_a_split_that_is_not_clear_is_asked_for(names, said, clip, tmp_path):
+    fill(tmp_path, clip, *names)
+    with pytest.raises(UserError, match=said) as error:
+        data.load('folder', tmp_path)
+    assert str(error.value).count('folder:') == 1
+
+
+@pytest.mark.parametrize('names', [
+    ['t0.5', 't0.25', 't1.0', 't10.75'],
+    ['2024-05-02 10-00-59', '2024-05-02 10-01-00', '2024-05-02 10-00-01'],
+    ['cam_00h00m02s', 'cam_00h01m00s', 'cam_00h00m30s']])
+def test_frames_named_by_time(names, clip, tmp_path):
+    fill(tmp_path, clip, *(f'a/{name}.jpg' for name in names))
+    frames = Search(tmp_path).below(tmp_path)[0].frames
+    key = (lambda name: float(name[1:])) if names[0][0] == 't' else str
+    assert [frame.stem for frame in frames] == sorted(names, key=key)
+
+
+@pytest.mark.skipif(not hasattr(images, 'stack_pages'), reason='images.stack_pages is not there')
+@pytest.mark.parametrize('place', ['m.tif', 'mouse/m.tif'])
+def test_a_stack_of_pictures_is_a_video(place, tmp_path):
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    pages = [Image.fromarray(picture(i)) for i in range(5)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    (video,) = data.load('folder', tmp_path)['train']
+    assert video.frames == 5 and numbers(video.read([3, 0])) == [3, 0]

@@ -160,14 +160,14 @@ def test_arrays(array, tmp_path):
             b'down,up\nup,up\nup,down\nup,up\nup,up\nup,up',
             'not every frame|number of its frame',
         ),
-        ('a.csv', b'label,label\n0,1\n1', 'rows of 1 to 2 words'),
+        ('a.csv', b'label,label\n0,1\n1', 'row 2 below the header, "1", has 1 cells'),
         ('a.csv', b'x,y\n0,1\n1,1', 'no column named label, but x, y'),
         ('a.csv', b'frame,label\n0,1\n0,1\n1,1', 'every frame once'),
         ('a.csv', b'frame,label\n5,1\n10,1\n15,1', 'every frame once'),
-        ('a.csv', b'frame,label\n0,1\n1,\n', 'integer.*""'),
+        ('a.csv', b'start_s,end_s,label\n0,0:00:01:12,up', '"0:00:01:12" is no number'),
         ('a.csv', b'0,2,up\n3,5,down', '--label-unit seconds or --label-unit frames'),
         ('a.csv', b'start,end,label\n0,2,up\n3,5,down', 'start_seconds,end_seconds,label'),
-        ('a.csv', b'start_ms,end_ms,label\n0,120,up', 'milliseconds'),
+        ('a.csv', b'start_ms,end_ms,label\n0,12000,up', 'from 0 to 12 seconds'),
         ('a.csv', b'start_frame,end_frame,label\n0,3,up\n2,5,down', 'overlap at 2 frames'),
         (
             'a.csv',
@@ -349,8 +349,9 @@ def test_check_labels(tmp_path, clip):
         if labels:
             (folder / f'{name}.txt').write_text(labels)
     videos = unchecked('folder', tmp_path)
-    problems = check_labels(videos)
-    assert len(problems) == 4
+    given = videos
+    videos, problems = check_labels(given)
+    assert given['train'][1].annotate and len(problems) == 4    # what is checked is not changed
     for problem, words in zip(
         problems,
         (
@@ -369,7 +370,7 @@ def test_check_labels(tmp_path, clip):
     for video in videos['train']:
         assert video.frames == FRAMES
     assert not [
-        line for line in check_labels(videos) if 'long' in line and 'no labels' not in line
+        line for line in check_labels(videos)[1] if 'long' in line and 'no labels' not in line
     ]  # said once
 
 
@@ -377,10 +378,7 @@ def test_check_labels(tmp_path, clip):
 def test_labels_of_every_layout_fit(layout, tmp_path):
     mini.LAYOUTS[layout](tmp_path, **({'actions': ['bowl']} if 'penn' in layout else {}))
     videos = unchecked(layout.split(',')[0], tmp_path)
-    before = [video.annotate for video in videos['train']]
-    assert (
-        check_labels(videos) == [] and [video.annotate for video in videos['train']] == before
-    )
+    assert check_labels(videos) == (videos, [])
 
 
 def test_labels_of_penn_beyond_its_classes(tmp_path):
@@ -391,8 +389,56 @@ def test_labels_of_penn_beyond_its_classes(tmp_path):
     with pytest.raises(UserError, match='0001_pullup.npy'):
         first.labels
     assert second.labels.max() == 1
-    assert (
-        '0001_pullup.npy' in check_labels(videos)[0]
-        and first.labels is None
-        and first.frames == 12
-    )
+    videos, problems = check_labels(videos)
+    first = videos['train'][0]
+    assert '0001_pullup.npy' in problems[0] and first.labels is None and first.frames == 12
+
+
+# ----------------------------------------------------------------------------------------
+# Tables as programs write them: 98 of 100 frames labelled, walk for two seconds, then rear
+
+BORIS = ('Observation id,Time offset (s),Coding duration,Subject,Behavior,Behavior type,Start (s),'
+         'Stop (s),Duration (s),Media file name,Image index start,Image index stop,Comment start\n'
+         'o,0.0,4.0,m,walk,STATE,0.000,2.000,2.000,a.mp4,NA,NA,\n'
+         'o,0.0,4.0,m,rear,STATE,2.000,3.900,1.900,a.mp4,NA,NA,\n')
+PROGRAMS = {
+    'BORIS': BORIS,
+    'BORIS, a point event': BORIS + 'o,0.0,4.0,m,call,POINT,3.95,3.95,NA,a.mp4,NA,NA,\n',
+    'pandas, tabs': '\tstart_seconds\tend_seconds\tlabel\n0\t0.0\t2.0\twalk\n1\t2.0\t3.9\trear\n',
+    'empty last cell': 'start_s\tend_s\tlabel\tnote\n0\t2\twalk\tslow\n2\t3.9\trear\t\n',
+    'sep=;': 'sep=;\nstart_seconds;end_seconds;label\n0,0;2,0;walk\n2,0;3,9;rear\n',
+    'empty rows': 'start_seconds,end_seconds,label\n0,2,walk\n2,3.9,rear\n,,\n,,\n',
+    'comments': '# camera 2\n# times in seconds\nstart_seconds,end_seconds,label\n'
+                '0,2,walk\n2,3.9,rear\n',
+    'ELAN': 'tier\t\t00:00:00.000\t00:00:02.000\t00:00:02.000\twalk\n'
+            'tier\t\t00:00:02.000\t00:00:03.900\t00:00:01.900\trear\n',
+    'onset, duration': 'onset (s),duration (s),trial_type\n0,2,walk\n2,1.9,rear\n3,n/a,call\n',
+    'milliseconds': 'start_ms,end_ms,label\n0,2000,walk\n2000,3900,rear\n',
+    'Breakfast': '1-50 walk\n51-98 rear\n',
+    'NA cells': 'frame,label\n' + ''.join(
+        f'{i},{"walk" if i < 50 else "rear" if i < 98 else "NA"}\n' for i in range(100)),
+}
+
+
+@pytest.mark.parametrize('program', PROGRAMS)
+def test_tables_as_programs_write_them(program, tmp_path, capsys):
+    write_video(tmp_path / 'a.mp4', 100)
+    (tmp_path / 'a.csv').write_text(PROGRAMS[program])
+    (video,) = unchecked('folder', tmp_path)['train']
+    assert video.classes == ['rear', 'walk']
+    expected = [1] * 50 + [0] * 48 + [-1] * 2
+    assert [i for i in range(100) if video.labels[i] != expected[i]] in ([], [97])  # an end rounded
+    assert 'labels, 1 files: ' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('words', [('0', '1'), ('down', 'up')])
+def test_a_text_that_is_no_label_file(words, tmp_path):
+    """The other videos keep their labels and the numbers of their classes; it is named."""
+    for name in 'ab':
+        write_video(tmp_path / f'{name}.mp4', 24)
+    (tmp_path / 'a.txt').write_text('\n'.join([words[0]] * 12 + [words[1]] * 12))
+    (tmp_path / 'b.txt').write_text('Filmed on Tuesday by Anna\n')
+    videos, problems = check_labels(unchecked('folder', tmp_path))
+    assert videos['train'][0].labels.tolist() == [0] * 12 + [1] * 12
+    assert videos['train'][0].classes == (None if words[0] == '0' else ['down', 'up'])
+    assert len(problems) == 1 and 'b.txt' in problems[0] and 'Filmed' in problems[0]
