@@ -29,6 +29,7 @@ import evaluate
 import model as models
 from backbones.weights import load_strictly
 from loss import OBJECTIVES
+from running.batchnorm import share_batchnorm
 from running.counting import say_if_slow
 from running.errors import UserError
 from running.processes import (all_gather, half_dtype, join_processes, leave_processes,
@@ -77,6 +78,8 @@ class Settings(models.Architecture):
     loss: str = setting('scl', '%(choices)s', choices=list(OBJECTIVES), group='objective')
     negatives: str = setting('single', "scl: frames of the same video, or of a process's batch",
                              choices=['single', 'batch'])
+    sigma2: float = setting(10., 'scl: width of its target, in frames squared', least=1e-3)
+    temperature: float = setting(0.1, 'scl: of its softmax', least=1e-3)
     pairs: str = setting('views', 'compare two views of a video, or two videos of an action',
                          choices=['views', 'videos'])
     epochs: int = setting(500, 'passes over the videos', least=1, group='optimisation')
@@ -290,6 +293,7 @@ class Run:
         elif s.init:
             same = start['settings']['loss'] == s.loss    # else it was another objective's head
             models.load_trained(self.model, start, s.init, head=same)
+        share_batchnorm(self.model)
         self.fingerprint = models.fingerprint(self.model.backbone)
         self.model.to(self.device)
         half = half_dtype(self.device)

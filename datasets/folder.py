@@ -13,7 +13,7 @@ from datasets.classes import CLASS_FILES, class_names
 from datasets.labels import read_labels
 from datasets.layout import NOTE, DataSet, say, shortened
 from datasets.search import Search
-from datasets.segments import frame_times
+from datasets.packets import frame_times
 from datasets.video import Video, video_file
 from running.errors import UserError
 

@@ -194,7 +194,7 @@ def draw_scl(time, valid, length, before, after, path):
 
     time int64 (2, T), valid bool (2, T), length int64 (2,); before, after: unit z (2, T, D).
     """
-    G = time_target(time[None], length[None], valid[None], sigma2=10.)[0, 0]   # (T, T)
+    G = time_target(time[None], valid[None], sigma2=10.)[0, 0]   # (T, T)
     p_before = prediction(before, valid)
     p_after = prediction(after, valid)
     loss_before = loss_of(before, time, length, valid)
