@@ -19,11 +19,11 @@ class SumOverProcesses(torch.autograd.Function):
     backward = forward
 
 
-class BatchNorm(nn.BatchNorm1d):
+class SharedBatchNorm(nn.BatchNorm1d):
     """BatchNorm1d of rows (M, C), its statistics in training those of all processes' rows."""
 
     def forward(self, x):
-        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+        if not self.training:
             return super().forward(x)
         rows = x.float()
         sums = torch.cat([rows.sum(0), rows.new_full((1,), len(rows))])
@@ -38,3 +38,12 @@ class BatchNorm(nn.BatchNorm1d):
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         rows = (rows - mean) * (variance + self.eps).rsqrt()
         return (rows * self.weight + self.bias).to(x.dtype)
+
+
+def share_batchnorm(module):
+    """Make every BatchNorm1d in a module see the rows of all processes, where there are several."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    for part in module.modules():
+        if type(part) is nn.BatchNorm1d:
+            part.__class__ = SharedBatchNorm
