@@ -183,7 +183,7 @@ def train(settings, fresh=False):
     stop = StopSignals()
 
     def save():
-        log.report(step)
+        log.report()
         checkpoint = dict(settings=asdict(s), model=model.trained_state(), step=step,
                           optimizer=optimizer.state_dict(), backbone=fingerprint,
                           videos=names_of(videos))
@@ -241,7 +241,7 @@ def train(settings, fresh=False):
             report_skipped(path.with_name('skipped.txt'), skipped)
             skipped = {}
         if step % steps == 0 or step % log.every(device) == 0:
-            log.report(step)
+            log.report()
         if evaluation_is_due(s, step, steps):
             evaluate_now()
         elif time.time() - log.saved > s.save_every:
