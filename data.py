@@ -1,12 +1,12 @@
 """Videos in, clips out, by the protocol of CARL ([9]), which the paper follows (section 4).
 
 A `Video` decodes the frames asked for, uint8 (n, 3, H, W). `Clips` draws two views of T frames of
-each, and the random numbers of their augmentation; `augment` applies them on the device that
-trains, (T, 3, H, W) -> (T, 3, S, S). Evaluation calls `center` instead. A wrong file makes a
-`UserError`. `python data.py NAME --data DIR` tells what of a data set is there.
+each; `views` augments them on the device that trains, (B, 2, T, 3, S, S). Evaluation calls `center`
+instead. A wrong file makes a `UserError`. `python data.py NAME --data DIR` tells what of a data set
+is there.
 """
 import math
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -98,46 +98,29 @@ def draw_view(rng, length, frames, block, near=None, reach=0):
             return view
 
 
-def interleave(rng, anchors, length):
-    """Time-contrastive pairs: anchors (A,) -> (2A,), each with a positive, 1-5 frames before."""
-    positives = np.maximum(anchors - rng.integers(1, 6, len(anchors)), 0)
-    positives = np.where(anchors < length, positives, length)
-    return np.stack([anchors, positives], 1).ravel()
-
-
 class Clips(Dataset):
-    """Two views of T frames for every video; item (epoch, index) -> dict. All that is random comes
+    """Two views of T frames of every video; item (epoch, index) -> dict. All that is random comes
     from (seed, epoch, index): the number of workers, their order, what ran before change nothing.
 
-    names     [name] or, with pairs='videos', the names of two videos of one action
-    frames    [uint8 (U, 3, H, W)], the distinct frames of both views; of two videos, two of these
-    position  int64 (2, T), of each view's frames in `frames` (view b's in the last of them)
-    time      int64 (2, T), frame index of each; padding is clamped to the last frame
-    length    int64 (2,), number of frames of each view's video
+    names     [name]
+    frames    [uint8 (T, 3, H, W)] * 2, one a view; padding repeats the video's last frame
+    time      int64 (2, T), each frame's number in its video
+    length    int64 (2,), how many frames the video has
     valid     bool (2, T), False = padding
-    labels    int64 (2, T), the phase of each frame, numbered through all actions up to `classes`;
-              -1 = unlabelled or padding, and everywhere unless with_labels=True
-    augment   [dict, dict], one draw of draw_augmentation a view
+    labels    int64 (2, T), see `number_phases`; -1 = unlabelled or padding, and everywhere unless
+              with_labels=True
+    seeds     int64 (2,), from which each view's augmentation is drawn
     skipped   {name: reason} of broken videos that were drawn before; another took their place
+
+    sample: draws the time stamps; sampling: its options.
     """
-    def __init__(self, videos, *, frames, seed=0, block='length', shift=0.8, pairs='views',
-                 interleaved=False, with_labels=False, **strength):
+
+    def __init__(self, videos, *, frames, seed=0, with_labels=False, sample=two_views, **sampling):
         self.videos = videos
         self.T = frames
         self.seed = seed
-        self.sampling = {'block': block, 'shift': shift}
-        self.pairs = pairs
-        self.interleaved = interleaved
-        self.strength = strength
-        self.with_labels = with_labels
-        self.videos_of_action = {}
-        for video in videos:
-            self.videos_of_action.setdefault(video.action, []).append(video)
-        self.first_class = {}    # action -> the class of its phase 0; actions share no class
-        self.classes = 0
-        for action, of_action in self.videos_of_action.items():
-            self.first_class[action] = self.classes
-            self.classes += count_phases(of_action) if with_labels else 0
+        self.sample = partial(sample, frames=frames, **sampling)
+        self.first_class, self.classes = number_phases(videos) if with_labels else ({}, 0)
 
     def __len__(self):
         return len(self.videos)
@@ -147,77 +130,65 @@ class Clips(Dataset):
         rng = np.random.default_rng([self.seed, epoch, index])
         skipped = {}
         for _ in range(100):
-            videos = self.choose(rng, index)
-            drawn = []
-            for video in videos:
-                try:
-                    drawn.append(self.draw(rng, video, 2 // len(videos)))  # of two, a view each
-                except UserError as error:
-                    skipped[video.name] = str(error)
-            if len(drawn) == len(videos):
-                return self.join(rng, drawn) | {'skipped': skipped}
+            item = self.draw(rng, index, skipped)
+            if item:
+                item['seeds'] = torch.from_numpy(rng.integers(2 ** 62, size=2))
+                return item | {'skipped': skipped}
             index = int(rng.integers(len(self.videos)))
         _, reason = skipped.popitem()
         raise UserError(f'100 videos in a row cannot be read; the last: {reason}')
 
-    def choose(self, rng, index):
-        """The videos of an item: one, or with pairs='videos' another of the same action too."""
-        video = self.videos[index]
-        if self.pairs != 'videos':
-            return [video]
-        same_action = self.videos_of_action[video.action]
-        others = [other for other in same_action if other is not video] or [video]
-        return [video, others[rng.integers(len(others))]]
+    def draw(self, rng, index, skipped):
+        """Both views of one video; None, and its name in `skipped`, if it cannot be read."""
+        return self.read(rng, self.videos[index], 2, skipped)
 
-    def draw(self, rng, video, count):
-        """One video's part of an item: `count` views, both or, of a pair of videos, the first."""
-        length = video.frames
-        time = self.sample(rng, length)[:count]                   # (count, T)
-        valid = time < length
-        time = np.minimum(time, length - 1)
-        labels = np.full(time.shape, -1)
-        if self.with_labels and video.labels is not None:
-            phases = video.labels[time]
-            numbers = self.first_class[video.action] + phases
-            labels = np.where(valid & (phases >= 0), numbers, -1)
-        distinct, position = np.unique(time, return_inverse=True)
+    def read(self, rng, video, views, skipped):
+        """So many views of a video -> the part of an item that is known of them, or None."""
+        try:
+            time = self.sample(rng, video.frames)[:views]                 # (views, T)
+            valid = time < video.frames
+            time = np.minimum(time, video.frames - 1)
+            frames = video.views(rng, time)                               # (views * T, 3, H, W)
+            labels = np.full(time.shape, -1)
+            if video.action in self.first_class and video.labels is not None:
+                phases = video.labels[time]
+                numbers = self.first_class[video.action] + phases
+                labels = np.where(valid & (phases >= 0), numbers, -1)
+        except UserError as error:
+            skipped[video.name] = str(error)
+            return None
         return {
-            'name': video.name,
-            'frames': video.read(distinct),                       # (U, 3, H, W)
-            'position': position.reshape(time.shape),
-            'time': time,
-            'length': np.full(count, length),
-            'valid': valid,
-            'labels': labels,
+            'names': [video.name],
+            'frames': list(frames.split(self.T)),
+            'time': torch.from_numpy(time),
+            'length': torch.full((views,), video.frames),
+            'valid': torch.from_numpy(valid),
+            'labels': torch.from_numpy(labels),
         }
 
-    def sample(self, rng, length):
-        """Time stamps of two views of one video, (2, T)."""
-        if not self.interleaved:
-            return two_views(rng, length, self.T, **self.sampling)
-        half = self.T // 2
-        time = np.full((2, self.T), length)
-        for view, anchors in zip(time, two_views(rng, length, half, **self.sampling)):
-            view[:2 * half] = interleave(rng, anchors, length)
-        return time
 
-    def join(self, rng, drawn):
-        """What was drawn of one video or of two -> an item."""
-        item = {'names': [part['name'] for part in drawn]}
-        item['frames'] = [part['frames'] for part in drawn]
-        for key in ('position', 'time', 'length', 'valid', 'labels'):
-            item[key] = torch.from_numpy(np.concatenate([part[key] for part in drawn]))
-        draw_a = draw_augmentation(rng, *item['frames'][0].shape[2:], **self.strength)
-        draw_b = draw_augmentation(rng, *item['frames'][-1].shape[2:], **self.strength)
-        return item | {'augment': [draw_a, draw_b]}
+def number_phases(videos):
+    """{action: the class of its phase 0}, and how many classes there are: actions share none."""
+    of_action = {}
+    for video in videos:
+        of_action.setdefault(video.action, []).append(video)
+    first = {}
+    classes = 0
+    for action, members in of_action.items():
+        first[action] = classes
+        classes += count_phases(members)
+    return first, classes
+
+
+STACKED = ('time', 'length', 'valid', 'labels', 'seeds')
 
 
 def collate(items):
-    """Items -> a dict: time, length, valid, labels stacked to (B, ...), lists of the rest."""
+    """Items -> a batch: the tensors of STACKED as (B, ...), lists of the rest."""
     batch = {}
     for key in items[0]:
         batch[key] = [item[key] for item in items]
-    for key in ('time', 'length', 'valid', 'labels'):
+    for key in STACKED:
         batch[key] = torch.stack(batch[key])
     batch['skipped'] = {}
     for item in items:
@@ -226,80 +197,56 @@ def collate(items):
 
 
 # --------------------------------------------------------------------------------------------------
-# CARL's augmentation: drawn by the workers, applied on the frames' device
+# CARL's augmentation
 
-def draw_augmentation(rng, height, width, *, scale=(0.8, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5,
-                      jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2,
-                      blur=0.4, grey=0.2):
-    """One draw for a whole clip, as plain numbers, so applying them needs no GPU synchronisation.
+@cache
+def augmentation(size, crop, jitter, hue):
+    """torchvision's transforms of uint8 (T, 3, H, W) -> (T, 3, S, S) in [0, 1]; one call on a clip
+    is one draw for all its frames. The probabilities are CARL's, and so are the default strengths
+    of `augment`."""
+    from torchvision.transforms import v2    # here: imports as slowly as PyTorch
+    return v2.Compose([
+        v2.RandomResizedCrop(size, scale=(crop, 1), antialias=False),    # its aspect: 3/4 to 4/3
+        v2.ToDtype(torch.float32, scale=True),
+        v2.RandomHorizontalFlip(0.5),
+        v2.RandomApply([v2.ColorJitter(jitter, jitter, jitter, hue)], 0.8),
+        v2.RandomApply([v2.GaussianBlur((5, 9), sigma=(0.1, 2))], 0.4),  # width x height
+        v2.RandomGrayscale(0.2)])
 
-    scale, ratio: the crop's area, width/height; flip, jitter, blur, grey: probabilities; the rest:
-    strengths. torchvision's transforms draw from a global generator, and cut out the middle where
-    no crop fits: FineGym's 640 x 360 is wider than any of ratio <= 4/3 and area >= 0.8.
+
+def augment(frames, seed, size, *, crop=0.8, jitter=0.8, hue=0.2):
+    """A view augmented: uint8 (T, 3, H, W) on any device -> normalised (T, 3, S, S).
+
+    crop: smallest share of the area that is kept; jitter, hue: strengths. Drawn from the seed on
+    the CPU, so that no GPU is waited for, and the global generators stay as they are.
     """
-    drawn = {
-        'crop': draw_crop(rng, height, width, scale, ratio),
-        'flip': bool(rng.random() < flip),
-        'colour': [],
-        'blur': None,
-    }
-    if rng.random() < jitter:
-        strengths = {'brightness': brightness, 'contrast': contrast, 'saturation': saturation}
-        factors = {}
-        for name, strength in strengths.items():
-            factors[name] = float(rng.uniform(max(0, 1 - strength), 1 + strength))
-        factors['hue'] = float(rng.uniform(-hue, hue))
-        order = rng.permutation(list(factors)).tolist()
-        drawn['colour'] = [(name, factors[name]) for name in order]
-    if rng.random() < blur:
-        drawn['blur'] = float(rng.uniform(0.1, 2.0))
-    drawn['grey'] = bool(rng.random() < grey)
-    return drawn
+    if frames.dtype == torch.float16:
+        return frames.float()               # packed features, no pixels: running/features.py
+    height, width = frames.shape[2:]
+    largest = min(1, 4 / 3 * height / width, 4 / 3 * width / height)
+    if largest < crop:
+        # FineGym's 640 x 360 has no crop of aspect 4/3 and 0.8 of the area: all of it, squashed
+        # (release: the same), where torchvision would cut out the middle
+        frames = (resize(frames, size) * 255).round().byte()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(seed))
+        return normalise(augmentation(size, crop, jitter, hue)(frames))
 
 
-def draw_crop(rng, height, width, scale, ratio):
-    """-> top, left, height, width of a crop of random area and aspect, uniform in its logarithm."""
-    for _ in range(10):
-        area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(*np.log(ratio)))
-        h = round(math.sqrt(area / aspect))
-        w = round(math.sqrt(area * aspect))
-        if 0 < h <= height and 0 < w <= width:
-            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-    return 0, 0, height, width    # none fits: the whole frame, squashed (release: the same)
-
-
-def augment(frames, drawn, size):
-    """One draw of draw_augmentation for a whole clip: -> normalised (n, 3, S, S)."""
-    import torchvision.transforms.v2.functional as TF    # here: imports as slowly as PyTorch
-    top, left, height, width = drawn['crop']
-    frames = resize(frames[:, :, top:top + height, left:left + width], size)    # (n, 3, S, S)
-    if drawn['flip']:
-        frames = frames.flip(-1)
-    for name, factor in drawn['colour']:
-        adjust = getattr(TF, f'adjust_{name}')
-        frames = adjust(frames, factor)
-    if drawn['blur']:
-        frames = TF.gaussian_blur(frames, [5, 9], drawn['blur'])    # width x height, as in CARL
-    if drawn['grey']:
-        frames = TF.rgb_to_grayscale(frames, num_output_channels=3)
-    return normalise(frames)
-
-
-def views(batch, size, device='cpu'):
-    """A batch as `collate` returns it -> augmented clips (B, 2, T, 3, S, S) on the device."""
+def views(batch, size, device='cpu', **strength):
+    """A batch of `collate` -> its augmented clips (B, 2, T, 3, S, S) on the device."""
     clips = []
-    for frames, position, drawn in zip(batch['frames'], batch['position'], batch['augment']):
-        frames = [each.to(device, non_blocking=True) for each in frames]
-        position = position.to(device, non_blocking=True)
-        view_a = augment(frames[0][position[0]], drawn[0], size)      # (T, 3, S, S)
-        view_b = augment(frames[-1][position[1]], drawn[1], size)
-        clips.append(torch.stack([view_a, view_b]))
-    return torch.stack(clips)
+    for frames, seeds in zip(batch['frames'], batch['seeds'].tolist()):
+        for view, seed in zip(frames, seeds):
+            view = view.to(device, non_blocking=torch.device(device).type == 'cuda')
+            clips.append(augment(view, seed, size, **strength))
+    return torch.stack(clips).unflatten(0, (-1, 2))
 
 
 def center(frames, size):
     """At evaluation: the central S x S pixels (a smaller side whole) -> normalised (n, 3, S, S)."""
+    if frames.dtype == torch.float16:
+        return frames.float()               # packed features, no pixels: running/features.py
     height, width = frames.shape[2:]
     top = max(0, math.ceil((height - size) / 2))
     left = max(0, math.ceil((width - size) / 2))
@@ -330,6 +277,36 @@ def denormalise(frames):
     """Undo `normalise`: -> colours in [0, 1], (..., 3, H, W)."""
     mean, std = statistics(frames.device)
     return frames * std + mean
+
+
+# --------------------------------------------------------------------------------------------------
+# Clips of other objectives
+
+def interleaved_views(rng, length, frames, **sampling):
+    """As two_views, of pairs (TCN): T/2 anchors, each followed by a positive, 1 to 5 frames before
+    it in the video. -> int64 (2, T)"""
+    anchors = two_views(rng, length, frames // 2, **sampling)             # (2, T/2)
+    positives = np.maximum(anchors - rng.integers(1, 6, anchors.shape), 0)
+    positives = np.where(anchors < length, positives, length)
+    return np.stack([anchors, positives], -1).reshape(2, -1)
+
+
+class VideoPairs(Clips):
+    """One view of each of two videos of the same action, in place of two views of one video."""
+
+    def draw(self, rng, index, skipped):
+        video = self.videos[index]
+        partners = [other for other in self.videos
+                    if other.action == video.action and other is not video] or [video]
+        partner = partners[rng.integers(len(partners))]
+        first = self.read(rng, video, 1, skipped)
+        second = self.read(rng, partner, 1, skipped)
+        if not first or not second:
+            return None
+        item = {key: first[key] + second[key] for key in ('names', 'frames')}
+        for key in ('time', 'length', 'valid', 'labels'):
+            item[key] = torch.cat([first[key], second[key]])
+        return item
 
 
 def main():

@@ -6,13 +6,12 @@
 The batch size is the global one, whatever the number of processes. The same command again goes on
 where the run stopped: every random number comes from (seed, epoch or step, video or process), so a
 resumed run ends with the same weights as one that was never stopped. What the paper leaves out (T,
-widths, epochs, learning rate, weight decay, clipping) is from the authors' configuration files.
+widths, learning rate, weight decay, clipping) is from the authors' configuration files.
 """
 import argparse
 import itertools
 import math
 import os
-import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -21,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
+import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 import data
 import evaluate
@@ -32,13 +32,12 @@ from loss import OBJECTIVES
 from running.batchnorm import share_batchnorm
 from running.counting import say_if_slow
 from running.errors import UserError
-from running.processes import (all_gather, half_dtype, join_processes, leave_processes,
-                               mixed_precision,
-                               print_rank0,
-                               wait_for_all)
-from running.record import Log, Progress, open_folder, report_skipped, save_checkpoint
+from running.features import see
+from running.processes import (anyone, half_dtype, join_processes, leave_processes,
+                               mixed_precision, print_rank0, rank0_first, wait_for_all)
+from running.record import Log, StopSignals, any_name, open_folder, report_skipped, save_checkpoint
 from running.settings import add_arguments, check_limits, refuse_changes, setting
-from running.workers import ignore_stop_signals, listen_to_signals, watched
+from running.workers import DIED, start_worker, watched
 
 
 # ----------------------------------------------------------------------------------------------
@@ -53,19 +52,20 @@ PRESETS = {
     'pouring': dict(frames=240, layers=[12], epochs=1000),
     'finegym99': dict(frames=240, layers=[10, 11, 12], entities=6, readout='avg', fc_width=1536,
                       embedding=256, epochs=300, batch=8, block='clip'),
-    'k400': dict(epochs=10, batch=8, shift=0.),
+    'k400': dict(epochs=10, batch=8),
     'folder': dict(backbone='dino_vits16', frames=32, epochs=100, lr=5e-4),
 }
 # at 1e-3 three entities stayed at the clock's level in a scene much like it (RESULTS.md)
 PRESETS['garden'] = PRESETS['synthetic'] | dict(backbone='tiny_local', epochs=16, lr=5e-4)
 PRESETS['finegym288'] = PRESETS['finegym99']
 # what may differ when a run goes on
-MAY_CHANGE = ('data', 'weights', 'out', 'workers', 'eval_every', 'save_every', 'compile', 'device')
+MAY_CHANGE = ('data', 'weights', 'out', 'features', 'workers', 'eval_every', 'save_every', 'compile',
+              'device')
 
 
 @dataclass
 class Settings(models.Architecture):
-    dataset: str = setting('penn', '%(choices)s', choices=list(data.DATASETS), group='data')
+    dataset: str = setting('synthetic', '%(choices)s', choices=list(data.DATASETS), group='data')
     data: str = setting(None, 'the folder it lies in', metavar='DIR')
     data_seed: int = setting(0, 'draws a set made in memory', least=0)
     label_unit: str = setting(None, 'of segments: %(choices)s', choices=['seconds', 'frames'])
@@ -74,6 +74,8 @@ class Settings(models.Architecture):
     hue: float = setting(0.2, 'strength of its hue shift', least=0, most=0.5)
     block: str = setting('length', 'a view comes from 1 to 1.5 lengths of the video or the clip',
                          choices=['length', 'clip'])
+    versions: int = setting(0, 'augmented once, so often, not anew each time', least=0)
+    features: str = setting(None, 'where versions lie; else in the run', metavar='DIR')
     shift: float = setting(0.8, 'block=clip: reach of the second view, in clips', least=0)
     loss: str = setting('scl', '%(choices)s', choices=list(OBJECTIVES), group='objective')
     negatives: str = setting('single', "scl: frames of the same video, or of a process's batch",
@@ -124,8 +126,8 @@ def parse(argv=None):
     return parser, Settings(**arguments), fresh
 
 
-def check(settings, world):
-    """Refuse settings that cannot train. Errors: UserError."""
+def check(settings, world, videos):
+    """Refuse settings that cannot train on these videos. Errors: UserError."""
     s = settings
     check_limits(s)
     objective = OBJECTIVES[s.loss]
@@ -135,52 +137,226 @@ def check(settings, world):
         raise UserError(f'--frames {s.frames}: {s.loss} needs at least {objective.min_frames}')
     if s.batch % world:
         raise UserError(f'--batch {s.batch}: {world} processes do not divide it evenly; '
-                       f'choose a multiple of {world}')
+                        f'choose a multiple of {world}')
     if s.pairs == 'videos' and not objective.allows_video_pairs:
         able = [name for name, other in OBJECTIVES.items() if other.allows_video_pairs]
         raise UserError(f'--pairs videos: {s.loss} compares two views of one video; '
-                       f'{" and ".join(able)} can take videos')
+                        f'{" and ".join(able)} can take videos')
+    if objective.labels and not any(video.annotate for video in videos['train']):
+        raise UserError(f'--loss {s.loss}: needs phase labels, and no video to train on has any')
+    there = len(videos['train'])
+    if there < s.batch:
+        raise UserError(f'--batch {s.batch}: only {there} videos to train on; '
+                        f'choose --batch {there - there % world} or less')
 
 
 # ----------------------------------------------------------------------------------------------
-# One training step
+# The run
 
-def training_step(model, batch, settings, optimizer, device, options, teacher=None):
-    """A batch as data.collate makes it -> the loss and the gradient's norm, still on the device.
+def train(settings, fresh=False):
+    """From the settings to the table. Errors: UserError, OSError."""
+    s = settings
+    rank, world, device = join_processes(s.device)
+    check_limits(s)
+    videos = data.load(s.dataset, s.data, image_size=s.image_size, seed=s.data_seed,
+                       label_unit=s.label_unit)
+    check(s, world, videos)
+    path = Path(s.out) / 'checkpoint.pt'
+    resumed = None if fresh else last_checkpoint(s, path)
+    objective = OBJECTIVES[s.loss]
+    clips = make_clips(s, objective, videos['train'])
+    model = make_model(s, objective, clips.classes, resumed)
+    fingerprint = models.fingerprint(model.backbone)
+    prepare(model, s, device)
+    parameters = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=s.lr, weight_decay=s.weight_decay)
+    teacher = objective.teacher(model) if objective.teacher else None
+    steps = len(clips) // s.batch                                          # of an epoch
+    last = s.epochs * steps
+    step = resume(resumed, optimizer, teacher, path) if resumed else 0
+    net = DistributedDataParallel(model) if world > 1 else model
+    options = {name: getattr(s, name) for name in objective.settings}
+    if objective.head and not objective.loss_on_head_output:
+        options['classifier'] = model.head
+    lock = open_folder(path.parent, fresh, asdict(s))                      # held to the end
+    if s.versions:                                        # the backbone sees each video once
+        strength = dict(crop=s.crop, jitter=s.jitter, hue=s.hue)
+        videos = see(model, videos, s.features or path.with_name('features'), s.versions, strength,
+                     device=device, rank=rank, world=world)
+        clips.videos = videos['train']
+    log = Log(path.parent, step, epochs=s.epochs, steps=steps, frames=s.batch * 2 * s.frames)
+    if step == last and log.ends_with_metrics:
+        return print_rank0(f'this run is finished; evaluate it by: python evaluate.py {path}   '
+                           f'(--fresh begins anew)')
+    announce(s, model, parameters, videos, resumed, step, last, world, device)
+    stop = StopSignals()
 
-    model: the MVFormer or its DistributedDataParallel; options: what the objective takes besides;
-    teacher: of objectives that have one.
-    """
-    objective = OBJECTIVES[settings.loss]
-    batch = to_device(batch, device)
-    clips = rearrange(data.views(batch, settings.image_size, device),
-                      'b v t c h w -> (b v) t c h w')                      # two views a video
-    valid = rearrange(batch['valid'], 'b v t -> (b v) t')
-    with mixed_precision(device):
-        z = model(clips, valid, project=objective.loss_on_head_output,
-                  normalize=objective.unit_length)
+    def save():
+        log.report()
+        checkpoint = dict(settings=asdict(s), model=model.trained_state(), step=step,
+                          optimizer=optimizer.state_dict(), backbone=fingerprint,
+                          videos=names_of(videos))
         if teacher:
-            options = options | teacher(clips, valid)
-    z = rearrange(z, '(b v) t d -> b v t d', v=2)                          # (B, 2, T, D)
-    if objective.labels:
-        options = options | dict(labels=batch['labels'])
-    loss = objective.loss(z, batch['time'], batch['length'], batch['valid'], **options)
-    optimizer.zero_grad()
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]['params'], 10)
-    optimizer.step()
-    return loss.detach(), norm.detach()
+            checkpoint['teacher'] = teacher.trained_state()
+        save_checkpoint(path, checkpoint)
 
+    def evaluate_now(final=False):
+        """The table; the controls and the picture only at the end."""
+        save()
+        with stop.paused():                               # Ctrl-C exits; a resumed run repeats it
+            evaluate.evaluate(model, videos, vars(s), controls=final, log=partial(log.write, step),
+                              picture=path.with_name('entities.png') if final else None)
+        model.train()
 
-def to_device(batch, device):
-    """The batch's tensors on the device; its lists of frames follow in data.views."""
-    return {name: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
-            for name, value in batch.items()}
+    model.train()
+    skipped = {}                                          # videos that could not be read: why
+    if evaluation_is_due(s, step, steps) and not log.ends_with_metrics:
+        evaluate_now()                                    # it was stopped in this evaluation
+    for batch in watched(loader(s, clips, step, rank, world, device)):
+        if anyone(stop.asked or batch is None):           # all processes leave at the same step
+            save()
+            stop.restore()
+            if batch is None:
+                raise UserError(f'step {step} is saved: {DIED}')
+            return print_rank0(f'\nstopped at step {step}; the same command goes on from there')
+        lr = learning_rate(s, step // steps)
+        for group in optimizer.param_groups:
+            group['lr'] = lr
+        views = data.views(batch, s.image_size, device,
+                           crop=s.crop, jitter=s.jitter, hue=s.hue)        # (B, 2, T, 3, S, S)
+        time_, length, valid, labels = on_device(batch, device)
+        seed_step(s.seed, step, rank)
+
+        with mixed_precision(device):
+            z = net(views.flatten(0, 1), valid.flatten(0, 1), normalize=objective.unit_length,
+                    project=objective.loss_on_head_output)                 # (B * 2, T, D)
+            if teacher:
+                options |= teacher(views.flatten(0, 1), valid.flatten(0, 1))
+        z = z.unflatten(0, (-1, 2))                                        # (B, 2, T, D)
+        if objective.labels:
+            options['labels'] = labels
+        loss = objective.loss(z, time_, length, valid, **options)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 10)
+        optimizer.step()
+
+        step += 1
+        if teacher:
+            teacher.follow(model, step / last)
+        log.add(step, lr, batch['names'], loss, norm, resemblance(z, valid))
+        skipped |= batch['skipped']
+        if step % steps == 0:
+            report_skipped(path.with_name('skipped.txt'), skipped)
+            skipped = {}
+        if step % steps == 0 or step % log.every(device) == 0:
+            log.report()
+        if evaluation_is_due(s, step, steps):
+            evaluate_now()
+        elif time.time() - log.saved > s.save_every:
+            save()
+    evaluate_now(final=True)
+    stop.restore()
+    del lock
 
 
 def learning_rate(settings, epoch):
     """Half a cosine over the epochs, without warm-up."""
     return settings.lr / 2 * (1 + math.cos(math.pi * epoch / (settings.epochs + 1)))
+
+
+def seed_step(seed, step, rank):
+    """What dropout and the objective draw depends on the step alone, so that a run can resume."""
+    drawn = np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]
+    torch.manual_seed(int(drawn))
+
+
+@torch.no_grad()
+def resemblance(z, valid):
+    """Mean cosine between two frames of a view: near 1, all embeddings are one and the same.
+    z (B, 2, T, D), valid bool (B, 2, T) -> scalar."""
+    z = F.normalize(z.detach().float(), dim=-1)
+    z = z.masked_fill(~valid[..., None], 0)
+    n = valid.sum(-1)                                                      # (B, 2)
+    pairs = z.sum(-2).square().sum(-1)                   # sum of all cosines, n of them with itself
+    return ((pairs - n) / (n * (n - 1)).clamp(min=1)).mean()
+
+
+# ----------------------------------------------------------------------------------------------
+# What the run is made of
+
+def make_clips(s, objective, videos):
+    kind = data.VideoPairs if s.pairs == 'videos' else data.Clips
+    sample = data.interleaved_views if objective.interleaved else data.two_views
+    return kind(videos, frames=s.frames, seed=s.seed, with_labels=objective.labels, sample=sample,
+                block=s.block, shift=s.shift)
+
+
+def make_model(s, objective, classes, resumed):
+    """The model with the weights to start from, on the CPU."""
+    start = resumed
+    if s.init and not resumed:
+        start = models.load_checkpoint(s.init)
+        if start['backbone'] is None:                     # a checkpoint that brings its backbone
+            s.weights = s.weights or s.init
+    torch.manual_seed(s.seed)
+    with rank0_first():                                   # it fetches the weights, the others wait
+        model = models.build_model(asdict(s))
+    if objective.head:
+        model.head = objective.head(s.embedding, classes)
+    if start:
+        same = start['settings']['loss'] == s.loss        # else it is another objective's head
+        models.load_trained(model, start, s.out if resumed else s.init, head=same)
+    share_batchnorm(model)
+    return model
+
+
+def prepare(model, s, device):
+    """Bring the model to its device; there a frozen backbone computes in half precision."""
+    model.to(device)
+    half = half_dtype(device)
+    if half and not s.train_backbone:
+        model.backbone.to(half)
+    if device.type != 'cuda' or not s.compile:
+        return
+    try:
+        model.backbone.compile()
+        model.features(torch.zeros(2, 3, s.image_size, s.image_size, device=device))
+    except Exception as error:  # no C compiler, no Triton, an old GPU: each has its own
+        model.backbone._compiled_call_impl = None
+        why = str(error).strip().splitlines()[0]
+        print_rank0(f'note: the backbone runs without torch.compile ({why})')
+
+
+def resume(resumed, optimizer, teacher, path):
+    """Take up what Adam and the teacher knew -> the step to go on from. Errors: UserError."""
+    try:
+        optimizer.load_state_dict(resumed['optimizer'])
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f'{path}: lacks what Adam knew ({error}); choose another --out, or '
+                        f'--fresh') from None
+    if teacher:
+        load_strictly(teacher, teacher.state_dict() | resumed['teacher'], path)
+    return resumed['step']
+
+
+def last_checkpoint(s, path):
+    """What the run goes on from, or None. Errors: UserError."""
+    if not path.exists():
+        return None
+    try:
+        resumed = models.load_checkpoint(path)
+    except UserError as error:
+        raise UserError(f'{error}; choose another --out, or --fresh to begin anew') from None
+    refuse_changes(s, resumed['settings'], MAY_CHANGE, path)
+    s.weights = s.weights or resumed['settings']['weights']
+    return resumed
+
+
+def loader(s, clips, step, rank, world, device):
+    return DataLoader(
+        clips, batch_sampler=batches(len(clips), s, step, rank, world), collate_fn=data.collate,
+        num_workers=s.workers, worker_init_fn=start_worker, pin_memory=device.type == 'cuda')
 
 
 def batches(videos, settings, first_step, rank, world):
@@ -196,225 +372,52 @@ def batches(videos, settings, first_step, rank, world):
                 yield [(epoch, int(index)) for index in order[start:start + local]]
 
 
-# ----------------------------------------------------------------------------------------------
-# The run
-
-def train(settings, fresh=False):
-    """From the settings to the table. Errors: UserError, OSError."""
-    s = settings
-    rank, world, device = join_processes(s.device)
-    check(s, world)
-    videos = data.load(s.dataset, s.data, image_size=s.image_size, seed=s.data_seed,
-                       label_unit=s.label_unit)
-    if OBJECTIVES[s.loss].labels and not any(video.annotate for video in videos['train']):
-        raise UserError(f'--loss {s.loss}: needs phase labels, and no video to train on has any')
-    if len(videos['train']) < s.batch:
-        raise UserError(f'--batch {s.batch}: only {len(videos["train"])} videos to train on')
-    run = Run(s, fresh, videos, rank, world, device)
-    if run.finished:
-        print_rank0(f'this run is finished; evaluate it by: python evaluate.py {run.path}   '
-                    f'(--fresh begins anew)')
-        return
-    if run.evaluation_is_due() and not run.log.ends_with_metrics:
-        run.evaluate()                                    # it was stopped in this evaluation
-    run.model.train()
-    for batch in run.batches():
-        run.take_step(batch)
-        epoch_ends = run.step % run.steps_per_epoch == 0
-        if epoch_ends or run.step % run.report_every == 0:
-            run.progress.report()
-            leave = any(all_gather(run.stop_asked))       # all processes leave at the same step
-            if leave or time.time() - run.saved_at > s.save_every:
-                run.save()
-            if leave:
-                print_rank0(f'\nstopped at step {run.step}; the same command goes on from there')
-                return
-        if epoch_ends:
-            report_skipped(run.path.with_name('skipped.txt'), run.skipped)
-            run.skipped = {}
-        if run.evaluation_is_due():
-            run.evaluate()
-            run.model.train()
-    run.evaluate(last=True)
+def on_device(batch, device):
+    """What the loss takes of a batch beside the embeddings."""
+    wait = device.type != 'cuda'                          # elsewhere its memory is not pinned
+    names = ('time', 'length', 'valid', 'labels')
+    return [batch[name].to(device, non_blocking=not wait) for name in names]
 
 
-class Run:
-    """The model and its optimiser, the step they are at, and the folder that they are kept in."""
-
-    def __init__(self, settings, fresh, videos, rank, world, device):
-        s = settings
-        self.settings = s
-        self.videos = videos
-        self.rank, self.world = rank, world
-        self.device = device
-        self.objective = OBJECTIVES[s.loss]
-        self.steps_per_epoch = len(videos['train']) // s.batch
-        self.last_step = s.epochs * self.steps_per_epoch
-        self.report_every = 10 if device.type == 'cuda' else 1          # a report waits for the GPU
-        self.clips = data.Clips(
-            videos['train'], frames=s.frames, seed=s.seed, block=s.block, shift=s.shift,
-            pairs=s.pairs, interleaved=self.objective.interleaved,
-            with_labels=self.objective.labels, scale=(s.crop, 1),
-            brightness=s.jitter, contrast=s.jitter, saturation=s.jitter, hue=s.hue)
-        self.path = Path(s.out) / 'checkpoint.pt'
-        self.skipped = {}                                 # videos that could not be read: why
-        self.saved_at = time.time()
-        self.stop_asked = False
-        resumed = None if fresh else last_checkpoint(s, self.path)
-        self.step = resumed['step'] if resumed else 0
-        self.build(resumed)                               # before anything on disk is touched
-        self.lock = open_folder(self.path.parent, fresh)
-        self.announce()
-        self.log = Log(self.path.with_name('log.jsonl'), self.step)
-        self.finished = self.log.ends_with_metrics and self.step == self.last_step
-        self.progress = Progress(self.log, self.path, epochs=s.epochs, steps=self.steps_per_epoch,
-                                 frames=s.batch * 2 * s.frames)
-        listen_to_signals(self.ask_to_stop)
-
-    def build(self, resumed):
-        """The model with the weights to start from, on the device, and its optimiser."""
-        s = self.settings
-        if resumed:
-            s.weights = s.weights or resumed['settings']['weights']
-        elif s.init:
-            start = models.load_checkpoint(s.init)
-            if start['backbone'] is None:                 # a checkpoint that brings its backbone
-                s.weights = s.weights or s.init
-        torch.manual_seed(s.seed)
-        if self.rank > 0:
-            all_gather(None)                              # wait: rank 0 fetches the weights first
-        self.model = models.build_model(asdict(s))
-        if self.rank == 0:
-            all_gather(None)
-        if self.objective.head:
-            self.model.head = self.objective.head(s.embedding, self.clips.classes)
-        if resumed:
-            models.load_trained(self.model, resumed, self.path)
-        elif s.init:
-            same = start['settings']['loss'] == s.loss    # else it was another objective's head
-            models.load_trained(self.model, start, s.init, head=same)
-        share_batchnorm(self.model)
-        self.fingerprint = models.fingerprint(self.model.backbone)
-        self.model.to(self.device)
-        half = half_dtype(self.device)
-        if half and not s.train_backbone:
-            self.model.backbone.to(half)
-        if self.device.type == 'cuda' and s.compile:
-            self.model.backbone.compile()
-        parameters = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.Adam(parameters, lr=s.lr, weight_decay=s.weight_decay)
-        if resumed:
-            try:
-                self.optimizer.load_state_dict(resumed['optimizer'])
-            except (KeyError, ValueError, TypeError) as error:
-                raise UserError(f'{self.path}: lacks what Adam knew ({error}); choose another '
-                               f'--out, or --fresh') from None
-        self.options = {name: getattr(s, name) for name in self.objective.settings}
-        if self.objective.head and not self.objective.loss_on_head_output:
-            self.options['classifier'] = self.model.head
-        self.teacher = self.objective.teacher(self.model) if self.objective.teacher else None
-        if self.teacher and resumed:
-            state = self.teacher.state_dict() | resumed['teacher']
-            load_strictly(self.teacher, state, self.path)
-        self.ddp_model = DistributedDataParallel(self.model) if self.world > 1 else self.model
-
-    def announce(self):
-        s = self.settings
-        print_rank0(' '.join(f'{name}={value}' for name, value in asdict(s).items()))
-        trained = sum(weight.numel() for weight in self.optimizer.param_groups[0]['params'])
-        precision = next(self.model.backbone.parameters()).dtype
-        videos = {split: len(self.videos[split]) for split in self.videos}
-        line = (f'{videos["train"]} videos to train on, {videos["val"]} to validate; '
-                f'{self.steps_per_epoch} steps an epoch; {trained:,} weights are trained; '
-                f'{self.world} x {self.device.type}, backbone in {precision}')
-        if self.device.type == 'cuda' and s.compile:
-            line += '; compiling it, the first step takes a minute or more'
-        if self.step:
-            line += f'; going on from step {self.step}'
-        print_rank0(line, flush=True)
-        if self.device.type == 'cpu':
-            frames = (self.last_step - self.step) * s.batch * 2 * s.frames // self.world
-            say_if_slow(self.model, frames, s.image_size, s.backbone)
-
-    def batches(self):
-        """The data loader's batches from the present step on. Errors: UserError."""
-        s = self.settings
-        sampler = batches(len(self.clips), s, self.step, self.rank, self.world)
-        loader = torch.utils.data.DataLoader(
-            self.clips, batch_sampler=sampler, collate_fn=data.collate, num_workers=s.workers,
-            pin_memory=self.device.type == 'cuda', worker_init_fn=ignore_stop_signals)
-        return watched(loader, self.save)
-
-    def take_step(self, batch):
-        s = self.settings
-        lr = learning_rate(s, self.step // self.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group['lr'] = lr
-        # what dropout and the objective draw depends on the step alone, so that a run can resume
-        seed = np.random.SeedSequence([s.seed, self.step, self.rank]).generate_state(1)[0]
-        torch.manual_seed(int(seed))
-        loss, norm = training_step(self.ddp_model, batch, s, self.optimizer, self.device,
-                                   self.options, self.teacher)
-        if self.teacher:
-            self.teacher.follow(self.model, self.step / self.last_step)
-        self.step += 1
-        names = list(itertools.chain(*batch['names']))
-        self.progress.add(self.step, lr, names, loss, norm)
-        self.skipped |= batch['skipped']
-
-    def save(self):
-        self.saved_at = time.time()
-        checkpoint = dict(
-            settings=asdict(self.settings), model=self.model.trained_state(),
-            optimizer=self.optimizer.state_dict(), backbone=self.fingerprint,
-            step=self.step, epoch=self.step // self.steps_per_epoch,
-            classes=self.videos['train'][0].classes)      # names of the labels, where they have any
-        if self.teacher:
-            checkpoint['teacher'] = self.teacher.trained_state()
-        if self.rank == 0:
-            save_checkpoint(self.path, checkpoint)
-
-    def evaluation_is_due(self):
-        every = self.settings.eval_every * self.steps_per_epoch
-        return every > 0 and self.step % every == 0 and 0 < self.step < self.last_step
-
-    def evaluate(self, last=False):
-        """Save, evaluate, log the metrics; the controls and the picture only at the end."""
-        self.save()
-        listen_to_signals(signal.default_int_handler)     # Ctrl-C exits; a resumed run repeats it
-        if any(all_gather(self.stop_asked)):
-            raise KeyboardInterrupt
-        picture = self.path.with_name('entities.png') if last else None
-        log = partial(self.log.write, step=self.step, epoch=self.step // self.steps_per_epoch)
-        evaluate.evaluate(self.model, self.videos, vars(self.settings), controls=last,
-                          picture=picture, log=log)
-        listen_to_signals(self.ask_to_stop)
-        self.progress.since = time.time()
-
-    def ask_to_stop(self, *_):
-        """SIGTERM, Ctrl-C: finish the step, save, leave."""
-        self.stop_asked = True
+def evaluation_is_due(s, step, steps):
+    """Between epochs; the last evaluation follows the loop."""
+    every = s.eval_every * steps
+    return every > 0 and step % every == 0 and 0 < step < s.epochs * steps
 
 
-def last_checkpoint(settings, path):
-    """What the run goes on from, or None. Errors: UserError."""
-    if not path.exists():
-        return None
-    try:
-        resumed = models.load_checkpoint(path)
-    except UserError as error:
-        raise UserError(f'{error}; choose another --out, or --fresh to begin anew') from None
-    refuse_changes(settings, resumed['settings'], MAY_CHANGE, path)
-    return resumed
+def names_of(videos):
+    """The names of the videos to train on, in one line each: a run notices when they change."""
+    return [video.name for video in videos['train']]
+
+
+def announce(s, model, parameters, videos, resumed, step, last, world, device):
+    print_rank0(' '.join(f'{name}={value}' for name, value in asdict(s).items()))
+    trained = sum(weight.numel() for weight in parameters)
+    precision = next(model.backbone.parameters()).dtype
+    line = (f'{len(videos["train"])} videos to train on, {len(videos["val"])} to validate; '
+            f'{last // s.epochs} steps an epoch; {trained:,} weights are trained; '
+            f'{world} x {device.type}, backbone in {precision}')
+    if step:
+        line += f'; going on from step {step}'
+    print_rank0(line, flush=True)
+    if resumed and resumed['videos'] != names_of(videos):
+        print_rank0(f'note: the videos to train on are not those that the run began with '
+                    f'({len(resumed["videos"])} then); --fresh begins anew')
+    if device.type == 'cpu' and not s.versions:
+        frames = (last - step) * s.batch * 2 * s.frames // world
+        say_if_slow(model, frames, s.image_size, s.backbone)
 
 
 def main():
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors='backslashreplace')     # a video's name may not fit the screen
+    any_name(sys.stdout, sys.stderr)
     parser, settings, fresh = parse()
     try:
         train(settings.resolve(), fresh)
         wait_for_all()
+    except torch.OutOfMemoryError:
+        print(f'\n{parser.prog}: error: out of GPU memory; a lower --batch or --frames needs less',
+              file=sys.stderr, flush=True)
+        sys.exit(2)
     except (UserError, OSError) as error:
         error.__traceback__ = None                        # it holds the loader and its workers
         lines = str(error).splitlines() or [repr(error)]

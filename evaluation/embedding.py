@@ -21,7 +21,7 @@ from tqdm import tqdm
 import data
 from running.errors import UserError
 from running.processes import cpu_group
-from running.workers import ignore_stop_signals, watched
+from running.workers import start_worker, watched
 
 
 class EmbeddedVideo(NamedTuple):
@@ -136,10 +136,10 @@ def embed(networks, videos, positions, *, limit=1000, whole=False, device='cpu',
     most = limit if whole else math.inf
     loader = DataLoader(
         Frames(videos, positions, most), batch_size=None, collate_fn=tuple, num_workers=workers,
-        worker_init_fn=ignore_stop_signals,
+        worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(0))  # not the global one, which training needs
     begun = {}  # parts of several workers' videos come mixed: {position: [[(F, N, d)] a network]}
-    for position, n, labels, frames in watched(loader, lambda: None):
+    for position, n, labels, frames in watched(loader):
         if n is None:
             begun.pop(position, None)
             yield position, labels, None

@@ -1,6 +1,6 @@
 """Where a run takes place: on which device, in how many processes. Nothing here is in the paper."""
 import os
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import cache
 
@@ -68,6 +68,28 @@ def cpu_group():
     if dist.get_backend() == 'gloo':
         return None
     return dist.new_group(backend='gloo', timeout=timedelta(hours=12))
+
+
+@contextmanager
+def rank0_first():
+    """What is in this block rank 0 does first, for instance fetching a file that all will read."""
+    wait = dist.is_initialized()
+    if wait and dist.get_rank() > 0:
+        dist.barrier(group=cpu_group())
+    try:
+        yield
+    finally:
+        if wait and dist.get_rank() == 0:
+            dist.barrier(group=cpu_group())
+
+
+def anyone(asked):
+    """Whether it is so in any process. Goes by the CPU: no GPU is waited for."""
+    if not dist.is_initialized():
+        return asked
+    answers = torch.tensor([asked], dtype=torch.uint8)
+    dist.all_reduce(answers, dist.ReduceOp.MAX, group=cpu_group())
+    return bool(answers)
 
 
 def wait_for_all():

@@ -1,23 +1,28 @@
-"""The processes that decode videos beside the one that trains: signals, and their death."""
+"""The processes that decode videos beside the one that trains, and their death."""
+import multiprocessing.queues
+import os
 import signal
-from running.errors import UserError
+
+DIED = ('a process that decodes videos died, most likely for want of memory (or of /dev/shm); the '
+        'same command with fewer --workers, or 0, goes on')
 
 
+def start_worker(_number):
+    """For DataLoader's worker_init_fn.
 
-def ignore_stop_signals(_worker):
-    """For workers. Ctrl-C and a batch system's SIGTERM reach them too, but the training process is
-    the one to stop; after SIGTERM it has ten seconds, then they go by themselves."""
+    Ctrl-C and a batch system's signals reach the workers too, but the training process is the one
+    to stop; after SIGTERM it has ten seconds, then they go by themselves. A worker that cannot hand
+    a batch over (/dev/shm is full) dies, for its reader would wait for that batch for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10))
+    if hasattr(signal, 'SIGUSR1'):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    multiprocessing.queues.Queue._on_queue_feeder_error = lambda *_: os._exit(1)
 
 
-def listen_to_signals(handler):
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handler)
-
-
-def watched(loader, save):
-    """Yield a DataLoader's batches; where a worker dies, save() and stop. Errors: UserError."""
+def watched(loader):
+    """Yield a DataLoader's batches, and None as the last one where a worker has died."""
     try:
         iterator = iter(loader)
         if hasattr(signal, 'SIGCHLD'):
@@ -26,11 +31,7 @@ def watched(loader, save):
         yield from iterator
     except (RuntimeError, ConnectionError, EOFError) as error:
         # a dead worker shows as a broken connection where it died while handing a batch over
-        text = str(error)
-        died = 'DataLoader worker' in text or 'shared memory' in text
-        if isinstance(error, RuntimeError) and not died:
+        told = ('DataLoader worker', 'shared memory', 'in memory thread')
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in told):
             raise
-        save()
-        raise UserError('a process that decodes videos died, most likely for want of memory; what '
-                       'was trained is saved: the same command with fewer --workers, or 0, goes '
-                       'on from there') from None
+        yield None
