@@ -93,6 +93,10 @@ class Video:
             return frames
         return frames[torch.from_numpy(back)]                         # (n, 3, H, W)
 
+    def views(self, rng, time):
+        """Frames of each view, time (views, T) -> (views * T, 3, H, W). features.py draws from rng."""
+        return self.read(time.ravel())
+
     def parts(self, size=64, step=1):
         """Decode the whole video, or every step-th frame of it, once, from front to back: yields
         uint8 (up to `size`, 3, H, W)."""

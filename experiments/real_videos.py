@@ -16,7 +16,6 @@ import json
 import math
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +67,6 @@ class Reduced(SeenVideo):
         self.kept = []
         for file in self.files:
             self.kept.append(reduce(torch.from_numpy(np.load(file)), kind))
-        return self
 
     def features(self, version, indices):
         return self.kept[version][torch.from_numpy(self.positions(indices))]
@@ -92,7 +90,10 @@ def reduced(videos, kind):
     """{split: [SeenVideo]} -> the same of Reduced."""
     found = {}
     for split, members in videos.items():
-        found[split] = [Reduced(**vars(replace(video))).keep(kind) for video in members]
+        found[split] = [copy.copy(video) for video in members]
+        for video in found[split]:
+            video.__class__ = Reduced
+            video.keep(kind)
     return found
 
 

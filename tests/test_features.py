@@ -1,0 +1,270 @@
+"""Features on disk: the same as the backbone's own, made once, never those of something else."""
+import numpy as np
+import pytest
+import torch
+
+import data
+from evaluation.embedding import embed
+from loss import OBJECTIVES
+from model import build_model
+from running import features
+from running.errors import UserError
+
+SETTINGS = dict(backbone='tiny', weights='random', layers=[2, 4], image_size=24, frames=4,
+                entity_width=16, fc_width=16, embedding=8)
+STRENGTH = dict(crop=0.8, jitter=0.4, hue=0.)
+
+
+def video(name, frames=9, seed=0, broken=None):
+    """Noise; at frame `broken` it does not decode."""
+    noise = torch.from_numpy(np.random.default_rng(seed).integers(
+        0, 256, (frames, 3, 30, 40), dtype=np.uint8))
+
+    def decode(indices):
+        for i in indices:
+            if i == broken:
+                raise UserError(f'{name}: does not decode')
+            yield noise[i]
+    labels = np.arange(frames) * 3 // frames
+    return data.Video(name, lambda: frames, decode, action='squat', annotate=lambda n: labels)
+
+
+def videos():
+    train = [video(f'train {i}', 9 + i, i) for i in range(4)]
+    return {'train': train, 'val': [video('val 0', 40, 10), video('val 1', 7, 11)]}
+
+
+def model(**changes):
+    torch.manual_seed(0)
+    return build_model(SETTINGS | changes)
+
+
+def see(folder, network=None, halves=None, versions=3, strength=STRENGTH, **where):
+    return features.see(network or model(), halves or videos(), folder, versions, strength, **where)
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    """A folder of features, whole; tests only read it."""
+    folder = tmp_path_factory.mktemp('features')
+    see(folder)
+    return folder
+
+
+@pytest.fixture(params=['tiny', 'resnet50'])
+def backbone(request):
+    return request.param
+
+
+def content(folder):
+    return {file.name: file.read_bytes() for file in folder.glob('*.npy')}
+
+
+def test_features_are_the_backbones(tmp_path, backbone):
+    """As it is and in each version, with CLS and without: to bfloat16's precision, at worst."""
+    changes = dict(backbone=backbone, image_size=64)
+    if backbone == 'resnet50':
+        changes |= dict(layers=[1], pool='avg')
+    network = model(**changes)
+    own = network.backbone
+    halves = videos()
+    seen = see(tmp_path, network, halves, versions=2)['train'][1]
+    frames = halves['train'][1].read(range(10))
+    clean = data.center(frames, 64)
+    versions = [network.backbone(seen.features(k, range(10)).float()) for k in range(3)]
+    expected = own(clean)
+    assert (versions[0].patches - expected.patches).norm() < 0.03 * expected.patches.norm()
+    assert versions[0].patches.shape == expected.patches.shape
+    if expected.cls is not None:
+        assert (versions[0].cls - expected.cls).norm() < 0.03 * expected.cls.norm()
+    assert (versions[1].patches - versions[2].patches).norm() > 0.03 * expected.patches.norm()
+    assert torch.equal(network.backbone(clean).patches, expected.patches)      # pictures still pass
+
+
+def test_metrics_are_those_of_pixels(tmp_path):
+    """The embeddings of a whole video, from features and from pixels; also where it is thinned."""
+    network = model()
+    halves = videos()
+    ways = [dict(limit=1000), dict(limit=11), dict(limit=11, whole=True)]
+    pixels = [list(embed([network], halves['val'], [0, 1], **way)) for way in ways]
+    seen = see(tmp_path, network, halves)
+    found = [list(embed([network], seen['val'], [0, 1], **way)) for way in ways]
+    for one, other in zip(sum(pixels, []), sum(found, [])):
+        (a,), (b,) = one[2], other[2]
+        assert a.shape == b.shape and one[0] == other[0]
+        assert (a * b).sum(1).min() > 0.99
+
+
+def test_clips_are_drawn_as_ever(made):
+    """Time stamps as without features; the two views come from two versions, one draw each."""
+    halves = videos()
+    plain = data.Clips(halves['train'], frames=4, seed=3)
+    seen = see(made, halves=halves)['train']
+    clips = data.Clips(seen, frames=4, seed=3)
+    pairs = set()
+    for epoch in range(12):
+        item = clips[epoch, 2]
+        assert torch.equal(item['time'], plain[epoch, 2]['time'])
+        drawn = []
+        for frames, time in zip(item['frames'], item['time']):
+            files = [seen[2].features(k, time.numpy()) for k in range(4)]
+            drawn += [k for k in range(4) if torch.equal(frames, files[k])]
+        assert len(drawn) == len(set(drawn)) == 2 and 0 not in drawn
+        pairs.add(tuple(drawn))
+    assert len(pairs) > 3
+
+
+def test_one_version_and_pairs_of_videos(made):
+    seen = see(made, versions=1)['train']
+    item = data.VideoPairs(seen, frames=4, seed=0)[0, 0]
+    assert [frames.shape for frames in item['frames']] == [(4, 1, 33, 96)] * 2
+    item = data.Clips(seen, frames=4, seed=0)[0, 0]
+    assert torch.equal(item['frames'][1], seen[0].features(1, item['time'][1].numpy()))
+
+
+def trained(folder, steps=4):
+    """A model after some steps on the features, as in train.py."""
+    network = model()
+    seen = see(folder, network)
+    network.head = OBJECTIVES['scl'].head(8, 0)
+    clips = data.Clips(seen['train'], frames=4)
+    optimizer = torch.optim.SGD([w for w in network.parameters() if w.requires_grad], lr=0.1)
+    for step in range(steps):
+        torch.manual_seed(step)
+        batch = data.collate([clips[step, i] for i in range(4)])
+        views = data.views(batch, 24, **STRENGTH)                  # (B, 2, T, 1, R, C)
+        valid = batch['valid'].flatten(0, 1)
+        z = network.train()(views.flatten(0, 1), valid, project=True).unflatten(0, (-1, 2))
+        OBJECTIVES['scl'].loss(z, batch['time'], batch['length'], batch['valid']).backward()
+        optimizer.step()
+    return network.trained_state()
+
+
+def test_killed_at_any_moment_it_goes_on(made, tmp_path, monkeypatch):
+    """Killed after each count of frames seen: what is whole stays, the rest is made, bit for bit;
+    and so are the weights that are trained on it."""
+    look = features.look
+    whole = content(made)
+    kills = 0
+    while content(tmp_path) != whole:
+        calls = iter(range(3 + kills))
+        kept = content(tmp_path)
+
+        def killed(backbone, images):
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            return look(backbone, images)
+
+        monkeypatch.setattr(features, 'look', killed)
+        try:
+            see(tmp_path)
+        except KeyboardInterrupt:
+            kills += 1
+        monkeypatch.setattr(features, 'look', look)
+        now = content(tmp_path)
+        assert kept.items() <= now.items() <= whole.items()
+    assert kills > 2
+    again, straight = trained(tmp_path), trained(made)
+    assert all(torch.equal(again[name], straight[name]) for name in straight)
+
+
+def test_shares_of_processes(made, tmp_path, monkeypatch):
+    """Each process makes its own; together they make all, none twice."""
+    monkeypatch.setattr(features, 'all_gather', lambda value: [1])
+    names = []
+
+    def note(backbone, video, version, file, *options):
+        names.append(file.name)
+    monkeypatch.setattr(features, 'make', note)
+    for rank in (0, 1, 2):
+        see(tmp_path, rank=rank, world=3)
+    assert sorted(names) == sorted(content(made))
+
+
+def test_nothing_is_made_twice(made, monkeypatch):
+    monkeypatch.setattr(features, 'make', None)
+    assert [len(each.files) for each in see(made, versions=2)['train']] == [3] * 4    # of three
+    assert [len(each.files) for each in see(made)['val']] == [1, 1]
+
+
+def replaced(halves):
+    halves['train'][0] = video('train 0', 9, seed=99)
+
+
+def longer(halves):
+    halves['val'][1] = video('val 1', 8, seed=11)
+
+
+def renamed(halves):
+    halves['val'][1] = video('val 2', 7, seed=11)
+
+
+def fewer(halves):
+    halves['train'].pop()
+
+
+@pytest.mark.parametrize('change', [replaced, longer, renamed, fewer])
+def test_other_videos_are_refused(made, change):
+    halves = videos()
+    change(halves)
+    with pytest.raises(UserError, match='other videos.*--features'):
+        see(made, halves=halves)
+
+
+@pytest.mark.parametrize('changes, what', [
+    (dict(layers=[4]), 'layers'), (dict(image_size=30), 'pixels'),
+    (dict(backbone='tiny_local'), 'weights'), (dict(strength=STRENGTH | dict(crop=0.5)), 'augm')])
+def test_other_features_are_never_taken(made, changes, what):
+    strength = changes.pop('strength', STRENGTH)
+    if 'backbone' in changes:
+        changes = changes | dict(weights=None)
+    with pytest.raises(UserError, match=f'features of other .*{what}'):
+        see(made, model(**changes), strength=strength)
+
+
+def test_a_trained_backbone_is_refused(tmp_path):
+    with pytest.raises(UserError, match='--versions.*trained'):
+        see(tmp_path, model(train_backbone=['blocks']))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_key_is_refused(tmp_path):
+    see(tmp_path)
+    (tmp_path / 'key.json').write_text('{')
+    with pytest.raises(UserError, match='key.json'):
+        see(tmp_path)
+
+
+def test_a_file_for_a_folder_is_refused(tmp_path):
+    (tmp_path / 'features').write_text('mine')
+    with pytest.raises(UserError, match='features'):
+        see(tmp_path / 'features')
+    assert (tmp_path / 'features').read_text() == 'mine'
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(features.os, 'fsync', full)
+    with pytest.raises(UserError, match='No space left on device.*goes on'):
+        see(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ['key.json', 'lock']
+
+
+@pytest.mark.parametrize('broken', [0, 5])
+def test_a_broken_video_is_skipped(tmp_path, broken, capsys):
+    """Wherever it breaks: the others are made, and it is skipped in training and evaluation."""
+    halves = videos()
+    halves['train'][1] = video('torn', 9, broken=broken)
+    seen = see(tmp_path, halves=halves)
+    assert 'no features of torn' in capsys.readouterr().out
+    item = data.Clips(seen['train'], frames=4)[0, 1]
+    assert 'torn' in item['skipped'] and item['names'] != ['torn']
+    results = list(embed([model()], seen['train'], [1]))
+    assert results[0][2] is None and 'torn' in results[0][1]
+
+
+def test_what_is_to_be_done_is_said_before(tmp_path, capsys):
+    see(tmp_path)
+    frames = 4 * (9 + 10 + 11 + 12) + 47                            # three versions, and as it is
+    assert f'sees {frames} frames' in capsys.readouterr().out
