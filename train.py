@@ -9,7 +9,6 @@ resumed run ends with the same weights as one that was never stopped. What the p
 widths, learning rate, weight decay, clipping) is from the authors' configuration files.
 """
 import argparse
-import itertools
 import math
 import os
 import sys
@@ -59,8 +58,8 @@ PRESETS = {
 PRESETS['garden'] = PRESETS['synthetic'] | dict(backbone='tiny_local', epochs=16, lr=5e-4)
 PRESETS['finegym288'] = PRESETS['finegym99']
 # what may differ when a run goes on
-MAY_CHANGE = ('data', 'weights', 'out', 'features', 'workers', 'eval_every', 'save_every', 'compile',
-              'device')
+MAY_CHANGE = ('data', 'weights', 'out', 'features', 'workers', 'eval_every', 'save_every',
+              'compile', 'device')
 
 
 @dataclass
