@@ -23,8 +23,7 @@ def parse(argv=None):
         usage='%(prog)s CHECKPOINT [CHECKPOINT ...] [options]', allow_abbrev=False)
     parser.add_argument(
         'checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
-        help='of train.py, or its folder; those that differ in the seed alone are one row: '
-             'mean ± 2 standard deviations')
+        help='or its folder; seeds of one model are one row: mean ± 2 standard deviations')
 
     add = parser.add_argument_group('where things are').add_argument
     add('--dataset', metavar='NAME', help='the data set [that of training]')

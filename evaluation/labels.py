@@ -1,5 +1,4 @@
 """The labelled frames, the videos of each action, and what few labels are worth."""
-
 import data
 from evaluation.table import mean, print_table
 from running.errors import UserError

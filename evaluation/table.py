@@ -192,7 +192,7 @@ def verdict(rows, names, columns):
         return sentence + '. This model has not learned more than the time in the video.'
     if 'untrained' not in passed:
         return sentence + '. Training has added nothing to what the network shows before it.'
-    return sentence + '. Of each control some metric is no worse.'
+    return sentence + '. The frozen backbone alone does as well.'
 
 
 def write_json(result, settings, groups, path):

@@ -13,7 +13,7 @@ import data
 import evaluate
 from pictures import figures
 import model as models
-from evaluation import checkpoints, embedding
+from evaluation import command, embedding, table
 from noise import SETTINGS, Film, films
 
 HERE = Path(__file__).parent
@@ -68,10 +68,10 @@ def test_the_command(checkpoint, tmp_path, capsys):
 
     numbers = json.loads(file.read_text())
     means = numbers['rows'][str(checkpoint)]['mean']
-    assert means['tau'] == numbers['spread']['mean']['tau'][0]
+    assert means['tau'] == numbers['spread']['mean']['mean']['tau'][0]
     few = numbers['fractions']
-    assert set(few) == {str(checkpoint), 'clock', 'untrained'}
-    assert out.count('bove both controls') == 2
+    assert set(few) == {str(checkpoint), *table.CONTROLS}
+    assert out.count('bove every control') == 2
     for name, row in numbers['rows'].items():             # the whole is what the other table says
         assert list(few[name]['mean']) == ['0.4', '1']    # 0.4: one video of 3
         assert few[name]['mean']['1'] == row['mean']['classification']
@@ -80,14 +80,60 @@ def test_the_command(checkpoint, tmp_path, capsys):
     assert numbers['settings']['entities'] == 2
 
 
-def test_the_command_with_two_checkpoints(checkpoint, tmp_path, capsys):
-    other = tmp_path / 'other.pt'
-    content = torch.load(checkpoint)
-    content['model'] = {name: value + 0.1 for name, value in content['model'].items()}
-    torch.save(content, other)
-    evaluate.main([str(checkpoint), str(other)])
+def test_checkpoints_that_differ_in_the_seed_are_one_row(checkpoint, tmp_path, capsys):
+    """Others are rows side by side, each with what sets it apart."""
+    seed = changed(checkpoint, tmp_path / 'seed.pt', seed=7, out='elsewhere')
+    merged = changed(checkpoint, tmp_path / 'merged.pt', merge=2)
+    evaluate.main([str(checkpoint), str(seed)])
     assert '2 checkpoints: mean ± 2 standard deviations' in capsys.readouterr().out
-    assert checkpoint.with_name('entities.png').stat().st_size > 1000
+    evaluate.main([str(checkpoint), str(seed), str(merged)])
+    lines = capsys.readouterr().out.splitlines()
+    row, = [line for line in lines if line.startswith('merge 1  ')]
+    other, = [line for line in lines if line.startswith('merge 2  ')]
+    assert '±' in row
+    assert '±' not in other
+    assert sum('bove every control' in line for line in lines) == 2
+
+
+def test_without_being_asked_nothing_is_drawn_or_written(checkpoint):
+    before = sorted(checkpoint.parent.iterdir())
+    evaluate.main([str(checkpoint.parent), '--dataset', 'folder'])    # the folder of a run will do
+    assert sorted(checkpoint.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize('flag, name', [
+    ('--json', 'mine.json'), ('--figures', 'mine'), ('--embeddings', 'mine')])
+def test_no_output_replaces_what_is_there(checkpoint, tmp_path, capsys, flag, name):
+    mine = tmp_path / name
+    if not mine.suffix:
+        mine.mkdir()
+    file = mine if mine.suffix else mine / 'alignment.png'
+    file.write_bytes(b'mine')
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main([str(checkpoint), flag, str(mine)])
+    assert stop.value.code == 2
+    assert name in capsys.readouterr().err
+    assert file.read_bytes() == b'mine'
+    assert file == mine or list(mine.iterdir()) == [file]
+
+
+class Notebook:
+    """What stands in the place of sys.stdout in a notebook."""
+    def __init__(self):
+        self.text = ''
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_main_in_a_notebook(checkpoint, monkeypatch):
+    screen = Notebook()
+    monkeypatch.setattr(sys, 'stdout', screen)
+    evaluate.main([str(checkpoint)])
+    assert 'untrained model' in screen.text
 
 
 @pytest.mark.parametrize('pool', ['cls', 'avg'])
@@ -148,6 +194,7 @@ def test_a_checkpoint_that_brings_its_own_backbone(checkpoint, released, capsys)
 def test_a_checkpoint_that_brings_its_own_limit(checkpoint, released, monkeypatch):
     paths = [released[0], checkpoint]
     networks, settings = evaluate.load_models(paths, torch.device('cpu'), dataset='folder')
+    settings = settings[str(released[0])]
     limits = []
     embed = embedding.embed_entities
 
@@ -221,13 +268,13 @@ def test_a_notebooks_backend_and_a_screen_without_letters(checkpoint, tmp_path):
     ASCII alone."""
     other = checkpoint.with_name('other.pt')
     other.write_bytes(checkpoint.read_bytes())
-    command = [sys.executable, '-c', AS_A_SCRIPT, HERE.parent, HERE, checkpoint, other,
-               '--figures', tmp_path]
+    line = [sys.executable, '-c', AS_A_SCRIPT, HERE.parent, HERE, checkpoint, other,
+            '--figures', tmp_path / 'pictures']
     environment = os.environ | {
         'MPLBACKEND': 'module://matplotlib_inline.backend_inline',
         'PYTHONIOENCODING': 'ascii',
     }
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    ran = subprocess.run(line, capture_output=True, text=True, env=environment)
     assert ran.returncode == 0, ran.stderr
     assert 'Traceback' not in ran.stderr
     assert '2 checkpoints: mean \\xb1 2 standard deviations' in ran.stdout
@@ -278,7 +325,7 @@ def test_frozen_backbones_are_halved_on_a_gpu(tmp_path, monkeypatch, released, t
         checkpoint['model'] = network.trained_state()
     monkeypatch.setattr(models, 'load_checkpoint', lambda path: checkpoint)
     monkeypatch.setattr(models, 'build_model', lambda settings, backbone=None: network)
-    monkeypatch.setattr(checkpoints, 'half_dtype', lambda device: torch.bfloat16)
+    monkeypatch.setattr(command, 'half_dtype', lambda device: torch.bfloat16)
     networks, _ = evaluate.load_models([tmp_path / 'a.pt'], torch.device('cpu'))
     (loaded,) = networks.values()
     assert {weight.dtype for weight in loaded.backbone.parameters()} == {expected}

@@ -12,6 +12,7 @@ from made import table_of
 from miniatures import folder, write_images, write_video
 from noise import SETTINGS
 
+torch.set_num_threads(1)                                  # the frames are tiny
 SIZE = SETTINGS['image_size']
 
 
@@ -180,14 +181,15 @@ def test_a_broken_video_ends_it_before_anything_is_written(command, tmp_path, co
 @pytest.mark.parametrize('arguments, words', [
     ('--align {here}/a.mp4', 'takes two videos or more'),
     ('--align {here}/a.mp4 {here}/none.mp4', 'none.mp4: no such video'),
-    ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/a.mp4', 'is one of the videos'),
+    ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/a.mp4', 'a.mp4: is there already'),
+    ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/serve.mp4', 'serve.csv: is there already'),
     ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/film.gif', 'let its name end in .mp4'),
     ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/a.mp4/b.mp4', 'a.mp4'),
     ('--align {here}/a.mp4 {here}/a.mp4 --focus', '--focus goes with the table'),
     ('--align {here}/a.mp4 {here}/a.mp4 --predict {here}', 'one at a time'),
     ('--predict {here}/a.mp4', 'takes a folder'),
     ('--predict {here}/none', 'takes a folder'),
-    ('--predict {here} --out {here}', 'would be mixed with the videos'),
+    ('--predict {here} --out {here}', 'is not empty'),
     ('--predict {here} --out {here}/a.mp4', 'a.mp4'),
     ('--predict {here} --json {here}/a.json', '--json goes with the table'),
     ('--predict {here} --method nearest', '--method goes with --align'),
@@ -197,10 +199,11 @@ def test_a_broken_video_ends_it_before_anything_is_written(command, tmp_path, co
 def test_what_is_wrong_is_said_before_work_begins(command, tmp_path, monkeypatch, arguments, words):
     monkeypatch.setattr(evaluate, 'load_models', lambda *_, **__: pytest.fail('work has begun'))
     write_video(tmp_path / 'a.mp4', 2)
-    before = (tmp_path / 'a.mp4').read_bytes()
+    (tmp_path / 'serve.csv').write_text('0,1,up')         # the labels of serve.avi, say
+    before = {path: path.read_bytes() for path in tmp_path.glob('*.*')}
     code, _, error = command(*arguments.format(here=tmp_path).split())
     one_line(code, error, words)
-    assert (tmp_path / 'a.mp4').read_bytes() == before
+    assert {path: path.read_bytes() for path in tmp_path.glob('*.*')} == before
 
 
 # --------------------------------------------------------------------------------------------------
@@ -241,6 +244,7 @@ def test_phases_are_those_of_the_softmax_regression(command, network, labelled_s
     assert 'notes.pdf' in printed
     assert 'labels beside 1 of the videos are not used' in printed
     assert 'wave: from 3 labelled videos: held out in turn' in printed
+    assert 'by the clock alone' in printed
 
 
 def test_videos_without_labels_teach_nothing_and_are_not_decoded(command, tmp_path, monkeypatch):
