@@ -40,7 +40,7 @@ RENAMES = [                                               # pattern, official na
     (r'\bres_finetune\.', 'backbone.layer4.'),
 ]
 # not used for features: of masked training, of satellite models, poolers and classifiers
-UNUSED = re.compile(r'mask_token$|local_cls_norm\.|pooler\.|fc\.')
+UNUSED = re.compile(r'mask_token$|local_cls_norm\.|pooler\.|(head|fc|classifier)\.')
 
 
 def rename(key, renames=RENAMES):

@@ -8,7 +8,8 @@ from running.errors import UserError
 SETTINGS = dict(
     dataset='folder', data=None, data_seed=0, backbone='tiny', weights='random', layers=[2, 4],
     pool='lstp', entities=2, entity_width=8, disjoint=False, readout='cls', frames=8,
-    fc_width=16, embedding=12, dropout=0.1, loss='scl', train_backbone=[], image_size=24,
+    fc_width=16, depth=3, merge=1, embedding=12, dropout=0.1, loss='scl', train_backbone=[],
+    image_size=24,
     workers=0, seed=0)
 
 

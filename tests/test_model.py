@@ -1,4 +1,4 @@
-"""The model against the reference numbers (tests/golden), against plain forms, and against its own promises."""
+"""The model against the reference numbers (tests/golden) and its own promises; from a file to embeddings."""
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import data
 import model
-from model import ViT
 from loss import projection_head
-from lstp import LSTP, POOLERS
-from mtf import MTF, READOUTS, merge_frames, time_code
+from lstp import LSTP
+from miniatures import write_images
+from mtf import MTF, READOUTS
 from running.errors import UserError
 
 GOLDEN = Path(__file__).parent / 'golden'
@@ -26,102 +27,6 @@ def assert_close(ours, reference, tolerance=1e-5):
     """Within `tolerance` of the largest magnitude in the reference."""
     assert ours.shape == reference.shape
     assert (ours - reference).abs().max() <= tolerance * reference.abs().max()
-
-
-# ------------------------------------------------------------------------------------------------------------ backbone
-
-def tiny_vit(layers=(4,)):
-    g = golden('dino_vit')
-    vit = ViT(trained_size=32, patch_size=8, width=32, depth=4, heads=2, layers=layers)
-    vit.load_state_dict({key[3:]: value for key, value in g.items() if key.startswith('sd/')})
-    return vit.eval(), g
-
-
-def test_vit_golden():
-    vit, g = tiny_vit(layers=(1, 2, 3, 4))
-    with torch.no_grad():
-        features = vit(g['x'])
-        assert_close(features.patches, torch.cat(list(g['blocks'][:, :, 1:]), -1))
-        assert_close(features.cls, g['norm'][:, 0])
-        assert_close(vit.attention_map(g['x']), g['last_attn'][:, :, 0, 1:])
-
-
-def test_vit_layers_are_counted_from_one_and_kept_in_order():
-    vit, g = tiny_vit(layers=(3, 1))
-    with torch.no_grad():
-        assert_close(vit(g['x']).patches, torch.cat([g['blocks'][2, :, 1:], g['blocks'][0, :, 1:]], -1))
-    with pytest.raises(UserError, match='layers'):
-        ViT(trained_size=32, patch_size=8, width=32, depth=4, heads=2, layers=[0])
-
-
-def test_positions_are_interpolated_bicubically():
-    """Against a direct evaluation of the cubic kernel (a = -0.75) at DINO's sample points, in float64."""
-    vit, _ = tiny_vit()
-    rows, columns = 6, 5
-
-    def kernel(x):
-        x = abs(x)
-        if x <= 1:
-            return (1.25 * x - 2.25) * x * x + 1
-        return ((-0.75 * x + 3.75) * x - 6) * x + 3 if x < 2 else 0.
-
-    def matrix(size):                                     # (size, 4): weights of the four trained positions
-        out = np.zeros((size, 4))
-        for i in range(size):
-            centre = (i + 0.5) / ((size + 0.1) / 4) - 0.5
-            for tap in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
-                out[i, min(max(tap, 0), 3)] += kernel(centre - tap)
-        return out
-
-    grid = vit.pos_embed[0, 1:].detach().double().numpy().reshape(4, 4, 32)
-    expected = np.einsum('ir,jc,rcd->ijd', matrix(rows), matrix(columns), grid).reshape(-1, 32)
-    ours = vit.positions(rows, columns).detach()
-    assert_close(ours[0, 1:].double(), torch.from_numpy(expected))
-    assert torch.equal(ours[0, 0], vit.pos_embed[0, 0])
-
-
-# ---------------------------------------------------------------------------------------------------------------- LSTP
-
-def plain_lstp(lstp, patches):
-    """Cross-attention as the paper writes it: project all patches, then attend."""
-    keys, values = lstp.key(patches), lstp.value(patches)
-    attention = ((lstp.own + lstp.shared) @ keys.mT / lstp.width ** 0.5).softmax(-1)
-    if lstp.disjoint:
-        best = attention.argmax(1, keepdim=True)
-        attention = attention * torch.zeros_like(attention).scatter(1, best, 1.)
-    return attention @ values, attention
-
-
-@pytest.mark.parametrize('disjoint', [False, True])
-def test_folded_lstp_is_plain_lstp(disjoint):
-    lstp = LSTP(48, entities=3, width=24, disjoint=disjoint).double()
-    nn.init.normal_(lstp.own)
-    nn.init.normal_(lstp.value.bias)
-    patches = torch.randn(5, 16, 48, dtype=torch.float64, requires_grad=True)
-    inputs = [patches, lstp.own, lstp.shared, lstp.key.weight, lstp.value.weight, lstp.value.bias]
-    ours, attention = lstp(patches)
-    plain = lstp.attend_plainly(patches)
-    assert_close(ours, plain[0], 1e-6)
-    assert_close(attention, plain[1], 1e-6)
-    theirs, theirs_attention = plain_lstp(lstp, patches)
-    assert_close(attention, theirs_attention, 1e-6)       # the softmax runs in float32
-    assert_close(ours, theirs, 1e-6)
-    weight = torch.randn_like(ours)
-    for a, b in zip(torch.autograd.grad((ours * weight).sum(), inputs),
-                    torch.autograd.grad((theirs * weight).sum(), inputs)):
-        assert_close(a, b, 1e-5)
-
-
-def test_the_other_poolers():
-    patches, cls = torch.randn(5, 16, 48), torch.randn(5, 32)
-    pool = {name: make(48, 32, entities=3, width=24) for name, make in POOLERS.items()}
-    assert torch.equal(pool['cls'](patches, cls)[0][:, 0], cls) and pool['cls'].width == 32
-    assert torch.allclose(pool['avg'](patches, cls)[0][:, 0], patches.mean(1)) and pool['avg'].width == 48
-    assert torch.equal(pool['max'](patches, cls)[0][:, 0], patches.max(1).values)
-    fixed = pool['fwb']
-    out, attention = fixed(patches, cls)
-    assert attention is None
-    assert torch.allclose(out[2, 1, 7], fixed.split(cls)[2, 7 * 3 + 1])                   # read as (d, N)
 
 
 # ---------------------------------------------------------------------------------------------- everything after the ViT
@@ -174,42 +79,6 @@ def test_mvformer_golden():
         mtf.eval()
         assert_close(embed(pool, mtf, g['feats'], valid), g['eval_out'])
         assert_close(embed(pool, mtf, g['feats13']), g['eval_out13'])
-
-
-def test_time_code_against_its_formula():
-    code = time_code(5, 9, 6)
-    for s in range(5):
-        p = s * 8 / 4                                     # 5 frames over the trained positions 0..8
-        for c in range(6):
-            f = np.sin if c % 2 == 0 else np.cos
-            assert code[s, c].item() == pytest.approx(f(p / 10000 ** (c / 6)), abs=1e-6)
-    assert time_code(1, 9, 6)[0, 0] == 0
-
-
-def test_padding_is_never_looked_at():
-    pool, mtf, _, g = reference_model()
-    mtf.eval()
-    entities = torch.randn(2, 8, 3, 24)
-    valid = torch.arange(8) < torch.tensor([[8], [5]])
-    other = entities.clone()
-    other[1, 5:] = 100 * torch.randn(3, 3, 24)
-    with torch.no_grad():
-        a, b = mtf(entities, valid), mtf(other, valid)
-    assert torch.allclose(a[valid], b[valid], atol=1e-6) and not torch.allclose(a[~valid], b[~valid])
-
-
-def test_readouts_and_ids():
-    torch.manual_seed(0)
-    average = MTF(8, 3, frames=6, width=16, heads=2, hidden=16, readout='avg').eval()
-    first = MTF(8, 3, frames=6, width=16, heads=2, hidden=16, readout='cls').eval()
-    first.load_state_dict(average.state_dict())
-    x = torch.randn(1, 6, 3, 8)
-    swapped = x[:, :, [0, 2, 1]]
-    with torch.no_grad():
-        assert not torch.allclose(average(x), first(x), atol=1e-4)
-        assert not torch.allclose(average(x), average(swapped), atol=1e-4)                # ids tell entities apart
-        average.ids.zero_()
-        assert torch.allclose(average(x), average(swapped), atol=1e-5)                    # without them nothing does
 
 
 # ----------------------------------------------------------------------------------------------------- building, loading
@@ -274,6 +143,76 @@ def test_checkpoint_of_a_frozen_backbone_is_kept_by_name(tmp_path):
         model.load_model(path)
 
 
+def saved(path, **changes):
+    """A checkpoint as train.py writes it, and its model."""
+    s = asdict(model.Architecture.from_dict(settings(**changes)))
+    mvf = model.build_model(s)
+    torch.save(dict(settings=s, model=mvf.trained_state(), optimizer={}, step=1,
+                    backbone=model.fingerprint(mvf.backbone)), path)
+    return mvf
+
+
+def test_from_a_file_to_embeddings_in_three_lines(tmp_path, monkeypatch):
+    """From another working folder; the folder of a run is taken for its checkpoint."""
+    mvf = saved(tmp_path / 'checkpoint.pt')
+    write_images(tmp_path / 'squat', 7, '.png', size=(80, 50))
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    z = model.load_model('..').embed('../squat')
+    assert z.shape == (7, 32) and z.dtype == np.float32
+    frames = data.frame_folder('squat', tmp_path / 'squat', 64).read(range(7))
+    with torch.no_grad():
+        expected = mvf(data.center(frames, 64)[None])[0]
+    assert np.allclose(z, expected, atol=1e-5)
+
+
+def test_a_long_video_is_one_thinned_sequence(tmp_path):
+    """Every third of 7 frames as one sequence; what lies between them is interpolated."""
+    mvf = saved(tmp_path / 'checkpoint.pt')
+    write_images(tmp_path / 'squat', 7, '.png', size=(64, 64))
+    video = data.frame_folder('squat', tmp_path / 'squat')
+    z = mvf.train().embed(video, most=3)
+    assert mvf.training                                   # as it was
+    mvf.eval()
+    with torch.no_grad():
+        known = mvf(data.center(video.read([0, 3, 6]), 64)[None], normalize=False)[0]
+    between = F.normalize(torch.lerp(known[0], known[1], 1 / 3), dim=-1)
+    assert np.allclose(z[[0, 3, 6]], F.normalize(known, dim=-1), atol=1e-5)
+    assert np.allclose(z[1], between, atol=1e-5)
+
+
+@pytest.mark.parametrize('pool', ['lstp', 'cls'])
+def test_blocks_behind_the_last_one_needed_are_left_out(pool):
+    mvf = model.build_model(settings(layers=[2], pool=pool))
+    ran = []
+    for number, block in enumerate(mvf.backbone.blocks, 1):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    mvf.features(torch.randn(1, 3, 64, 64))
+    assert ran == ([1, 2, 3, 4] if pool == 'cls' else [1, 2])
+
+
+def test_a_shared_backbone_gives_cls_once_somebody_reads_it():
+    backbone = model.build_model(settings(layers=[2])).backbone
+    assert backbone(torch.randn(1, 3, 64, 64)).cls is None
+    late = model.build_model(settings(layers=[2], pool='cls'), backbone)
+    model.build_model(settings(layers=[2]), backbone)
+    assert late(torch.randn(1, 8, 3, 64, 64)).isfinite().all()
+
+
+@pytest.mark.parametrize('part, layers', [('norm', [4]), ('blocks', [1, 2])])
+def test_a_part_that_would_get_no_gradient_is_refused(part, layers):
+    with pytest.raises(UserError, match=f'--train-backbone {part}') as error:
+        model.build_model(settings(train_backbone=[part], layers=layers))
+    assert '\n' not in str(error.value)
+
+
+@torch.no_grad()
+def test_a_part_with_a_gradient_is_trained():
+    for part, pool in ('norm', 'cls'), ('blocks', 'lstp'):
+        mvf = model.build_model(settings(train_backbone=[part], layers=[4], pool=pool))
+        assert any(key.startswith(f'backbone.{part}') for key in mvf.trained_state())
+
+
 def test_the_table_counts_every_part(monkeypatch, capsys):
     monkeypatch.setattr('sys.argv', ['model.py', '--backbone', 'tiny', '--frames', '16'])
     model.main()
@@ -282,48 +221,9 @@ def test_the_table_counts_every_part(monkeypatch, capsys):
     mvf = model.build_model(dict(backbone='tiny', weights='random', layers=[1, 2, 4], frames=16))
     total = sum(weight.numel() for weight in mvf.parameters())
     assert f'{total:,}' in lines[-1]
-
-
-# ----------------------------------------------------------------------------------------------------- token merging
-
-def plain_merge(x, valid, k):
-    """Loops over groups of k frames; the mean of the valid ones, zeros where there is none."""
-    groups = [range(start, min(start + k, x.shape[1])) for start in range(0, x.shape[1], k)]
-    merged = torch.zeros(x.shape[0], len(groups), *x.shape[2:], dtype=x.dtype)
-    there = torch.zeros(x.shape[0], len(groups), dtype=torch.bool)
-    for b in range(len(x)):
-        for number, group in enumerate(groups):
-            frames = [x[b, t] for t in group if valid[b, t]]
-            if frames:
-                merged[b, number] = torch.stack(frames).mean(0)
-                there[b, number] = True
-    return merged, there
-
-
-@pytest.mark.parametrize('frames, k', [(8, 2), (7, 3), (5, 8), (1, 2)])
-def test_merged_tokens_are_the_means_of_valid_frames(frames, k):
-    x = torch.randn(2, frames, 3, 4, dtype=torch.float64)
-    valid = torch.arange(frames) < torch.tensor([[frames], [max(1, frames // 3)]])
-    for ours, theirs in zip(merge_frames(x, valid, k), plain_merge(x, valid, k)):
-        assert torch.allclose(ours, theirs)
-    ours, there = merge_frames(x, None, k)
-    assert there.all() and torch.allclose(ours, plain_merge(x, torch.ones_like(valid), k)[0])
-
-
-def test_merging_shortens_the_sequence_and_repeats_the_readout():
-    mtf = MTF(8, 3, frames=10, width=16, heads=2, hidden=16, embedding=5, merge=4).eval()
-    lengths = []
-    mtf.blocks[0].register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
-    x = torch.randn(2, 10, 3, 8)
-    valid = torch.arange(10) < torch.tensor([[10], [6]])
-    with torch.no_grad():
-        z = mtf(x, valid)
-        other = x.clone()
-        other[1, 6:] = 100.
-        again = mtf(other, valid)
-    assert z.shape == (2, 10, 5) and lengths[0] == 3 * 3
-    assert torch.equal(z[:, 0], z[:, 3]) and not torch.allclose(z[:, 3], z[:, 4])
-    assert torch.allclose(z[1, :6], again[1, :6], atol=1e-6)                              # padding is left out
+    monkeypatch.setattr('sys.argv', ['model.py', '--backbone', 'tiny', '--pool', 'avg'])
+    model.main()
+    assert 'N = 1 entities' in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------- "Change something", step by step

@@ -242,6 +242,13 @@ def test_what_was_done_is_said(tmp_path):
     assert 'CLS' in said('dinov2_reg', 'timm') and 'CLS' not in said('dinov2', 'timm')
 
 
+@pytest.mark.parametrize('name', ['head', 'fc', 'classifier'])
+def test_a_classifier_beside_the_backbone_is_passed_over_and_named(name, tmp_path):
+    layer = {f'{name}.weight': torch.zeros(10, 32), f'{name}.bias': torch.zeros(10)}
+    torch.save(timm(official_state('dino'), 'dino') | layer, tmp_path / 'it.pth')
+    assert f'left out {name}.*' in load_weights(dino()[0], tmp_path / 'it.pth')
+
+
 def test_the_content_decides_not_the_ending(tmp_path):
     state = official_state('dino')
     save_safetensors(state, tmp_path / 'a.pth')
@@ -322,8 +329,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     assert 'missing norm.bias' in refused(vit, less, path)
     other = less | {'norm.bia': state['norm.bias']}
     assert 'missing norm.bias (nearest: norm.bia)' in refused(vit, other, path)
-    other = state | {'head.weight': torch.zeros(1)}
-    assert 'unknown head.weight' in refused(vit, other, path)
+    other = state | {'neck.weight': torch.zeros(1)}
+    assert 'unknown neck.weight' in refused(vit, other, path)
     other = state | {'cls_token': torch.zeros(1, 1, 7)}
     assert 'cls_token is (1, 1, 7)' in refused(vit, other, path)
     assert 'no state dict' in refused(vit, [1, 2, 3], path)
