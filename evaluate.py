@@ -277,7 +277,7 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
         videos = needed(videos, phases)
     if controls and phases:
         frozen = {'frozen (mean of patches)': Frozen(first.backbone, cls=False)}
-        if models.backbones()[settings['backbone']].cls:
+        if getattr(first.backbone, 'gives_cls', False):
             frozen['frozen (CLS)'] = Frozen(first.backbone, cls=True)
         networks = networks | {'untrained': untrained(settings, first)} | frozen
 

@@ -112,6 +112,11 @@ class ViT(nn.Module):
         cls = self.cls_token.expand(len(x), -1, -1)               # (F, 1, C)
         return torch.cat([cls, x], 1) + positions                 # (F, 1 + P, C)
 
+    @property
+    def gives_cls(self):
+        """Whether the last block is run, which makes the CLS token."""
+        return self.with_cls or max(self.layers) == len(self.blocks)
+
     def block_arguments(self, images):
         """What every block is given beside the tokens: nothing here, a rotation in DINOv3."""
         return {}
@@ -132,7 +137,7 @@ class ViT(nn.Module):
             if number == max(self.layers) and not self.with_cls:
                 break
         patches = torch.cat([chosen[number] for number in self.layers], -1)
-        cls = self.norm(x[:, 0]) if self.with_cls else None
+        cls = self.norm(x[:, 0]) if self.gives_cls else None
         return Features(patches, cls)                             # (F, P, L*C), (F, C)
 
     def attention_map(self, images):

@@ -111,16 +111,16 @@ class Cached(NamedTuple):
     versions: list          # the clean one first
 
 
-def cover(masks, drawn, backbone):
-    """Masks bool (n, H, W), cropped and flipped as drawn -> the share of each patch (n, P)."""
-    masks = masks[:, None].float()
-    if drawn is not None:
-        top, left, height, width = drawn['crop']
-        masks = masks[:, :, top:top + height, left:left + width]
-        masks = masks.flip(-1) if drawn['flip'] else masks
+def cover(masks, seed, backbone):
+    """Masks bool (n, H, W), cropped and flipped as the frames of a seed (None: as they are), their
+    edges sometimes blurred with them -> the share of each patch (n, P)."""
     size = backbone.grid * backbone.patch_size
-    masks = F.interpolate(masks, (size, size), mode='bilinear')
-    return F.avg_pool2d(masks, backbone.patch_size).flatten(1)
+    white = masks[:, None].expand(-1, 3, -1, -1).byte() * 255
+    if seed is None:
+        white = data.resize(white, size)
+    else:
+        white = data.denormalise(data.augment(white, seed, size, jitter=0, hue=0))
+    return F.avg_pool2d(white[:, :1], backbone.patch_size).flatten(1)
 
 
 def pool_once(patches, cls, actor, side):
@@ -156,8 +156,6 @@ def version_of(backbone, images, actor, keep):
 def cache(backbone, videos, versions, seed, keep):
     """[Video] -> [Cached], each with a clean version and `versions` augmented ones."""
     settings = train.preset('garden')
-    strength = dict(brightness=settings.jitter, contrast=settings.jitter,
-                    saturation=settings.jitter, hue=settings.hue)
     size = backbone.image_size
     found = []
     for number, video in enumerate(videos):
@@ -168,9 +166,8 @@ def cache(backbone, videos, versions, seed, keep):
             heads = backbone.attention_map(clean)                     # (n, H, P)
         kept = [version_of(backbone, clean, cover(masks, None, backbone), keep)]
         for version in range(versions):
-            rng = np.random.default_rng([seed, number, version])
-            drawn = data.draw_augmentation(rng, *frames.shape[2:], **strength)
-            images = data.augment(frames, drawn, size)
+            drawn = np.random.SeedSequence([seed, number, version]).generate_state(1)[0]
+            images = data.augment(frames, drawn, size, jitter=settings.jitter, hue=settings.hue)
             kept.append(version_of(backbone, images, cover(masks, drawn, backbone), keep))
         _, idle, _ = ACTIONS[video.action]
         poses = video.decode.__self__.poses                           # (n, 9)

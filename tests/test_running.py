@@ -1,4 +1,5 @@
 """What a long run needs: devices, processes, the folder's lock, a worker's death."""
+import errno
 import json
 import os
 import signal
@@ -15,8 +16,8 @@ import train
 from running import processes
 from running.errors import UserError
 from running.processes import half_dtype, join_processes, pick_device
-from running.record import lock_folder, report_skipped
-from running.workers import watched
+from running.record import StopSignals, lock_folder, report_skipped
+from running.workers import start_worker, watched
 
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
@@ -148,26 +149,72 @@ class Loader:
         yield
 
 
-def test_a_worker_without_shared_memory_is_one_line():
-    """What PyTorch raises where /dev/shm is too small, as in many containers."""
-    saved = []
-    loader = Loader('unable to open shared memory object </torch_1> in read-write mode')
-    with pytest.raises(UserError, match='memory.*what was trained is saved.*--workers'):
-        list(watched(loader, lambda: saved.append(True)))
-    assert saved == [True]
+@pytest.mark.parametrize('message', [
+    'unable to open shared memory object </torch_1> in read-write mode',
+    'DataLoader worker (pid 7) is killed by signal: Killed.',
+    'Caught ConnectionResetError in pin memory thread for device 0.',
+    'Pin memory thread exited unexpectedly'])
+def test_a_dead_worker_is_the_end_of_the_batches(message):
+    """What PyTorch raises where memory or /dev/shm, as in many containers, is too small."""
+    assert list(watched(Loader(message))) == [None]
 
 
 def test_other_errors_of_the_loader_are_not_hidden():
     with pytest.raises(RuntimeError, match='something else'):
-        list(watched(Loader('something else'), lambda: None))
+        list(watched(Loader('something else')))
+
+
+class Unsendable:
+    """An item that a worker cannot hand over, as one for which /dev/shm is too small."""
+
+    def __reduce__(self):
+        raise OSError(28, 'No space left on device')
+
+
+class Items(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return Unsendable() if index == 2 else index
+
+
+def test_a_worker_that_cannot_hand_over_a_batch_dies_and_nobody_waits():
+    loader = torch.utils.data.DataLoader(Items(), batch_size=None, num_workers=1,
+                                         worker_init_fn=start_worker, collate_fn=same)
+    assert list(watched(loader)) == [0, 1, None]
+
+
+def same(item):
+    return item
+
+
+@pytest.mark.parametrize('code', [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_and_used(code, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+    monkeypatch.setattr('fcntl.lockf', refuse)
+    lock_folder(tmp_path).close()
+    assert 'cannot be locked' in capsys.readouterr().out
+
+
+def test_stop_signals_are_noted_and_given_back():
+    before = signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGINT)
+    stop = StopSignals()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert stop.asked
+    with pytest.raises(KeyboardInterrupt), stop.paused():
+        pass
+    stop.restore()
+    assert (signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGINT)) == before
 
 
 def test_the_lock_is_not_what_makes_a_folder_a_run(tmp_path, monkeypatch):
     """--fresh keeps an old run under another name; a folder that holds only a lock is no run."""
     from running.record import open_folder
-    open_folder(tmp_path / 'run', fresh=True).close()
+    open_folder(tmp_path / 'run', fresh=True, settings={}).close()
     assert not (tmp_path / 'run.1').exists()
     (tmp_path / 'run' / 'log.jsonl').write_text('')
-    open_folder(tmp_path / 'run', fresh=True).close()
+    open_folder(tmp_path / 'run', fresh=True, settings={}).close()
     assert (tmp_path / 'run.1' / 'log.jsonl').exists() and not (tmp_path / 'run' / 'log.jsonl').exists()
     assert processes.is_rank0()

@@ -1,6 +1,6 @@
 """The training step in the form of the authors' release, rebuilt from what is known of it.
 
-What differs from train.training_step is speed alone: the loss is the same number in float32.
+What differs from the step of train.py is speed alone: the loss is the same number in float32.
 * float16 by autocast with a loss scaler; the frozen backbone's weights stay in float32 and are
   cast anew in every pass; nothing is compiled
 * backbone and LSTP take the videos of a batch one after the other
@@ -24,7 +24,7 @@ def entities_of(model, images):
 
 
 def training_step(model, batch, settings, optimizer, scaler, device, dtype):
-    """As train.training_step with SCL; scaler: torch.amp.GradScaler, without effect if disabled."""
+    """As the step of train.py with SCL; scaler: torch.amp.GradScaler, without effect if disabled."""
     clips = data.views(batch, settings.image_size, device)            # (B, 2, T, 3, S, S)
     time = batch['time'].to(device)
     length = batch['length'].to(device)

@@ -11,6 +11,7 @@ import data
 import model as models
 import train
 from loss import OBJECTIVES
+from running.processes import mixed_precision
 from speed import released
 from speed.films import films
 from speed.measure import (
@@ -89,14 +90,29 @@ def feed(s, videos, steps, workers):
                       num_workers=workers, pin_memory=CUDA)
 
 
+def training_step(model, batch, s, optimizer, device, options):
+    """The step of train.py's loop -> the loss."""
+    objective = OBJECTIVES[s.loss]
+    views = data.views(batch, s.image_size, device)                   # (B, 2, T, 3, S, S)
+    time, length, valid, _ = train.on_device(batch, device)
+    with mixed_precision(device):
+        z = model(views.flatten(0, 1), valid.flatten(0, 1), normalize=objective.unit_length,
+                  project=objective.loss_on_head_output)
+    loss = objective.loss(z.unflatten(0, (-1, 2)), time, length, valid, **options)
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]['params'], 10)
+    optimizer.step()
+    return loss.detach()
+
+
 def stepper(s, model):
     """A function that trains on a batch as train.py does -> the loss."""
     optimizer = optimizer_of(model, s)
     options = {name: getattr(s, name) for name in OBJECTIVES[s.loss].settings}
 
     def step(batch):
-        loss, _ = train.training_step(model, batch, s, optimizer, DEVICE, options)
-        return loss
+        return training_step(model, batch, s, optimizer, DEVICE, options)
     return step
 
 
