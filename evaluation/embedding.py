@@ -21,7 +21,7 @@ from tqdm import tqdm
 import data
 from running.errors import UserError
 from running.processes import cpu_group
-from running.workers import start_worker, watched
+from running.workers import DIED, start_worker, watched
 
 
 class EmbeddedVideo(NamedTuple):
@@ -113,7 +113,7 @@ def embed_entities(network, entities, frames, limit):
         z = interpolate(z, frames, math.ceil(frames / len(z)))
     if not z.isfinite().all():
         raise UserError('the embeddings are not finite: this model has diverged; '
-                                'train again with a lower --lr')
+                        'train again with a lower --lr')
     return F.normalize(z.float(), dim=-1).cpu().numpy()
 
 
@@ -139,7 +139,10 @@ def embed(networks, videos, positions, *, limit=1000, whole=False, device='cpu',
         worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(0))  # not the global one, which training needs
     begun = {}  # parts of several workers' videos come mixed: {position: [[(F, N, d)] a network]}
-    for position, n, labels, frames in watched(loader):
+    for part in watched(loader):
+        if part is None:
+            raise UserError(DIED)
+        position, n, labels, frames = part
         if n is None:
             begun.pop(position, None)
             yield position, labels, None

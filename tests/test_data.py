@@ -1,10 +1,12 @@
-"""Two views of a video and the clips made of them: against the published rule, computed slowly."""
+"""Videos to augmented views: two views by the published rule, computed slowly; each step of the
+augmentation against its definition, its draws against the published values."""
 import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 import data
@@ -74,13 +76,15 @@ def test_a_view_of_one_frame_is_that_frame():
 
 def test_time_contrastive_pairs():
     for k in range(50):
-        anchors = np.array([0, 2, 30, 40, 41])
-        pairs = data.interleave(np.random.default_rng(k), anchors, 40).reshape(-1, 2)
-        first, second, third, *late = pairs.tolist()
-        assert first == [0, 0]
-        assert second[0] == 2 and 0 <= second[1] <= 1
-        assert third[0] == 30 and 25 <= third[1] <= 29
-        assert late == [[40, 40], [41, 40]]    # padding stays padding
+        for length in (5, 12, 40):
+            views = data.interleaved_views(np.random.default_rng(k), length, 16)
+            plain = data.two_views(np.random.default_rng(k), length, 8)
+            assert views[:, 0::2].tolist() == plain.tolist()
+            for anchor, positive in views.reshape(-1, 2).tolist():
+                if anchor >= length:
+                    assert positive == length                 # padding stays padding
+                else:
+                    assert max(0, anchor - 5) <= positive <= max(0, anchor - 1)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -112,40 +116,45 @@ def note_what_is_decoded(videos):
     return decoded
 
 
-@pytest.mark.parametrize('options', [
-    {}, {'block': 'clip'}, {'pairs': 'videos'}, {'interleaved': True},
-    {'pairs': 'videos', 'interleaved': True, 'block': 'clip'}])
-@pytest.mark.parametrize('T', [16, 7])
-def test_items(options, T, files):
+PLAIN = (data.Clips, {})
+KINDS = [
+    PLAIN, (data.Clips, {'block': 'clip'}), (data.VideoPairs, {}),
+    (data.Clips, {'sample': data.interleaved_views}),
+    (data.VideoPairs, {'sample': data.interleaved_views, 'block': 'clip'})]
+
+
+@pytest.mark.parametrize('kind, options', KINDS)
+@pytest.mark.parametrize('T', [16, 6])
+def test_items(kind, options, T, files):
     videos = videos_of(files)
     by_name = {video.name: video for video in videos}
     decoded = note_what_is_decoded(videos)
-    clips = data.Clips(videos, frames=T, seed=3, **options)
+    clips = kind(videos, frames=T, seed=3, **options)
     for index in range(len(clips)):
         decoded.clear()
         item = clips[2, index]
         names = item['names']
-        assert len(decoded) == len(item['frames']) == len(names) == (2 if 'pairs' in options else 1)
+        assert len(decoded) == len(names) == (2 if kind is data.VideoPairs else 1)
         assert all(len(set(indices)) == len(indices) for indices in decoded)
         assert names[0] == videos[index].name and item['skipped'] == {}
-        if 'pairs' in options:
+        if kind is data.VideoPairs:
             assert names[0] != names[1]
             assert by_name[names[0]].action == by_name[names[1]].action
-        check_view(item, 0, by_name[names[0]].frames, item['frames'][0], T, options)
-        check_view(item, 1, by_name[names[-1]].frames, item['frames'][-1], T, options)
+        assert item['seeds'].shape == (2,) and item['seeds'][0] != item['seeds'][1]
+        for v, name in enumerate([names[0], names[-1]]):
+            check_view(item, v, by_name[name].frames, T, is_plain=(kind, options) == PLAIN)
 
 
-def check_view(item, v, length, frames, T, options):
+def check_view(item, v, length, T, is_plain):
     time = item['time'][v]
     valid = item['valid'][v]
-    position = item['position'][v]
-    assert time.shape == valid.shape == position.shape == (T,) and valid.any()
+    assert time.shape == valid.shape == (T,) and valid.any()
     assert item['length'][v] == length
     assert item['length'].dtype == time.dtype == torch.int64
     assert 0 <= time.min() and time.max() < length
     assert (time[~valid] == length - 1).all()
-    assert numbers(frames[position]) == time.tolist()
-    if not options:
+    assert numbers(item['frames'][v]) == time.tolist()
+    if is_plain:
         assert valid.sum() <= min(length, T) and (time.diff() >= 0).all()
 
 
@@ -169,7 +178,7 @@ def test_items_depend_on_seed_epoch_and_video_only(files):
 
     def clips(seed):
         videos = [*videos_of(files), video_file(files / 'broken.mp4')]
-        return data.Clips(videos, frames=8, seed=seed, hue=0.1)
+        return data.Clips(videos, frames=8, seed=seed)
 
     keys = list(itertools.product((0, 1), (5, 0, 2, 4, 1, 3)))
     alone = clips(1)
@@ -201,7 +210,7 @@ def test_broken_partners_are_named(tmp_path, files):
     paths = [tmp_path / 'gone.mp4', files / 'v0.mp4', files / 'v4.mp4']
     videos = [video_file(path) for path in paths]
     for epoch in range(8):
-        item = data.Clips(videos, frames=8, pairs='videos')[epoch, 1]
+        item = data.VideoPairs(videos, frames=8)[epoch, 1]
         assert sorted(item['names']) == ['v0.mp4', 'v4.mp4']
         assert [*item['skipped']] in ([], ['gone.mp4'])
 
@@ -244,7 +253,7 @@ def test_labels_of_clips(labelled):
 def test_labels_of_two_videos(labelled):
     videos, expected = labelled
     names = [video.name for video in videos]
-    item = data.Clips(videos, frames=24, with_labels=True, pairs='videos')[0, 0]
+    item = data.VideoPairs(videos, frames=24, with_labels=True)[0, 0]
     for v in range(2):
         valid = item['valid'][v]
         time = item['time'][v][valid]
@@ -260,23 +269,125 @@ def test_labels_that_do_not_fit_are_told_to_who_asks(labelled):
     assert data.Clips(videos, frames=24)[0, 0]['skipped'] == {}
 
 
-@pytest.mark.parametrize('pairs', ['views', 'videos'])
-def test_a_batch_of_clips(pairs, files):
-    clips = data.Clips(videos_of(files), frames=6, pairs=pairs)
+@pytest.mark.parametrize('kind', [data.Clips, data.VideoPairs])
+def test_a_batch_of_clips(kind, files):
+    clips = kind(videos_of(files), frames=6)
     items = [clips[0, i] for i in range(3)]
     batch = data.collate(items)
     assert batch['time'].shape == batch['valid'].shape == (3, 2, 6)
     assert batch['length'].shape == (3, 2)
-    out = data.views(batch, 32)
+    out = data.views(batch, 32, jitter=0.3)
     assert out.shape == (3, 2, 6, 3, 32, 32) and out.dtype == torch.float32
     for item, views in zip(items, out):
-        assert len(item['frames']) == (2 if pairs == 'videos' else 1)
-        check_augmented(views[0], item['frames'][0], item['position'][0], item['augment'][0])
-        check_augmented(views[1], item['frames'][-1], item['position'][1], item['augment'][1])
+        for v in range(2):
+            alone = data.augment(item['frames'][v], item['seeds'][v], 32, jitter=0.3)
+            assert torch.equal(views[v], alone)
 
 
-def check_augmented(view, frames, where, drawn):
-    """Frame by frame, as if each were a clip."""
-    for t, position in enumerate(where):
-        alone = data.augment(frames[position][None], drawn, 32)[0]
-        assert torch.allclose(view[t], alone, atol=1e-4)
+# --------------------------------------------------------------------------------------------------
+# Augmentation
+
+def noise(*shape):
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.integers(0, 256, shape, np.uint8))
+
+
+def shades(height=96, width=96):
+    """A picture whose red says how far down a pixel is, its green how far right."""
+    down = torch.linspace(40, 215, height)[:, None].expand(height, width)
+    right = torch.linspace(40, 215, width).expand(height, width)
+    return torch.stack([down, right, torch.full((height, width), 128.)]).round().byte()[None]
+
+
+def test_one_draw_serves_a_whole_clip_and_leaves_the_global_generators():
+    frames = noise(1, 3, 50, 60).expand(4, -1, -1, -1)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    for seed in range(10):
+        out = data.augment(frames, seed, 24)
+        assert out.shape == (4, 3, 24, 24) and out.dtype == torch.float32
+        assert torch.equal(out[0], out[3])
+        assert torch.equal(out, data.augment(frames, seed, 24))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def seen_share(shade):
+    """Which share of the height of `shades` a picture (S, S) spans: by its slope in the middle,
+    which no blur changes."""
+    S = len(shade)
+    return float(shade[S - 6].mean() - shade[5].mean()) / (S - 11) * S / (175 / 255)
+
+
+def test_crops_and_flips_are_carls():
+    """Read off a picture of shades, without jitter: area 0.8 to 1, aspect 3/4 to 4/3, flip 0.5."""
+    areas, aspects, flips = [], [], []
+    for seed in range(1500):
+        red, green, _ = data.denormalise(data.augment(shades(), seed, 24, jitter=0, hue=0))[0]
+        if (red - green).abs().max() < 1e-3:
+            continue                                      # grey
+        height, width = seen_share(red), seen_share(green.T)
+        flips.append(width < 0)
+        areas.append(height * abs(width))
+        aspects.append(abs(width) / height)
+    assert 0.77 < min(areas) < 0.83 and 0.97 < max(areas) < 1.05
+    assert 0.72 < min(aspects) < 0.85 and 1.2 < max(aspects) < 1.4
+    assert abs(np.mean(flips) - 0.5) < 0.05
+
+
+def test_colours_are_jittered_and_lost_as_often_as_carls():
+    """One red: by its colours alone, in 1500 draws, 0.8 are jittered, 0.2 are grey."""
+    red = torch.tensor([200, 100, 50], dtype=torch.uint8)[None, :, None, None].expand(1, 3, 8, 8)
+    grey, jittered = [], []
+    for seed in range(1500):
+        still = data.denormalise(data.augment(red, seed, 8, crop=1, jitter=0, hue=0))[0, :, 4, 4]
+        moved = data.denormalise(data.augment(red, seed, 8, crop=1, hue=0))[0, :, 4, 4]
+        grey.append(bool(still.std() < 1e-3))
+        jittered.append(bool((moved - still).abs().max() > 1e-3))
+    assert abs(np.mean(grey) - 0.2) < 0.04
+    assert abs(np.mean(jittered) - 0.8) < 0.04
+
+
+def test_blur_is_5_wide_and_9_high():
+    frames = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    frames[:, :, 16, 16] = 255
+    widths = set()
+    for seed in range(200):
+        out = data.denormalise(data.augment(frames, seed, 32, crop=1, jitter=0, hue=0))[0, 0]
+        rows, columns = torch.nonzero(out > 1e-5, as_tuple=True)
+        widths.add((int(rows.max() - rows.min()), int(columns.max() - columns.min())))
+    assert max(height for height, _ in widths) in (8, 9, 10)
+    assert max(width for _, width in widths) in (4, 5, 6)
+
+
+def test_a_frame_that_no_crop_fits_is_squashed_whole():
+    """FineGym's 640 x 360: no crop of aspect 4/3 has 0.8 of it."""
+    frame = shades(360, 640)
+    for seed in range(20):
+        red, green, _ = data.denormalise(data.augment(frame, seed, 32, jitter=0, hue=0))[0]
+        if (red - green).abs().max() < 1e-3:
+            continue                                      # grey
+        assert seen_share(red) == pytest.approx(1, abs=0.05)
+        assert abs(seen_share(green.T)) == pytest.approx(1, abs=0.05)
+
+
+def test_denormalise():
+    frames = noise(2, 3, 4, 5) / 255
+    assert torch.allclose(data.denormalise(data.normalise(frames)), frames, atol=1e-6)
+    black = data.normalise(torch.zeros(3, 1, 1)).flatten()
+    assert torch.allclose(black, torch.tensor([-2.1179, -2.0357, -1.8044]), atol=1e-4)
+
+
+def test_center():
+    parts = {    # height, width: the rows and columns at the centre
+        (360, 640): (slice(68, 292), slice(208, 432)),
+        (225, 227): (slice(1, 225), slice(2, 226)),
+        (224, 224): (slice(0, 224), slice(0, 224)),
+    }
+    for (height, width), (rows, columns) in parts.items():
+        frames = noise(1, 3, height, width)
+        expected = frames[:, :, rows, columns] / 255
+        assert torch.allclose(data.denormalise(data.center(frames, 224)), expected, atol=1e-6)
+    frames = noise(2, 3, 100, 300)    # a smaller side whole
+    expected = F.interpolate(frames[:, :, :, 38:262] / 255, (224, 224), mode='bilinear')
+    assert torch.allclose(data.denormalise(data.center(frames, 224)), expected, atol=1e-6)
