@@ -202,15 +202,18 @@ def collate(items):
 @cache
 def augmentation(size, crop, jitter, hue):
     """torchvision's transforms of uint8 (T, 3, H, W) -> (T, 3, S, S) in [0, 1]; one call on a clip
-    is one draw for all its frames. The probabilities are CARL's, and so are the default strengths
-    of `augment`."""
+    is one draw for all its frames. crop: None leaves frames whole, squashed."""
     from torchvision.transforms import v2    # here: imports as slowly as PyTorch
+    if crop is None:
+        cut = v2.Resize((size, size), antialias=False)
+    else:
+        cut = v2.RandomResizedCrop(size, scale=(crop, 1), antialias=False)  # aspect 3/4 to 4/3
     return v2.Compose([
-        v2.RandomResizedCrop(size, scale=(crop, 1), antialias=False),    # its aspect: 3/4 to 4/3
+        cut,
         v2.ToDtype(torch.float32, scale=True),
         v2.RandomHorizontalFlip(0.5),
         v2.RandomApply([v2.ColorJitter(jitter, jitter, jitter, hue)], 0.8),
-        v2.RandomApply([v2.GaussianBlur((5, 9), sigma=(0.1, 2))], 0.4),  # width x height
+        v2.RandomApply([v2.GaussianBlur((5, 9), sigma=(0.1, 2))], 0.4),     # width x height
         v2.RandomGrayscale(0.2)])
 
 
@@ -223,11 +226,10 @@ def augment(frames, seed, size, *, crop=0.8, jitter=0.8, hue=0.2):
     if frames.dtype == torch.float16:
         return frames.float()               # packed features, no pixels: running/features.py
     height, width = frames.shape[2:]
-    largest = min(1, 4 / 3 * height / width, 4 / 3 * width / height)
-    if largest < crop:
-        # FineGym's 640 x 360 has no crop of aspect 4/3 and 0.8 of the area: all of it, squashed
-        # (release: the same), where torchvision would cut out the middle
-        frames = (resize(frames, size) * 255).round().byte()
+    if min(1, 4 / 3 * height / width, 4 / 3 * width / height) < crop:
+        # FineGym's 640 x 360 has no crop of aspect 4/3 and 0.8 of the area: all of it (release: the
+        # same), where torchvision would cut out the middle
+        crop = None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(seed))
         return normalise(augmentation(size, crop, jitter, hue)(frames))

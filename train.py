@@ -294,8 +294,10 @@ def make_clips(s, objective, videos):
 def make_model(s, objective, classes, resumed):
     """The model with the weights to start from, on the CPU."""
     start = resumed
+    source = Path(s.out) / 'checkpoint.pt'
     if s.init and not resumed:
-        start = models.load_checkpoint(s.init)
+        source = s.init
+        start = models.load_checkpoint(source)
         if start['backbone'] is None:                     # a checkpoint that brings its backbone
             s.weights = s.weights or s.init
     torch.manual_seed(s.seed)
@@ -305,7 +307,7 @@ def make_model(s, objective, classes, resumed):
         model.head = objective.head(s.embedding, classes)
     if start:
         same = start['settings']['loss'] == s.loss        # else it is another objective's head
-        models.load_trained(model, start, s.out if resumed else s.init, head=same)
+        models.load_trained(model, start, source, head=same)
     share_batchnorm(model)
     return model
 
