@@ -160,7 +160,7 @@ class Backbone(NamedTuple):
     weights: str | Path | None     # address or file of the official weights
     where: str = ''                # where to get them, where `weights` is None
     cls: bool = True               # has a CLS token
-    half: bool = True              # may run in half precision; upstream says DINOv3 not in float16
+    float16: bool = True           # works in it; of DINOv3 its makers say it does not
     multiple_of: int = 1           # pixels: the sides of a picture are whole numbers of it
 
 
@@ -369,6 +369,13 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
             print(f'{name}: {sentence}', file=sys.stderr)
     backbone.image_size = image_size
     return backbone.requires_grad_(False).eval()
+
+
+def to_half(backbone, name, dtype):
+    """Let a frozen backbone compute in 16 bits, where it works in them. dtype: bfloat16, float16 or
+    None, as running.processes.half_dtype says."""
+    if dtype == torch.bfloat16 or dtype == torch.float16 and backbones()[name].float16:
+        backbone.to(dtype)
 
 
 def build_model(settings, backbone=None):

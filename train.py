@@ -315,9 +315,8 @@ def make_model(s, objective, classes, resumed):
 def prepare(model, s, device):
     """Bring the model to its device; there a frozen backbone computes in half precision."""
     model.to(device)
-    half = half_dtype(device)
-    if half and not s.train_backbone:
-        model.backbone.to(half)
+    if not s.train_backbone:
+        models.to_half(model.backbone, s.backbone, half_dtype(device))
     if device.type != 'cuda' or not s.compile:
         return
     try:

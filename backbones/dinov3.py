@@ -75,7 +75,7 @@ WHERE = ('they are gated: ask for them at https://github.com/facebookresearch/di
 
 def row(sizes):
     return Backbone(partial(DINOv3, patch_size=16, **sizes), layers=sizes['depth'],
-                    image_size=224, patch_size=16, weights=None, where=WHERE, half=False)
+                    image_size=224, patch_size=16, weights=None, where=WHERE, float16=False)
 
 
 DINOV3 = {'dinov3_vits16': row(SMALL), 'dinov3_vitb16': row(BASE), 'dinov3_vitl16': row(LARGE)}

@@ -11,16 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.classes import CLASS_FILES
-from datasets.images import IMAGE_FILES, natural
+from datasets.images import IMAGE_FILES, natural, stack_pages
 from datasets.labels import LABEL_FILES
 from datasets.layout import NOTE, readable, shortened
 from datasets.video import VIDEO_FILES
-
-try:
-    from datasets.images import stack_pages
-except ImportError:    # goes when stack_pages is merged: then import it above
-    def stack_pages(_):
-        return 1
 
 STACKS = {'.tif', '.tiff', '.webp', '.png'}    # endings of files that may hold many images
 DATE = r'(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d'

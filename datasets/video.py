@@ -14,7 +14,8 @@ import av
 import numpy as np
 import torch
 
-from datasets.packets import frames_of, open_video, runs, tell_lost, timetable, video_stream
+from datasets.packets import (frame_times, frames_of, open_video, runs, tell_lost, timetable,
+                              video_stream)
 from running.errors import UserError
 
 VIDEO_FILES = {
@@ -238,6 +239,5 @@ def read_file(path, indices, size=None):
 
 def video_file(name, path, size=None, **known):
     """A Video of a video file; size: its frames are squashed to size x size."""
-    from datasets.segments import frame_times    # late: it imports this file
     return Video(name, partial(file_frames, path), partial(read_file, path, size=size),
                  times=partial(frame_times, path), **known)

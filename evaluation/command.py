@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import model as models
-from datasets.segments import UNITS
+from datasets.labels import UNITS
 from pictures.align import METHODS
 from running.errors import UserError
 from running.processes import half_dtype
@@ -161,8 +161,8 @@ def load_models(paths, device, **given):
         networks[str(path)] = network.to(device)
         if not own:
             shared[key] = network.backbone
-        if not settings['train_backbone'] and half_dtype(device):
-            network.backbone.to(half_dtype(device))
+        if not settings['train_backbone']:
+            models.to_half(network.backbone, settings['backbone'], half_dtype(device))
     return networks, all_settings
 
 

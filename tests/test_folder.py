@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 import data
-from datasets import images
 from datasets.layout import printable
 from datasets.search import Search
 from miniatures import numbers, picture, write_images, write_video
@@ -353,7 +352,6 @@ def test_frames_named_by_time(names, clip, tmp_path):
     assert [frame.stem for frame in frames] == sorted(names, key=key)
 
 
-@pytest.mark.skipif(not hasattr(images, 'stack_pages'), reason='images.stack_pages is not there')
 @pytest.mark.parametrize('place', ['m.tif', 'mouse/m.tif'])
 def test_a_stack_of_pictures_is_a_video(place, tmp_path):
     path = tmp_path / place

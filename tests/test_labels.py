@@ -12,7 +12,7 @@ import pytest
 import data
 import miniatures as mini
 from datasets.labels import check_labels, read_labels
-from datasets.segments import frame_times
+from datasets.packets import frame_times
 from miniatures import numbers, picture, unchecked, write_images, write_video
 from running.errors import UserError
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from miniatures import write_video
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1')
@@ -102,8 +104,19 @@ def test_the_solutions_train(changed):
     assert done.stdout.count('untrained model') == len(COMMANDS)
 
 
+def test_the_three_lines_give_an_embedding_of_every_frame(changed):
+    """After the solutions have trained: any of their runs, by the names that README gives."""
+    _, three_lines = blocks('python')
+    write_video(changed / 'squat.mp4', 5)
+    three_lines = three_lines.replace('runs/folder', 'runs/3')
+    code = three_lines + '\nassert z.shape == (5, 8), z.shape'
+    done = subprocess.run([sys.executable, '-c', code], cwd=changed, env=ENVIRONMENT, text=True,
+                          capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_snippet_runs_as_pasted():
-    snippet, = blocks('python')
+    snippet, _ = blocks('python')
     done = subprocess.run([sys.executable, '-c', snippet], cwd=ROOT, env=ENVIRONMENT, text=True,
                           capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr
