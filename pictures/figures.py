@@ -310,8 +310,9 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=10):
 def draw_clock(network, embedded, embeddings, path, *, frames=10):
     """Why a clock is not enough: a video's frames over those as far into another one, and over the
     most similar ones, another phase marked; below, the phases of both."""
+    known = [(one.labels >= 0).any() for one in embedded]
     pairs = [pair for pair in pairs_of(embedded, embeddings)
-             if (embedded[pair.query].labels >= 0).any() and (embedded[pair.other].labels >= 0).any()]
+             if known[pair.query] and known[pair.other]]
     if not pairs:
         return 'no clock.png: no action has two labelled val videos'
     pair = max(pairs, key=partial(gain, embedded))
