@@ -165,8 +165,10 @@ def dino_row(weights, patch_size, sizes):
 
 DINO = {
     'dino_vitb8': dino_row(ADDRESS + 'dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth', 8, BASE),
-    'dino_vitb16': dino_row(ADDRESS + 'dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth', 16, BASE),
-    'dino_vits8': dino_row(ADDRESS + 'dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth', 8, SMALL),
+    'dino_vitb16': dino_row(
+        ADDRESS + 'dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth', 16, BASE),
+    'dino_vits8': dino_row(
+        ADDRESS + 'dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth', 8, SMALL),
     'dino_vits16': dino_row(
         ADDRESS + 'dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth', 16, SMALL),
 }
@@ -342,7 +344,7 @@ def build_model(settings, backbone=None):
     if make_pool.needs_cls and not backbones()[s['backbone']].cls:
         others = [name for name in POOLERS if not POOLERS[name].needs_cls]
         raise UserError(f'pool {s["pool"]}: {s["backbone"]} has no CLS token; '
-                         f'choose from {", ".join(others)}')
+                        f'choose from {", ".join(others)}')
     if s['disjoint'] and not make_pool.attends:
         raise UserError(f'--disjoint: pool {s["pool"]} has no attention; choose lstp')
     pool = make_pool(backbone.channels, backbone.width, entities=s['entities'],
@@ -359,7 +361,7 @@ def unfreeze(backbone, names, backbone_name):
     for name in names:
         if name not in parts:
             raise UserError(f'--train-backbone {name}: {backbone_name} has the parts '
-                             f'{", ".join(parts)}')
+                            f'{", ".join(parts)}')
         parts[name].requires_grad_(True)
 
 
@@ -403,7 +405,7 @@ def load_trained(model, checkpoint, source, head=True):
     own = fingerprint(model.backbone)
     if checkpoint['backbone'] not in (None, own) and not settings['train_backbone']:
         raise UserError(f'{source}: was trained on another backbone than these weights of '
-                         f'{settings["backbone"]}; give --weights')
+                        f'{settings["backbone"]}; give --weights')
     head = head and model.head is not None
     expected = model.state_dict() if checkpoint['backbone'] is None else model.trained_state()
     state = {}

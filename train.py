@@ -132,11 +132,11 @@ def check(settings, world):
         raise UserError(f'--frames {s.frames}: {s.loss} needs at least {objective.min_frames}')
     if s.batch % world:
         raise UserError(f'--batch {s.batch}: {world} processes do not divide it evenly; '
-                       f'choose a multiple of {world}')
+                        f'choose a multiple of {world}')
     if s.pairs == 'videos' and not objective.allows_video_pairs:
         able = [name for name, other in OBJECTIVES.items() if other.allows_video_pairs]
         raise UserError(f'--pairs videos: {s.loss} compares two views of one video; '
-                       f'{" and ".join(able)} can take videos')
+                        f'{" and ".join(able)} can take videos')
 
 
 # ----------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ class Run:
                 self.optimizer.load_state_dict(resumed['optimizer'])
             except (KeyError, ValueError, TypeError) as error:
                 raise UserError(f'{self.path}: lacks what Adam knew ({error}); choose another '
-                               f'--out, or --fresh') from None
+                                f'--out, or --fresh') from None
         self.options = {name: getattr(s, name) for name in self.objective.settings}
         if self.objective.head and not self.objective.loss_on_head_output:
             self.options['classifier'] = self.model.head

@@ -75,7 +75,7 @@ def settings_of(ours, theirs, config, path):
     missing = [key for key in needed if key not in ours or ours[key].dim() != 2]
     if missing:
         raise UserError(f'{path}: is no transformer of CARL or MV-Former: {missing[0]} is not '
-                         f'a matrix in it')
+                        f'a matrix in it')
     heads = find(config, 'NUM_HEADS')
     if heads not in (None, 8):
         raise UserError(f'{path}: NUM_HEADS {heads}: the MTF here has 8')
@@ -127,7 +127,7 @@ def backbone_of(ours, path):
         if shapes == {key: value.shape for key, value in own.items()}:
             return name, row
     raise UserError(f'{path}: its backbone has the parameters of none of '
-                     f'{", ".join(backbones())}')
+                    f'{", ".join(backbones())}')
 
 
 def lstp_of(own, row, config, path):
@@ -193,7 +193,7 @@ def read_config(path):
         if file.exists():
             return parse_yaml(file.read_text(encoding='utf-8', errors='replace'))
     raise UserError(f'{path}: has no cfg, the settings that its weights do not show, and there is '
-                     f'no config.yml beside it or its folder; put the one of its training there')
+                    f'no config.yml beside it or its folder; put the one of its training there')
 
 
 def parse_yaml(text):

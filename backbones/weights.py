@@ -43,7 +43,7 @@ def read_file(path):
         if isinstance(error, pickle.UnpicklingError):
             reason = 'it holds more than tensors and plain containers, or less'
         raise UserError(f'{path}: not a whole file of tensors as torch.save or safetensors write '
-                         f'them ({reason})') from None
+                        f'them ({reason})') from None
 
 
 def read_safetensors(file):
@@ -76,7 +76,7 @@ def fetch(address):
             torch.hub.download_url_to_file(address, str(path))
         except (OSError, http.client.HTTPException) as error:
             raise UserError(f'cannot fetch {address} ({error}); give a file of them by --weights, '
-                             f'or --backbone tiny to try things out') from None
+                            f'or --backbone tiny to try things out') from None
     return path
 
 

@@ -36,7 +36,7 @@ def load_models(paths, device, **given):
             network = models.build_model(settings, None if own else shared.get(key))
         except KeyError as missing:
             raise UserError(f'{path}: no checkpoint of train.py as it is now: '
-                                    f'no {missing}; train again')
+                            f'no {missing}; train again')
         models.load_trained(network, checkpoint, path)
         networks[str(path)] = network.to(device)
         if not own:
@@ -55,4 +55,4 @@ def refuse_mixed(path, settings, first):
     for name in ('dataset', 'data', 'data_seed', 'label_unit', 'image_size'):
         if settings[name] != first[name]:
             raise UserError(f'{path}: {name} is {settings[name]}, of the first checkpoint '
-                                    f'{first[name]}; evaluate them one by one')
+                            f'{first[name]}; evaluate them one by one')

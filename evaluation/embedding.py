@@ -90,7 +90,7 @@ def embed_entities(network, entities, frames, limit):
         z = interpolate(z, frames, math.ceil(frames / len(z)))
     if not z.isfinite().all():
         raise UserError('the embeddings are not finite: this model has diverged; '
-                                'train again with a lower --lr')
+                        'train again with a lower --lr')
     return F.normalize(z.float(), dim=-1).cpu().numpy()
 
 

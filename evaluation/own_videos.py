@@ -41,8 +41,8 @@ def embed(network, videos, settings, what):
     for record in embedded:
         step = thinning(record.frames, limit)
         if step > 1:
-            print(printable(f'note: {record.video.name}: of {record.frames} frames one in {step} is '
-                            f'embedded; those between are interpolated'))
+            note = f'of {record.frames} frames one in {step} is embedded; those between are'
+            print(printable(f'note: {record.video.name}: {note} interpolated'))
     return embedded, embeddings['model'], skipped
 
 

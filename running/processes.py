@@ -23,7 +23,7 @@ def pick_device(name=None, local_rank=0):
         return torch.device(name)
     if local_rank >= torch.cuda.device_count():
         raise UserError(f'process {local_rank} of this machine has no GPU of its own; '
-                       f'--nproc_per_node {torch.cuda.device_count()} at most')
+                        f'--nproc_per_node {torch.cuda.device_count()} at most')
     torch.cuda.set_device(local_rank)
     return torch.device('cuda', local_rank)
 
@@ -55,7 +55,7 @@ def join_processes(device_name=None):
     if numbers['WORLD_SIZE'] > 1 and not dist.is_initialized():
         if 'MASTER_ADDR' not in os.environ:
             raise UserError(f'WORLD_SIZE is {numbers["WORLD_SIZE"]}, but nobody says where the '
-                           f'others are; start by torchrun')
+                            f'others are; start by torchrun')
         # the first to finish its share of an evaluation may wait for hours
         backend = 'nccl' if device.type == 'cuda' else 'gloo'
         dist.init_process_group(backend, timeout=timedelta(hours=12))

@@ -34,7 +34,7 @@ def open_folder(out, fresh):
                 lock = lock_folder(out)
     except OSError as error:
         raise UserError(f'{out}: cannot be a folder for this run ({error.strerror}); '
-                       f'choose another --out') from None
+                        f'choose another --out') from None
     all_gather(None)                                      # nobody writes before it is there
     return lock
 
@@ -148,7 +148,7 @@ class Progress:
                 names = ', '.join(itertools.chain(*all_gather(names)))
                 good = self.checkpoint if self.checkpoint.exists() else 'none yet'
                 raise UserError(f'step {step}: loss {loss}, gradient norm {norm}; videos: {names}; '
-                               f'last good checkpoint: {good}; try a lower --lr')
+                                f'last good checkpoint: {good}; try a lower --lr')
             epoch = (step - 1) // self.steps
             self.recent.append(loss)
             self.log.write(step=step, epoch=epoch, loss=loss, lr=lr, gradient_norm=norm)

@@ -66,4 +66,4 @@ def refuse_changes(settings, old, may_change, path):
             changes.append(f'{name} was {old[name]}, now {value}')
     if changes:
         raise UserError(f'{path}: was trained with other settings ({"; ".join(changes)}); '
-                       f'give those, another --out, or --fresh to begin anew')
+                        f'give those, another --out, or --fresh to begin anew')

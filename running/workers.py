@@ -32,5 +32,5 @@ def watched(loader, save):
             raise
         save()
         raise UserError('a process that decodes videos died, most likely for want of memory; what '
-                       'was trained is saved: the same command with fewer --workers, or 0, goes '
-                       'on from there') from None
+                        'was trained is saved: the same command with fewer --workers, or 0, goes '
+                        'on from there') from None
