@@ -9,7 +9,6 @@ B clips of T frames (in training the two views of every video), N entities, P pa
 backbone layers of width C, D the embedding's width. `python model.py` prints all this as a table.
 """
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cache, partial
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from backbones.weights import fingerprint, load_strictly, load_weights, read_file
+from backbones.weights import fingerprint, load_trained, read_file  # noqa: F401, for users
 from lstp import POOLERS
 from mtf import MTF, READOUTS, Block
 from running.counting import count
@@ -44,7 +43,7 @@ class ViT(nn.Module):
     layers: blocks, counted from 1 as in the paper, whose outputs are the patch features; the last
     by default. with_cls: False stops at the last of them, for poolers that do not read CLS.
     trained_size: pixels a side of the pictures that its positions were trained on; the frames' own
-    is image_size. build_backbone and build_model set these. Errors: UserError for no such layer.
+    is image_size. build_backbone and build_model set these.
     """
     block = Block                  # dinov2.py and dinov3.py replace these
     eps = 1e-6                     # of LayerNorm
@@ -53,16 +52,13 @@ class ViT(nn.Module):
     def __init__(self, layers=None, *, trained_size, patch_size, width, depth, heads):
         super().__init__()
         self.layers = list(layers or [depth])
-        if min(self.layers) < 1 or max(self.layers) > depth:
-            raise UserError(f'layers {self.layers}: this backbone has layers 1 to {depth}')
         self.with_cls = True
         self.image_size = trained_size
         self.patch_size = patch_size
         self.width = width
         self.channels = width * len(self.layers)
         self.trained_grid = trained_size // patch_size
-        # a module that only holds another: DINO's files call this layer patch_embed.proj
-        self.patch_embed = nn.Module()
+        self.patch_embed = nn.Module()              # for the name alone, patch_embed.proj in DINO
         self.patch_embed.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.trained_grid ** 2, width))
@@ -78,7 +74,7 @@ class ViT(nn.Module):
 
     @property
     def grid(self):
-        """Patches a side of a picture of image_size; trained_grid is that of the positions."""
+        """Patches a side of a frame; trained_grid is that of the positions."""
         return self.image_size // self.patch_size
 
     def positions(self, rows, columns):
@@ -92,20 +88,14 @@ class ViT(nn.Module):
         return torch.cat([cls, patches.to(cls.dtype)], 1)
 
     def interpolate(self, grid, rows, columns):
-        """(1, C, M, M) -> (1, C, rows, columns).
-
-        The + 0.1 guards against rounding down. It shifts the grid a little; DINO does the same and
-        its features depend on it.
-        """
+        """(1, C, M, M) -> (1, C, rows, columns). DINO's + 0.1, against rounding down, shifts the
+        grid a little, and its features depend on it."""
         M = self.trained_grid
         factors = (rows + 0.1) / M, (columns + 0.1) / M
         return F.interpolate(grid, scale_factor=factors, mode='bicubic')
 
     def tokens(self, images):
-        """images (F, 3, H, W) -> the tokens that enter the first block (F, prefix + P, C).
-
-        Here the prefix is CLS alone; registers, which have no position, come in dinov2.py.
-        """
+        """images (F, 3, H, W) -> the tokens that enter the first block (F, prefix + P, C)."""
         x = self.patch_embed.proj(images)                         # (F, C, rows, columns)
         positions = self.positions(*x.shape[-2:])
         x = rearrange(x, 'f c rows columns -> f (rows columns) c')
@@ -122,11 +112,8 @@ class ViT(nn.Module):
         return {}
 
     def forward(self, images):
-        """images (F, 3, H, W) -> Features.
-
-        release: patches as they leave a block, WITHOUT the final norm, which was trained on the
-        last block's output alone; CLS with it, as DINO.
-        """
+        """images (F, 3, H, W) -> Features. release: patches as they leave a block, WITHOUT the
+        final norm, which was trained on the last block's output alone; CLS with it, as DINO."""
         x = self.tokens(images)                                   # (F, prefix + P, C)
         arguments = self.block_arguments(images)
         chosen = {}
@@ -164,23 +151,23 @@ class Backbone(NamedTuple):
     multiple_of: int = 1           # pixels: the sides of a picture are whole numbers of it
 
 
-ADDRESS = 'https://dl.fbaipublicfiles.com/dino/'
 SMALL = dict(width=384, depth=12, heads=6)
 BASE = dict(width=768, depth=12, heads=12)
 
 
-def dino_row(file, patch_size, sizes):
+def dino_row(name, patch_size, sizes):
+    file = f'dino_{name}{patch_size}_pretrain'
     return Backbone(
         partial(ViT, trained_size=224, patch_size=patch_size, **sizes),
         layers=sizes['depth'], image_size=224, patch_size=patch_size,
-        weights=f'{ADDRESS}dino_{file}_pretrain/dino_{file}_pretrain.pth')
+        weights=f'https://dl.fbaipublicfiles.com/dino/{file}/{file}.pth')
 
 
 DINO = {
-    'dino_vitb8': dino_row('vitbase8', 8, BASE),
-    'dino_vitb16': dino_row('vitbase16', 16, BASE),
-    'dino_vits8': dino_row('deitsmall8', 8, SMALL),
-    'dino_vits16': dino_row('deitsmall16', 16, SMALL),
+    'dino_vitb8': dino_row('vitbase', 8, BASE),
+    'dino_vitb16': dino_row('vitbase', 16, BASE),
+    'dino_vits8': dino_row('deitsmall', 8, SMALL),
+    'dino_vits16': dino_row('deitsmall', 16, SMALL),
 }
 
 
@@ -230,20 +217,23 @@ class MVFormer(nn.Module):
         """images (F, 3, height, width) -> entities (F, N, d), attention (F, N, P) or None."""
         chunks = images.split(self.frames_at_once.get(images.device.type, 32))
         parts = [self.pool(*self.features(chunk)) for chunk in chunks]
-        entities = torch.cat([entities for entities, _ in parts])
-        if parts[0][1] is None:
-            return entities, None
-        return entities, torch.cat([attention for _, attention in parts])
+        entities, attention = zip(*parts)
+        return torch.cat(entities), None if attention[0] is None else torch.cat(attention)
 
     def forward(self, clips, valid=None, project=False, normalize=True):
         """clips (B, T, 3, height, width), valid bool (B, T) -> embeddings (B, T, D), float32.
 
-        project: through the head, as SCL trains it; evaluation never does.
-        normalize: to unit length.
+        valid: False = padding, which repeats one frame at a clip's end. project: through the head,
+        as SCL trains it; evaluation never does. normalize: to unit length.
         """
         b = len(clips)
         images = rearrange(clips, 'b t c h w -> (b t) c h w')
-        entities, _ = self.entities(images)                                        # (B*T, N, d)
+        if valid is None:
+            entities, _ = self.entities(images)                                    # (B*T, N, d)
+        else:
+            needed, place = without_repeats(valid)
+            entities, _ = self.entities(images[needed])
+            entities = entities.index_select(0, place)                             # (B*T, N, d)
         z = self.mtf(rearrange(entities, '(b t) n d -> b t n d', b=b), valid)      # (B, T, D)
         if project:
             rows = self.head(rearrange(z, 'b t d -> (b t) d'))
@@ -259,28 +249,39 @@ class MVFormer(nn.Module):
         more than `most` frames is thinned out, and the others are interpolated. Errors: UserError.
         """
         import data                                       # late: a model needs no videos
-        from evaluation.embedding import embed_entities, evaluating, thinning
-        size = self.backbone.image_size
+        from evaluation.embedding import embed, evaluating
         device = next(self.mtf.parameters()).device
         if isinstance(video, (str, Path)):
             open_video = data.frame_folder if Path(video).is_dir() else data.video_file
-            video = open_video(str(video), video, size)   # squashed, as all one's own videos are
-        entities = []
+            video = open_video(str(video), video, self.backbone.image_size)
         with evaluating([self]):
-            for frames in video.parts(step=thinning(video.frames, most)):
-                images = data.center(frames.to(device), size)
-                entities.append(self.entities(images)[0])
-            return embed_entities(self, torch.cat(entities), video.frames, most)
+            found = embed([self], [video], [0], limit=most, whole=True, device=device)
+            [(_, why, arrays)] = found
+        if arrays is None:
+            raise UserError(why)
+        return arrays[0]
 
     def trained_state(self):
         """What a checkpoint keeps: the trained weights, and the buffers outside the backbone."""
-        state = self.state_dict()
-        for name, _ in self.backbone.named_buffers():
-            del state[f'backbone.{name}']
+        frozen = {f'backbone.{name}' for name, _ in self.backbone.named_buffers()}
         for name, weight in self.named_parameters():
             if not weight.requires_grad:
-                del state[name]
-        return state
+                frozen.add(name)
+        return {key: value for key, value in self.state_dict().items() if key not in frozen}
+
+
+def without_repeats(valid):
+    """ours: all padding of a clip is one frame, so the backbone need see only the first of it.
+
+    valid bool (B, T) -> the K frames to see (K,), and where in them each of all is (B*T,).
+    """
+    needed = valid.clone()
+    needed[:, 0] = True
+    needed[:, 1:] |= valid[:, :-1]
+    needed = needed.flatten()                                                      # (B*T,)
+    # To count them, the CPU waits for the GPU, once a step: far less than a fifth to a half of
+    # the backbone's work, which is what padding costs
+    return needed.nonzero()[:, 0], needed.cumsum(0) - 1
 
 
 # ----------------------------------------------------------------------------------------------
@@ -313,63 +314,23 @@ class Architecture:
         return cls(**{name: settings[name] for name in own}).resolve()
 
     def resolve(self):
-        """Fill in what follows from the backbone. Returns self."""
-        row = backbone_row(self.backbone)
-        several = POOLERS[self.pool].multi_layer_by_default and row.layers > 1
-        if self.layers is None and several:
-            third = row.layers / 3                        # 4, 8, 12 of 12
-            self.layers = [int(third), int(2 * third), row.layers]
-        elif self.layers is None:
+        """Fill in what follows from the backbone. Returns self. Errors: UserError."""
+        if self.backbone not in backbones():
+            raise UserError(f'backbone {self.backbone!r}: choose from {", ".join(backbones())}')
+        row = backbones()[self.backbone]
+        if self.layers is None:
             self.layers = [row.layers]
+            if POOLERS[self.pool].multi_layer_by_default and row.layers > 1:
+                third = row.layers / 3                    # 4, 8, 12 of 12
+                self.layers = [int(third), int(2 * third), row.layers]
         self.layers = list(self.layers)
         self.train_backbone = list(self.train_backbone)
-        if not self.image_size:
-            self.image_size = row.image_size
+        self.image_size = self.image_size or row.image_size
         return self
 
 
 # ----------------------------------------------------------------------------------------------
 # From settings to a model
-
-def backbone_row(name):
-    """Errors: UserError."""
-    if name not in backbones():
-        raise UserError(f'backbone {name!r}: choose from {", ".join(backbones())}')
-    return backbones()[name]
-
-
-def build_backbone(name, *, weights=None, layers=None, image_size=None):
-    """The backbone with its weights, frozen, in eval mode.
-
-    weights: a file, None for the official ones, or 'random': always the same draw, to try speed
-    and memory without a download. Errors: UserError.
-    """
-    row = backbone_row(name)
-    image_size = image_size or row.image_size
-    if image_size < row.patch_size:
-        raise UserError(f'--image-size {image_size}: {name} needs at least {row.patch_size}')
-    if image_size % row.multiple_of:
-        raise UserError(f'--image-size {image_size}: {name} needs a multiple of {row.multiple_of}')
-    layers = [row.layers] if layers is None else list(layers)
-    if not layers or not all(isinstance(layer, int) for layer in layers):
-        raise UserError(f'--layers {",".join(map(str, layers))}: give numbers, e.g. 4,8,12')
-    if row.layers == 1 and layers != [1]:
-        raise UserError(f'layers {layers}: {name} has one feature map only; leave --layers out')
-    if weights is None and row.weights is None:
-        raise UserError(f'{name}: has no official weights to fetch; {row.where}')
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        backbone = row.make(layers)
-    if weights != 'random':
-        try:
-            sentence = load_weights(backbone, weights or row.weights)
-        except UserError as error:
-            raise UserError(f'{name}: {error}') from None
-        if sentence:
-            print(f'{name}: {sentence}', file=sys.stderr)
-    backbone.image_size = image_size
-    return backbone.requires_grad_(False).eval()
-
 
 def to_half(backbone, name, dtype):
     """Let a frozen backbone compute in 16 bits, where it works in them. dtype: bfloat16, float16 or
@@ -384,6 +345,7 @@ def build_model(settings, backbone=None):
     settings: of Architecture; others in it are passed over. backbone: one to share, as it is.
     Errors: UserError.
     """
+    from backbones.build import build_backbone, unfreeze    # late: they know the backbones
     s = Architecture.from_dict(settings)
     make_pool = POOLERS[s.pool]
     if make_pool.needs_cls and not backbones()[s.backbone].cls:
@@ -394,7 +356,8 @@ def build_model(settings, backbone=None):
         backbone = build_backbone(s.backbone, weights=s.weights, layers=s.layers,
                                   image_size=s.image_size)
         backbone.with_cls = make_pool.needs_cls
-        unfreeze(backbone, s)
+        if s.train_backbone:
+            unfreeze(backbone, s)
     elif make_pool.needs_cls:
         backbone.with_cls = True                          # others may share it that do not need it
     pool = make_pool(backbone.channels, backbone.width, entities=s.entities,
@@ -407,35 +370,6 @@ def build_model(settings, backbone=None):
     return MVFormer(backbone, pool, mtf).eval()
 
 
-def unfreeze(backbone, settings):
-    """Let the parts of a backbone named in train_backbone be trained, e.g. ['layer4'].
-
-    Errors: UserError for no such part, and for one that the pooler's features do not depend on.
-    """
-    s = settings
-    if not s.train_backbone:
-        return
-    parts = dict(backbone.named_children()) | dict(backbone.named_parameters(recurse=False))
-    for name in s.train_backbone:
-        if name not in parts:
-            raise UserError(f'--train-backbone {name}: {s.backbone} has the parts '
-                            f'{", ".join(parts)}')
-        parts[name].requires_grad_(True)
-    side = 4 * backbone.patch_size
-    with torch.enable_grad():                             # also where a model is only evaluated
-        features = backbone(torch.zeros(1, 3, side, side))
-        used = features.cls if POOLERS[s.pool].needs_cls else features.patches
-        trained = {name: weight for name, weight in backbone.named_parameters()
-                   if weight.requires_grad}
-        gradients = [None] * len(trained)
-        if used.requires_grad:
-            gradients = torch.autograd.grad(used.sum(), trained.values(), allow_unused=True)
-    for name, gradient in zip(trained, gradients):
-        if gradient is None:
-            raise UserError(f'--train-backbone {",".join(s.train_backbone)}: {name} does not act '
-                            f'on what pool {s.pool} reads, layers {s.layers}; choose other parts')
-
-
 # ----------------------------------------------------------------------------------------------
 # Checkpoints
 
@@ -444,7 +378,7 @@ def load_checkpoint(path):
 
     path: the file, or the folder of its run. Also from a checkpoint of CARL or of the authors'
     release (backbones/released.py): there 'backbone' is None, since it is in the file itself.
-    Errors: UserError in one line.
+    Errors: UserError.
     """
     if Path(path).is_dir():
         path = Path(path, 'checkpoint.pt')
@@ -452,49 +386,21 @@ def load_checkpoint(path):
     from backbones.released import is_released, translate    # late: it knows the backbones
     if is_released(checkpoint):
         return translate(checkpoint, path)
-    is_checkpoint = type(checkpoint) is dict
     for name, kind in dict(settings=dict, model=dict, backbone=int).items():
-        is_checkpoint = is_checkpoint and isinstance(checkpoint.get(name), kind)
-    if not is_checkpoint or not all(map(torch.is_tensor, checkpoint['model'].values())):
-        raise UserError(f'{path}: a file of tensors, but no checkpoint of train.py')
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(name), kind):
+            raise UserError(f'{path}: a file of tensors, but no checkpoint of train.py')
     for each in fields(Architecture):
         if each.name not in checkpoint['settings']:
-            raise UserError(f'{path}: no checkpoint of train.py as it is: no {each.name}; '
-                            f'train again')
+            raise UserError(f'{path}: its settings lack {each.name}; train again')
     return checkpoint
-
-
-def load_trained(model, checkpoint, source, head=True):
-    """Put a checkpoint's weights into a model of the same settings; its head only where the model
-    has one and `head` is True. Errors: UserError."""
-    settings = checkpoint['settings']
-    brings_backbone = checkpoint['backbone'] is None
-    if not brings_backbone and not settings['train_backbone']:
-        if checkpoint['backbone'] != fingerprint(model.backbone):
-            raise UserError(f'{source}: was trained on another backbone than these weights of '
-                            f'{settings["backbone"]}; give --weights')
-    own = model.state_dict()
-    needed = own if brings_backbone else model.trained_state()
-    with_head = head and model.head is not None
-    state = {}
-    for key in own:
-        if key not in needed or (key.startswith('head.') and not with_head):
-            state[key] = own[key]                         # what the file need not have
-    for key, value in checkpoint['model'].items():
-        if with_head or not key.startswith('head.'):
-            state[key] = value
-    load_strictly(model, state, source)
 
 
 def load_model(path, weights=None):
     """A trained MVFormer in eval mode, without its head, from a checkpoint or the folder of a run.
 
-    weights: of the frozen backbone, where they do not lie any more as they did in training. From
-    anywhere, with this folder on the path:
+    weights: of the frozen backbone, where they do not lie any more as they did in training.
 
-        from model import load_model
-        model = load_model('runs/penn')
-        embeddings = model.embed('squat.mp4')             # (n, D), one a frame
+        embeddings = load_model('runs/penn').embed('squat.mp4')        # (n, D), one a frame
     """
     checkpoint = load_checkpoint(path)
     settings = dict(checkpoint['settings'])
@@ -528,16 +434,15 @@ def main():
         description='The architecture of MV-Former as a table; the defaults are for Penn Action.')
     add_arguments(parser, Architecture())
     try:
-        settings = Architecture.from_dict(vars(parser.parse_args()))
+        settings = Architecture(**vars(parser.parse_args())).resolve()
         check_limits(settings)
         rows = architecture(asdict(settings))
     except UserError as error:
         parser.error(str(error))
     frames = settings.frames
-    entities = next(shape[1] for name, _, shape, *_ in rows if name == 'pool')
-    print(f'MV-Former: one clip of T = {frames} frames, N = {entities} entities, '
-          f'{settings.backbone} layers {settings.layers}')
-    line = '{:14} {:8} {:18} {:>12} {:8} {:>13} {:>12}'.format
+    print(f'MV-Former: one clip of T = {frames} frames, {settings.backbone} layers '
+          f'{settings.layers}, N = {rows[1][2][1]} entities')
+    line = '{:14} {:6} {:18} {:>12} {:8} {:>13} {:>12}'.format
     print(line('part', 'paper', 'output', 'parameters', '', 'MACs a frame', 'MACs a clip'))
     rows.append(('whole', '', (), sum(row[3] for row in rows), None, sum(row[5] for row in rows)))
     for name, section, shape, parameters, trained, macs in rows:

@@ -3,7 +3,6 @@
 Everything is brought to the names of the official files, which are this project's parameter names.
 """
 import re
-from collections import defaultdict
 
 import torch
 
@@ -49,98 +48,71 @@ def rename(key, renames=RENAMES):
     return key
 
 
-def official(state, own):
-    """The backbone's part of a file, under official names -> (state, notes on what was done).
-
-    own: the state dict of the backbone. It stands under the prefix where its first convolution is.
-    """
-    renamed = {rename(key): value for key, value in state.items()}
-    count = len(renamed.keys() - state.keys())
-    notes = [f'{count} names changed to the official ones'] if count else []
-    first = next(key for key, value in own.items() if value.dim() == 4)
-    prefixes = [key.removesuffix(first) for key in renamed if ('.' + key).endswith('.' + first)]
-    # a teacher is the average that its makers publish; of a ResNet's many conv1 the outermost
-    prefix = min(prefixes, key=lambda prefix: ('student' in prefix, len(prefix)), default='')
-    if prefix:
-        notes.append(f'under {prefix}')
-    inside = {}
-    others = []
-    for key, value in renamed.items():
-        name = key.removeprefix(prefix)
-        if key.startswith(prefix) and (name in own or not UNUSED.match(name)):
-            inside[name] = value
-        else:
-            others.append(name)
-    if others:
-        notes.append(f'left out {groups(others)}')
-    return inside, notes
-
-
 def in_float32(state):
     """Also of half-precision files; what is no floating-point number stays."""
     return {key: value.float() if value.is_floating_point() else value
             for key, value in state.items()}
 
 
-def groups(keys):
-    """What many keys begin with, for a line: 'head.*, mask_token'."""
-    first = {key.split('.')[0] + ('.*' if '.' in key else '') for key in keys}
-    return ', '.join(sorted(first))
+def official(state, own):
+    """The backbone's part of a file, under official names -> (state, what was left out).
+
+    own: the state dict of the backbone. It stands under the prefix where its first convolution is.
+    """
+    renamed = {rename(key): value for key, value in state.items()}
+    first = next(key for key, value in own.items() if value.dim() == 4)
+    prefixes = [key.removesuffix(first) for key in renamed if ('.' + key).endswith('.' + first)]
+    # a teacher is the average that its makers publish; of a ResNet's many conv1 the outermost
+    prefix = min(prefixes, key=lambda prefix: ('student' in prefix, len(prefix)), default='')
+    inside = {}
+    others = set()
+    for key, value in renamed.items():
+        name = key.removeprefix(prefix)
+        if key.startswith(prefix) and (name in own or not UNUSED.match(name)):
+            inside[name] = value
+        else:
+            others.add(re.sub(r'\..*', '.*', name))       # head.*, mask_token
+    return inside, sorted(others)
 
 
 def complete(state, own):
     """Bring what some files hold in another form to the official one, in place -> notes."""
-    notes = []
-    rotary = 'rope_embed.periods' in own
-    if join_qkv(state, no_key_bias=rotary):
-        notes.append('joined queries, keys and values')
-    if 'register_tokens' in own and 'pos_embed' in own and 'pos_embed' in state:
-        position = state['pos_embed']
-        if position.dim() == 3 and position.shape[1] + 1 == own['pos_embed'].shape[1]:
-            # timm has it added into cls_token
-            zero = torch.zeros_like(position[:, :1])
-            state['pos_embed'] = torch.cat([zero, position], 1)
-            notes.append("CLS's position is in its token")
-    if rotary:
-        notes += complete_dinov3(state, own)
-    return notes
-
-
-def join_qkv(state, no_key_bias=False):
-    """attn.q, attn.k, attn.v -> attn.qkv, in place; incomplete ones stay -> were there any?
-
-    no_key_bias: where only queries and values have a bias, that of the keys is 0.
-    """
-    parts = defaultdict(dict)
-    for key in list(state):
-        if re.search(r'\battn\.[qkv]\.(weight|bias)$', key):
-            stem, letter, kind = key.rsplit('.', 2)
-            parts[stem, kind][letter] = state[key]
-    for (stem, kind), part in parts.items():
-        if no_key_bias and kind == 'bias' and 'q' in part:
-            part.setdefault('k', torch.zeros_like(part['q']))
-        shapes = {tuple(value.shape) for value in part.values()}
-        if len(part) == 3 and len(shapes) == 1 and shapes != {()}:
-            state[f'{stem}.qkv.{kind}'] = torch.cat([part['q'], part['k'], part['v']])
-            for letter in 'qkv':
-                state.pop(f'{stem}.{letter}.{kind}', None)
-    return bool(parts)
+    if 'rope_embed.periods' in own:
+        return complete_dinov3(state, own)
+    join_qkv(state)
+    position = state.get('pos_embed')
+    if 'register_tokens' in own and position is not None:
+        if position.shape == own['pos_embed'][:, 1:].shape:
+            # timm has CLS's added into cls_token
+            state['pos_embed'] = torch.cat([torch.zeros_like(position[:, :1]), position], 1)
+    return []
 
 
 def complete_dinov3(state, own):
     """Masked biases, or none at all; rounded periods where a file leaves them out."""
     notes = []
-    masks = [key for key in state if key.endswith('.qkv.bias_mask')]
-    for key in masks:
+    for key in [key for key in state if re.search(r'attn\.q\.bias$', key)]:
+        state.setdefault(key.replace('.q.', '.k.'), torch.zeros_like(state[key]))
+    join_qkv(state)
+    for key in [key for key in state if key.endswith('.qkv.bias_mask')]:
         bias = key.removesuffix('_mask')
         if bias in state and state[bias].shape == state[key].shape:
             state[bias] = state[bias] * state.pop(key)
-    if not any(key.endswith('.qkv.bias') for key in state):
-        for key in own:
-            if key.endswith('.qkv.bias'):
-                state[key] = torch.zeros_like(own[key])
+    biases = [key for key in own if key.endswith('.qkv.bias')]
+    if not any(key in state for key in biases):
+        state |= {key: torch.zeros_like(own[key]) for key in biases}
         notes.append('no bias of queries, keys and values')
     if 'rope_embed.periods' not in state:
         state['rope_embed.periods'] = own['rope_embed.periods']
         notes.append('periods as in the official files')
     return notes
+
+
+def join_qkv(state):
+    """attn.q, attn.k, attn.v -> attn.qkv, in place; what does not fit together stays."""
+    for key in [key for key in state if re.search(r'\battn\.q\.(weight|bias)$', key)]:
+        stem, _, kind = key.rpartition('.q.')
+        names = [f'{stem}.{letter}.{kind}' for letter in 'qkv']
+        shapes = {state[name].shape if name in state else None for name in names}
+        if len(shapes) == 1 and state[key].dim() > 0:
+            state[f'{stem}.qkv.{kind}'] = torch.cat([state.pop(name) for name in names])

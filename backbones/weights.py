@@ -32,9 +32,10 @@ def read_file(path):
         with open(path, 'rb') as file, torch.serialization.safe_globals(CONTAINERS), \
                 warnings.catch_warnings():
             warnings.simplefilter('ignore')               # of pickle protocols: said below
-            if file.read(9)[8:] == b'{':                  # safetensors: 8 bytes of size, then JSON
-                return read_safetensors(file)
+            is_safetensors = file.read(9)[8:] == b'{'     # 8 bytes of size, then JSON
             file.seek(0)
+            if is_safetensors:
+                return read_safetensors(file)
             return torch.load(file, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise UserError(f'{path}: no such file') from None
@@ -48,21 +49,17 @@ def read_file(path):
 
 def read_safetensors(file):
     """An open file -> {name: tensor}: 8 bytes of size, JSON that says where each lies, values."""
-    whole = file.seek(0, 2)
-    file.seek(0)
-    length = int.from_bytes(file.read(8), 'little')
-    if 8 + length > whole:
-        raise ValueError('it is cut short')
-    entries = json.loads(file.read(length))
+    whole = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
+    begin = 8 + int.from_bytes(bytes(whole[:8]), 'little')
+    entries = json.loads(bytes(whole[8:begin]))
     entries.pop('__metadata__', None)
+    values = whole[begin:]
     tensors = {}
     for name, entry in entries.items():
-        begin, end = entry['data_offsets']
-        if not 0 <= begin <= end <= whole - 8 - length:
+        start, end = entry['data_offsets']
+        if not 0 <= start <= end <= len(values):
             raise ValueError(f'{name} lies outside the file')
-        file.seek(8 + length + begin)
-        values = bytearray(file.read(end - begin))
-        tensor = torch.frombuffer(values, dtype=DTYPES[entry['dtype']])
+        tensor = values[start:end].clone().view(DTYPES[entry['dtype']])
         tensors[name] = tensor.reshape(entry['shape'])
     return tensors
 
@@ -83,7 +80,7 @@ def fetch(address):
 def load_weights(backbone, source):
     """Put a file, or what is at an https address, into a backbone. Errors: UserError.
 
-    Returns what was done with it, in a line; '' where it held just the backbone's own names.
+    Returns what was left out or made up, in a line; '' where it held the backbone and no more.
     """
     if not str(source).startswith('https://'):
         state, sentence = backbone_state(read_file(source), backbone, source)
@@ -100,28 +97,29 @@ def backbone_state(content, backbone, source):
     """What is in a file -> (the backbone's own state dict, what was done for that, in a line)."""
     notes = []
     state = content
-    if isinstance(content, dict):
-        parts = [part for part in PARTS if isinstance(content.get(part), dict)]
-        for part in parts[:1]:
+    for part in PARTS:
+        if state is content and isinstance(content, dict) and isinstance(content.get(part), dict):
             state = content[part]
             notes.append(f'took its part {part!r}')
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise UserError(f'{source}: holds no state dict of tensors')
     own = backbone.state_dict()
-    state, renaming = names.official(names.in_float32(state), own)
-    notes += renaming + names.complete(state, own)
+    state, others = names.official(names.in_float32(state), own)
+    if others:
+        notes.append('left out ' + ', '.join(others))
+    notes += names.complete(state, own)
     return state, f'{source}: ' + '; '.join(notes) if notes else ''
 
 
 def load_strictly(module, state, source):
     """load_state_dict, but a key missing or too many or a wrong shape is a UserError naming it."""
     own = module.state_dict()
-    missing = [key for key in own if key not in state]
     unknown = [key for key in state if key not in own]
     problems = []
-    for key in missing:
-        nearest = [f' (nearest: {other})' for other in difflib.get_close_matches(key, unknown, 1)]
-        problems.append(f'missing {key}' + ''.join(nearest))
+    for key in own:
+        if key not in state:
+            nearest = difflib.get_close_matches(key, unknown, 1)
+            problems.append(f'missing {key}' + ''.join(f' (nearest: {each})' for each in nearest))
     problems += [f'unknown {key}' for key in unknown]
     for key in [key for key in own if key in state]:
         shape = tuple(getattr(state[key], 'shape', ()))
@@ -140,3 +138,25 @@ def fingerprint(module):
         data = value.detach().cpu().contiguous().flatten().view(torch.uint8)
         total = zlib.crc32(data.numpy(), total)
     return total
+
+
+def load_trained(model, checkpoint, source, head=True):
+    """Put a checkpoint's weights into a model of the same settings; its head only where the model
+    has one and `head` is True. Errors: UserError."""
+    settings = checkpoint['settings']
+    own = model.state_dict()
+    needed = own                                          # the file brings its backbone
+    if checkpoint['backbone'] is not None:
+        needed = model.trained_state()
+        if not settings['train_backbone'] and checkpoint['backbone'] != fingerprint(model.backbone):
+            raise UserError(f'{source}: was trained on another backbone than these weights of '
+                            f'{settings["backbone"]}; give --weights')
+    with_head = head and model.head is not None
+    state = {}
+    for key, value in own.items():
+        if key not in needed or (key.startswith('head.') and not with_head):
+            state[key] = value
+    for key, value in checkpoint['model'].items():
+        if with_head or not key.startswith('head.'):
+            state[key] = value
+    load_strictly(model, state, source)

@@ -38,7 +38,7 @@ from datasets.synthetic import ACTIONS, Stage, synthetic
 from evaluation.focus import focus
 from loss import OBJECTIVES
 from lstp import POOLERS
-from model import build_backbone
+from backbones.build import build_backbone
 from mtf import MTF
 
 SCENES = {'present': Stage, 'garden': Garden}

@@ -8,7 +8,8 @@ import train
 from datasets.synthetic import synthetic
 from experiment import ALL_LAYERS, METRICS, SCENES, Model, Row, cache, cover, embed, print_table
 from lstp import POOLERS
-from model import MVFormer, build_backbone
+from backbones.build import build_backbone
+from model import MVFormer
 
 
 @pytest.fixture(scope='module')

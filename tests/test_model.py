@@ -1,6 +1,5 @@
 """The model against the reference numbers (tests/golden) and its own promises; from a file to embeddings."""
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,175 +9,146 @@ from torch import nn
 
 import data
 import model
-from loss import projection_head
+from backbones.released import rename
+from loss import projection_head, scl
 from lstp import LSTP
 from miniatures import write_images
 from mtf import MTF, READOUTS
 from running.errors import UserError
+from test_backbones import assert_close, golden
 
-GOLDEN = Path(__file__).parent / 'golden'
+# ------------------------------------------------------------- everything after the ViT
 
-
-def golden(name):
-    return {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / f'{name}.npz').items()}
-
-
-def assert_close(ours, reference, tolerance=1e-5):
-    """Within `tolerance` of the largest magnitude in the reference."""
-    assert ours.shape == reference.shape
-    assert (ours - reference).abs().max() <= tolerance * reference.abs().max()
+def inside(state, name):
+    """The weights of a part, under the part's own names."""
+    return {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
 
 
-# ---------------------------------------------------------------------------------------------- everything after the ViT
-
-def reference_model(dropout=0.):
-    """Our LSTP, MTF and projection head with the reference's weights."""
-    g = golden('mvf_one')
-    sd = {key[3:]: value for key, value in g.items() if key.startswith('sd/')}
-    pool = LSTP(96, entities=3, width=24)
-    mtf = MTF(24, 3, frames=8, fc_width=40, width=32, heads=4, hidden=64, embedding=16, dropout=dropout)
-    head = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16))
-    ours = {'own': sd['pooling.cross_att.Q_s'][0], 'shared': sd['pooling.cross_att.Q_s_b']}
-    for name, theirs in {'key': 'K', 'value': 'V'}.items():
-        for part in 'weight', 'bias':
-            ours[f'{name}.{part}'] = sd[f'pooling.cross_att.linear_{theirs}2d.{part}']
-    pool.load_state_dict(ours)
-    ours = {f'fc.{key[len("fc_layers."):]}': value for key, value in sd.items() if key.startswith('fc_layers.')}
-    for part in 'weight', 'bias':
-        ours[f'fc.8.{part}'], ours[f'out.{part}'] = sd[f'video_emb.{part}'], sd[f'embedding_layer.{part}']
-        for i in range(3):
-            layer = f'video_encoder.enc_layers.{i}.'
-            ours[f'blocks.{i}.attn.qkv.{part}'] = torch.cat([sd[f'{layer}self_att.linear_{x}2d.{part}'] for x in 'QKV'])
-            for name, theirs in {'norm1': 'res_layer0.norm', 'norm2': 'res_layer1.norm',
-                                 'attn.proj': 'self_att.linear_d2Q', 'mlp.fc1': 'feed_forward.fc1',
-                                 'mlp.fc2': 'feed_forward.fc2'}.items():
-                ours[f'blocks.{i}.{name}.{part}'] = sd[f'{layer}{theirs}.{part}']
-    # the reference numbers its layers [Dropout, Linear, BatchNorm, ReLU] from 0, as ours
-    mtf.load_state_dict(ours)
-    head.load_state_dict({key[len('head/net.'):]: value for key, value in g.items() if key.startswith('head/')})
-    return pool, mtf, head, g
-
-
-def embed(pool, mtf, features, valid=None):
-    b, t = features.shape[:2]
-    entities, _ = pool(features.flatten(3).flatten(0, 1).mT)
-    return mtf(entities.reshape(b, t, *entities.shape[1:]), valid)
-
-
+@torch.no_grad()
 def test_mvformer_golden():
-    pool, mtf, head, g = reference_model()
+    """LSTP, MTF and projection head with the reference's weights, in training and after it."""
+    g = golden('mvf_one')
+    state = rename({f'embed.{key}': value for key, value in inside(g, 'sd/').items()})
+    pool = LSTP(96, entities=3, width=24)
+    pool.load_state_dict(inside(state, 'pool.'))
+    mtf = MTF(24, 3, frames=8, fc_width=40, width=32, heads=4, hidden=64, embedding=16, dropout=0.)
+    mtf.load_state_dict(inside(state, 'mtf.'))
+    head = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16))
+    head.load_state_dict(inside(g, 'head/net.'))
     valid = g['masks'][:, 0].bool()
-    mtf.train(), head.train()
-    with torch.no_grad():
-        z = embed(pool, mtf, g['feats'], valid)
-        assert_close(z, g['train_out'])
-        assert_close(F.normalize(head(z.flatten(0, 1)), dim=-1).view_as(z), g['train_proj'])
-        for layer in 2, 6:
-            for name in 'running_mean', 'running_var':
-                assert_close(mtf.fc[layer].get_buffer(name), g[f'sd_after/fc_layers.{layer}.{name}'])
-        mtf.eval()
-        assert_close(embed(pool, mtf, g['feats'], valid), g['eval_out'])
-        assert_close(embed(pool, mtf, g['feats13']), g['eval_out13'])
+
+    def embed(features, valid=None):
+        b, t = features.shape[:2]
+        entities, _ = pool(features.flatten(3).flatten(0, 1).mT)
+        return mtf(entities.unflatten(0, (b, t)), valid)
+
+    z = embed(g['feats'], valid)
+    assert_close(z, g['train_out'])
+    assert_close(F.normalize(head(z.flatten(0, 1)), dim=-1).view_as(z), g['train_proj'])
+    for layer in 2, 6:
+        for name in 'running_mean', 'running_var':
+            assert_close(mtf.fc[layer].get_buffer(name), g[f'sd_after/fc_layers.{layer}.{name}'])
+    mtf.eval()
+    assert_close(embed(g['feats'], valid), g['eval_out'])
+    assert_close(embed(g['feats13']), g['eval_out13'])
 
 
-# ----------------------------------------------------------------------------------------------------- building, loading
+# -------------------------------------------------------------------- building, training
 
 def settings(**changes):
-    return dict(backbone='tiny', weights='random', layers=[1, 2, 4], image_size=64, train_backbone=[], pool='lstp',
-                entities=3, entity_width=384, disjoint=False, frames=8, fc_width=64, embedding=32, readout='cls',
-                dropout=0.1, loss='scl') | changes
+    return dict(backbone='tiny', weights='random', layers=[1, 2, 4], image_size=24, frames=8,
+                fc_width=64, embedding=32) | changes
 
 
 def test_forward_is_unit_length_float_and_trains_only_what_it_should():
     mvf = model.build_model(settings())
     mvf.head = projection_head(32)
     mvf.train()
-    clips = torch.randn(2, 8, 3, 64, 64)
-    z = mvf(clips, torch.ones(2, 8, dtype=torch.bool), project=True)
-    assert z.shape == (2, 8, 32) and torch.allclose(z.norm(dim=-1), torch.ones(2, 8), atol=1e-5)
+    z = mvf(torch.randn(2, 8, 3, 24, 24), torch.ones(2, 8, dtype=torch.bool), project=True)
+    assert z.dtype == torch.float32
+    assert_close(z.norm(dim=-1), torch.ones(2, 8))
     z[..., 0].sum().backward()
     assert not mvf.backbone.training and mvf.mtf.training
-    assert all(weight.grad is None for weight in mvf.backbone.parameters())
-    assert all(weight.grad is not None for name, weight in mvf.named_parameters() if not name.startswith('backbone'))
+    with_gradient = {name for name, weight in mvf.named_parameters() if weight.grad is not None}
+    trained = {name for name, _ in mvf.named_parameters() if not name.startswith('backbone')}
+    assert with_gradient == trained
     assert not any(key.startswith('backbone') for key in mvf.trained_state())
+
+
+@pytest.mark.parametrize('train_backbone', [[], ['blocks']])
+def test_padding_that_skips_the_backbone_changes_nothing(train_backbone):
+    """Against every frame in the backbone: embeddings, BatchNorm's statistics, loss, gradients."""
+    mvf = model.build_model(settings(dropout=0., train_backbone=train_backbone))
+    mvf.head = projection_head(32)
+    mvf.train()
+    views = torch.randn(2, 2, 8, 3, 24, 24)
+    lengths = torch.tensor([[8, 5], [1, 7]])
+    valid = torch.arange(8) < lengths[..., None]                      # (B, 2, T)
+    for clip, length in zip(views.flatten(0, 1), lengths.flatten()):
+        clip[length:] = torch.randn(3, 24, 24)                        # one frame, none of the valid
+    time = torch.arange(8).expand(2, 2, 8)
+    seen = []
+    mvf.backbone.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+
+    def step(embed):
+        """-> embeddings, loss, gradients and statistics of a training step."""
+        network_state = {key: value.clone() for key, value in mvf.state_dict().items()}
+        mvf.zero_grad()
+        z = embed()
+        loss = scl(z.unflatten(0, (2, 2)), time, lengths, valid)
+        loss.backward()
+        found = [weight.grad for weight in mvf.parameters() if weight.requires_grad]
+        found += [each.clone() for each in mvf.mtf.buffers() if each.is_floating_point()]
+        mvf.load_state_dict(network_state)
+        return [z, loss, *found]
+
+    def of_every_frame():
+        entities, _ = mvf.entities(views.flatten(0, 2))
+        z = mvf.mtf(entities.unflatten(0, (4, 8)), valid.flatten(0, 1))
+        z = mvf.head(z.flatten(0, 1)).unflatten(0, (4, 8))
+        return F.normalize(z, dim=-1)
+
+    plain = step(of_every_frame)
+    ours = step(lambda: mvf(views.flatten(0, 1), valid.flatten(0, 1), project=True))
+    assert seen == [32, 8 + 6 + 2 + 8]
+    for a, b in zip(ours, plain, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
 
 
 def test_chunks_change_nothing():
     mvf = model.build_model(settings())
-    clips = torch.randn(1, 7, 3, 64, 64)
+    clips = torch.randn(1, 7, 3, 24, 24)
     with torch.no_grad():
         whole = mvf(clips)
         mvf.frames_at_once = {'cpu': 3}
         assert torch.allclose(mvf(clips), whole, atol=1e-6)
 
 
-def test_resnet50_and_its_last_stage():
-    mvf = model.build_model(settings(backbone='resnet50', image_size=224, layers=[1], pool='max', train_backbone=['layer4']))
+def test_the_last_stage_of_a_resnet_is_trained():
+    mvf = model.build_model(settings(backbone='resnet50', image_size=64, layers=[1], pool='max',
+                                     train_backbone=['layer4']))
     mvf.train()
-    features = mvf.features(torch.randn(1, 3, 224, 224))
-    assert features.patches.shape == (1, 49, 2048) and features.cls is None
+    features = mvf.features(torch.randn(1, 3, 64, 64))
+    assert features.patches.shape == (1, 4, 2048) and features.cls is None
     features.patches.sum().backward()
-    trained = {name.split('.')[1] for name, weight in mvf.named_parameters()
-               if name.startswith('backbone') and weight.grad is not None}
-    assert trained == {'layer4'}
+    for name, weight in mvf.backbone.named_parameters():
+        assert (weight.grad is not None) == name.startswith('layer4.')
     saved = {key for key in mvf.trained_state() if key.startswith('backbone')}
-    assert saved and all(key.startswith('backbone.layer4') and 'running' not in key for key in saved)
-    with pytest.raises(UserError, match='CLS'):
-        model.build_model(settings(backbone='resnet50', layers=[1], image_size=224, pool='cls'))
+    assert saved and all('.layer4.' in key and 'running' not in key for key in saved)
 
 
-def test_checkpoint_of_a_frozen_backbone_is_kept_by_name(tmp_path):
-    s = asdict(model.Architecture.from_dict(settings()))
-    mvf = model.build_model(s)
-    path = tmp_path / 'checkpoint.pt'
-    checkpoint = dict(settings=s, model=mvf.trained_state(), step=1, backbone=model.fingerprint(mvf.backbone))
-    torch.save(checkpoint, path)
-    again = model.load_model(path)
-    assert all(torch.equal(value, again.state_dict()[key]) for key, value in mvf.state_dict().items())
-    torch.save(checkpoint | {'backbone': 0}, path)
-    with pytest.raises(UserError, match='another backbone'):
-        model.load_model(path)
-    torch.save({'weights': torch.zeros(1)}, path)
-    with pytest.raises(UserError, match='no checkpoint'):
-        model.load_model(path)
-
-
-def saved(path, **changes):
-    """A checkpoint as train.py writes it, and its model."""
-    s = asdict(model.Architecture.from_dict(settings(**changes)))
-    mvf = model.build_model(s)
-    torch.save(dict(settings=s, model=mvf.trained_state(), optimizer={}, step=1,
-                    backbone=model.fingerprint(mvf.backbone)), path)
-    return mvf
-
-
-def test_from_a_file_to_embeddings_in_three_lines(tmp_path, monkeypatch):
-    """From another working folder; the folder of a run is taken for its checkpoint."""
-    mvf = saved(tmp_path / 'checkpoint.pt')
-    write_images(tmp_path / 'squat', 7, '.png', size=(80, 50))
-    (tmp_path / 'elsewhere').mkdir()
-    monkeypatch.chdir(tmp_path / 'elsewhere')
-    z = model.load_model('..').embed('../squat')
-    assert z.shape == (7, 32) and z.dtype == np.float32
-    frames = data.frame_folder('squat', tmp_path / 'squat', 64).read(range(7))
-    with torch.no_grad():
-        expected = mvf(data.center(frames, 64)[None])[0]
-    assert np.allclose(z, expected, atol=1e-5)
-
-
-def test_a_long_video_is_one_thinned_sequence(tmp_path):
-    """Every third of 7 frames as one sequence; what lies between them is interpolated."""
-    mvf = saved(tmp_path / 'checkpoint.pt')
-    write_images(tmp_path / 'squat', 7, '.png', size=(64, 64))
-    video = data.frame_folder('squat', tmp_path / 'squat')
-    z = mvf.train().embed(video, most=3)
-    assert mvf.training                                   # as it was
-    mvf.eval()
-    with torch.no_grad():
-        known = mvf(data.center(video.read([0, 3, 6]), 64)[None], normalize=False)[0]
-    between = F.normalize(torch.lerp(known[0], known[1], 1 / 3), dim=-1)
-    assert np.allclose(z[[0, 3, 6]], F.normalize(known, dim=-1), atol=1e-5)
-    assert np.allclose(z[1], between, atol=1e-5)
+@pytest.mark.parametrize('part, layers, pool, fits', [
+    ('norm', [4], 'lstp', False), ('blocks', [1, 2], 'lstp', False), ('norm', [4], 'cls', True),
+    ('blocks', [4], 'lstp', True)])
+@torch.no_grad()
+def test_a_part_is_trained_where_it_acts_on_what_is_read_and_else_refused(part, layers, pool, fits):
+    changed = settings(train_backbone=[part], layers=layers, pool=pool)
+    if fits:
+        saved = model.build_model(changed).trained_state()
+        assert any(key.startswith(f'backbone.{part}') for key in saved)
+    else:
+        with pytest.raises(UserError, match=f'--train-backbone {part}'):
+            model.build_model(changed)
 
 
 @pytest.mark.parametrize('pool', ['lstp', 'cls'])
@@ -187,54 +157,87 @@ def test_blocks_behind_the_last_one_needed_are_left_out(pool):
     ran = []
     for number, block in enumerate(mvf.backbone.blocks, 1):
         block.register_forward_hook(lambda *_, number=number: ran.append(number))
-    mvf.features(torch.randn(1, 3, 64, 64))
+    mvf.features(torch.randn(1, 3, 24, 24))
     assert ran == ([1, 2, 3, 4] if pool == 'cls' else [1, 2])
 
 
 def test_a_shared_backbone_gives_cls_once_somebody_reads_it():
     backbone = model.build_model(settings(layers=[2])).backbone
-    assert backbone(torch.randn(1, 3, 64, 64)).cls is None
+    assert backbone(torch.randn(1, 3, 24, 24)).cls is None
     late = model.build_model(settings(layers=[2], pool='cls'), backbone)
     model.build_model(settings(layers=[2]), backbone)
-    assert late(torch.randn(1, 8, 3, 64, 64)).isfinite().all()
+    assert late(torch.randn(1, 8, 3, 24, 24)).isfinite().all()
 
 
-@pytest.mark.parametrize('part, layers', [('norm', [4]), ('blocks', [1, 2])])
-def test_a_part_that_would_get_no_gradient_is_refused(part, layers):
-    with pytest.raises(UserError, match=f'--train-backbone {part}') as error:
-        model.build_model(settings(train_backbone=[part], layers=layers))
-    assert '\n' not in str(error.value)
+# ------------------------------------------------------------------- files, the table
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model, and its checkpoint as train.py writes it."""
+    s = asdict(model.Architecture.from_dict(settings()))
+    mvf = model.build_model(s)
+    checkpoint = dict(settings=s, model=mvf.trained_state(), step=1,
+                      backbone=model.fingerprint(mvf.backbone))
+    torch.save(checkpoint, tmp_path / 'checkpoint.pt')
+    return mvf, checkpoint
 
 
-@torch.no_grad()
-def test_a_part_with_a_gradient_is_trained():
-    for part, pool in ('norm', 'cls'), ('blocks', 'lstp'):
-        mvf = model.build_model(settings(train_backbone=[part], layers=[4], pool=pool))
-        assert any(key.startswith(f'backbone.{part}') for key in mvf.trained_state())
+def test_checkpoint_of_a_frozen_backbone_is_kept_by_name(saved, tmp_path):
+    mvf, checkpoint = saved
+    again = model.load_model(tmp_path / 'checkpoint.pt').state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in mvf.state_dict().items())
+    for content, words in [(checkpoint | {'backbone': 0}, 'another backbone'),
+                           ({'weights': torch.zeros(1)}, 'no checkpoint')]:
+        torch.save(content, tmp_path / 'other.pt')
+        with pytest.raises(UserError, match=words):
+            model.load_model(tmp_path / 'other.pt')
 
 
-def test_the_table_counts_every_part(monkeypatch, capsys):
-    monkeypatch.setattr('sys.argv', ['model.py', '--backbone', 'tiny', '--frames', '16'])
+def test_from_a_file_to_embeddings_in_three_lines(saved, tmp_path, monkeypatch):
+    """From another working folder; the folder of a run is taken for its checkpoint."""
+    write_images(tmp_path / 'squat', 7, '.png', size=(80, 50))
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    z = model.load_model('..').embed('../squat')
+    assert z.shape == (7, 32) and z.dtype == np.float32
+    frames = data.frame_folder('squat', tmp_path / 'squat', 24).read(range(7))
+    with torch.no_grad():
+        expected = saved[0](data.center(frames, 24)[None])[0]
+    assert np.allclose(z, expected, atol=1e-5)
+
+
+def test_a_long_video_is_one_thinned_sequence(saved, tmp_path):
+    """Every third of 7 frames as one sequence; what lies between them is interpolated."""
+    mvf, _ = saved
+    write_images(tmp_path / 'squat', 7, '.png', size=(24, 24))
+    video = data.frame_folder('squat', tmp_path / 'squat')
+    z = mvf.train().embed(video, most=3)
+    assert mvf.training                                   # as it was
+    mvf.eval()
+    with torch.no_grad():
+        known = mvf(data.center(video.read([0, 3, 6]), 24)[None], normalize=False)[0]
+    between = F.normalize(torch.lerp(known[0], known[1], 1 / 3), dim=-1)
+    assert np.allclose(z[[0, 3, 6]], F.normalize(known, dim=-1), atol=1e-5)
+    assert np.allclose(z[1], between, atol=1e-5)
+
+
+@pytest.mark.parametrize('pool, entities', [('lstp', 3), ('avg', 1)])
+def test_the_table_counts_every_part(pool, entities, monkeypatch, capsys):
+    command = f'model.py --backbone tiny --frames 16 --pool {pool}'
+    monkeypatch.setattr('sys.argv', command.split())
     model.main()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith('MV-Former: one clip of T = 16 frames, N = 3 entities, tiny layers [1, 2, 4]')
-    mvf = model.build_model(dict(backbone='tiny', weights='random', layers=[1, 2, 4], frames=16))
+    assert 'T = 16 frames' in lines[0] and f'N = {entities} entities' in lines[0]
+    mvf = model.build_model(dict(backbone='tiny', weights='random', frames=16, pool=pool))
     total = sum(weight.numel() for weight in mvf.parameters())
     assert f'{total:,}' in lines[-1]
-    monkeypatch.setattr('sys.argv', ['model.py', '--backbone', 'tiny', '--pool', 'avg'])
-    model.main()
-    assert 'N = 1 entities' in capsys.readouterr().out
 
-
-# ------------------------------------------------------------------------------- "Change something", step by step
 
 def test_a_new_readout_is_a_function_and_a_line(monkeypatch):
     monkeypatch.setitem(READOUTS, 'max', lambda tokens: tokens.amax(2))
     mvf = model.build_model(settings(readout='max'))
     average = model.build_model(settings(readout='avg'))
     average.load_state_dict(mvf.state_dict())
-    clips = torch.randn(1, 8, 3, 64, 64)
+    clips = torch.randn(1, 8, 3, 24, 24)
     with torch.no_grad():
         assert not torch.allclose(mvf(clips), average(clips), atol=1e-4)
-    with pytest.raises(KeyError):
-        model.build_model(settings(readout='median'))
