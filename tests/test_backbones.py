@@ -16,7 +16,6 @@ from backbones.weights import backbone_state, load_strictly
 from running.errors import UserError
 
 GOLDEN = Path(__file__).parent / 'golden'
-SIZES = dict(width=32, depth=4, heads=2)
 
 
 @cache
@@ -30,46 +29,45 @@ def assert_close(ours, reference, tolerance=1e-5):
     assert (ours - reference).abs().max() <= tolerance * reference.abs().max()
 
 
-def weights_under(numbers, *prefixes):
-    """The state dict in a file of reference numbers."""
-    state = {}
-    for key, value in numbers.items():
-        if key.startswith(prefixes):
-            state[key.split('/')[1]] = value
-    return state
+def vit_of(kind, name, prefixes, layers, **sizes):
+    """A backbone with the weights in a file of reference numbers, and those numbers."""
+    vit = kind(layers, width=32, depth=4, heads=2, **sizes)
+    state, _ = backbone_state(weights_under(name, prefixes), vit, 'the reference')
+    load_strictly(vit, state, 'the reference')
+    return vit.eval(), golden(name)
 
 
-def loaded(backbone, state):
-    state, _ = backbone_state(state, backbone, 'the reference')
-    load_strictly(backbone, state, 'the reference')
-    return backbone.eval()
+def weights_under(name, prefixes):
+    return {key.split('/')[1]: value for key, value in golden(name).items()
+            if key.startswith(prefixes)}
 
 
 def dino(layers=None):
-    g = golden('dino_vit')
-    vit = ViT(layers, trained_size=32, patch_size=8, **SIZES)
-    return loaded(vit, weights_under(g, 'sd/')), g
+    return vit_of(ViT, 'dino_vit', 'sd/', layers, trained_size=32, patch_size=8)
 
 
 def dinov2(layers=None):
-    g = golden('dinov2_vit')
-    vit = DINOv2(layers, trained_size=56, patch_size=14, **SIZES)
-    return loaded(vit, weights_under(g, 'sd/')), g
+    return vit_of(DINOv2, 'dinov2_vit', 'sd/', layers, trained_size=56, patch_size=14)
 
 
 def dinov2_reg(layers=None):
-    g = golden('dinov2_vit')
-    vit = DINOv2WithRegisters(layers, trained_size=56, patch_size=14, **SIZES)
-    return loaded(vit, weights_under(g, 'sd/', 'sd_reg/')), g
+    return vit_of(DINOv2WithRegisters, 'dinov2_vit', ('sd/', 'sd_reg/'), layers, trained_size=56,
+                  patch_size=14)
 
 
 def dinov3(layers=None):
-    g = golden('dinov3_vit')
-    vit = DINOv3(layers, patch_size=16, **SIZES)
-    return loaded(vit, weights_under(g, 'sd/')), g
+    return vit_of(DINOv3, 'dinov3_vit', 'sd/', layers, patch_size=16)
 
 
 EVERY = [dino, dinov2, dinov2_reg, dinov3]
+CASES = {'dino': (dino, 'dino'), 'dinov2': (dinov2, 'dinov2'), 'dinov2_reg': (dinov2_reg, 'dinov2'),
+         'dinov3': (dinov3, 'dinov3')}
+
+
+def official_state(case):
+    """As in an official file: for test_weights.py."""
+    prefixes = ('sd/', 'sd_reg/') if case == 'dinov2_reg' else 'sd/'
+    return weights_under(f'{CASES[case][1]}_vit', prefixes)
 
 
 # ---------------------------------------------------------------------- reference numbers
@@ -174,7 +172,7 @@ def test_products_of_rotated_patches_depend_on_their_distance_alone():
 def test_dinov2_is_dino_with_the_scales_folded_in():
     """Without registers LayerScale is only another weight of the layer before."""
     scaled, g = dinov2(layers=(2, 4))
-    plain = ViT((2, 4), trained_size=56, patch_size=14, **SIZES).eval()
+    plain = ViT((2, 4), trained_size=56, patch_size=14, width=32, depth=4, heads=2).eval()
     state = {key: value for key, value in scaled.state_dict().items() if '.ls' not in key}
     for i, block in enumerate(scaled.blocks):
         for gamma, layer in (block.ls1.gamma, 'attn.proj'), (block.ls2.gamma, 'mlp.fc2'):
