@@ -158,33 +158,6 @@ def test_rotation_is_a_product_of_complex_numbers():
     assert_close(ours, torch.cat([turned.real, turned.imag], -1))
 
 
-def test_products_of_rotated_patches_depend_on_their_distance_alone():
-    vit, _ = dinov3()
-    query, key = torch.randn(2, 1, 1, 1, 16).double()
-    angles = vit.angles(4, 4).double()
-    turned = [rotate(each.expand(1, 1, 16, 16), angles.cos(), angles.sin()).double()
-              for each in (query, key)]
-    products = (turned[0] @ turned[1].mT)[0, 0].view(4, 4, 4, 4)  # of row, column with row, column
-    assert_close(products[1, 1, 2, 3], products[0, 0, 1, 2])
-    assert (products[1, 1, 2, 3] - products[1, 1, 3, 2]).abs() > 1e-3
-
-
-def test_dinov2_is_dino_with_the_scales_folded_in():
-    """Without registers LayerScale is only another weight of the layer before."""
-    scaled, g = dinov2(layers=(2, 4))
-    plain = ViT((2, 4), trained_size=56, patch_size=14, width=32, depth=4, heads=2).eval()
-    state = {key: value for key, value in scaled.state_dict().items() if '.ls' not in key}
-    for i, block in enumerate(scaled.blocks):
-        for gamma, layer in (block.ls1.gamma, 'attn.proj'), (block.ls2.gamma, 'mlp.fc2'):
-            at = f'blocks.{i}.{layer}'
-            state[f'{at}.weight'] = gamma[:, None] * state[f'{at}.weight']
-            state[f'{at}.bias'] = gamma * state[f'{at}.bias']
-    plain.load_state_dict(state)
-    with torch.no_grad():
-        assert_close(plain(g['x']).patches, scaled(g['x']).patches)
-        assert_close(plain(g['x']).cls, scaled(g['x']).cls)
-
-
 # --------------------------------------------------------------------------- the contract
 
 @pytest.mark.parametrize('make', EVERY)
@@ -195,26 +168,6 @@ def test_layers_are_counted_from_one_and_kept_in_order(make):
     blocks = every(g['x']).patches.split(32, -1)
     assert torch.equal(some(g['x']).patches, torch.cat([blocks[2], blocks[0]], -1))
     assert (some.width, some.channels) == (32, 64)
-
-
-@pytest.mark.parametrize('make', EVERY)
-@torch.no_grad()
-def test_attention_of_cls_is_what_its_last_block_adds(make):
-    """The map, over all tokens, times the values, is the attention's output."""
-    vit, g = make()
-    x = vit.tokens(g['x'])
-    arguments = vit.block_arguments(g['x'])
-    assert x.shape[1] == vit.prefix + vit(g['x']).patches.shape[1]
-    for block in vit.blocks[:-1]:
-        x = block(x, **arguments)
-    last = vit.blocks[-1]
-    x = last.norm1(x)
-    whole = last.attn.attention_map(x, **arguments)
-    assert torch.equal(vit.attention_map(g['x']), whole[:, :, 0, vit.prefix:])
-    assert_close(whole.sum(-1), torch.ones(whole.shape[:-1]))
-    value = last.attn.split_heads(x, **arguments)[2]
-    out = (whole @ value).transpose(1, 2).flatten(2)
-    assert_close(last.attn.proj(out), last.attn(x, **arguments))
 
 
 @pytest.mark.parametrize('make', EVERY)
@@ -273,17 +226,6 @@ def test_parameters_are_those_of_the_official_files(name, keys):
         state = model.backbones()[name].make(None).state_dict()
     assert len(state) == keys
     assert all(names.rename(key) == key for key in state)
-
-
-@pytest.mark.parametrize('name', ['dinov2_vits14_reg', 'dinov3_vits16'])
-def test_building_by_name(name):
-    backbone = build_backbone(name, weights='random', layers=[4, 8, 12])
-    assert not any(weight.requires_grad for weight in backbone.parameters())
-    size = 4 * backbone.patch_size
-    with torch.no_grad():
-        features = backbone(torch.randn(1, 3, size, size))
-    assert features.patches.shape == (1, 16, 3 * 384)
-    assert features.patches.isfinite().all() and features.cls.isfinite().all()
 
 
 def test_sizes_that_a_backbone_cannot_take_are_said():
