@@ -23,7 +23,6 @@ class Pooler(nn.Module):
 
 class LSTP(Pooler):
     """Single-head cross-attention: N learned queries, the same for all frames, attend to patches.
-
     disjoint: each patch keeps only the entity that attends to it most (future work, section 5.4).
     """
     append_ids = True
@@ -43,7 +42,7 @@ class LSTP(Pooler):
         self.value = nn.Linear(channels, width)
 
     def attend_plainly(self, patches):
-        """The idea, which `forward` computes faster. patches (F, P, L*C) -> as forward."""
+        """The idea, which `forward` computes faster: the same input and output."""
         query = self.own + self.shared                                          # (N, d)
         key = self.key(patches)                                                 # (F, P, d)
         value = self.value(patches)                                             # (F, P, d)
@@ -52,11 +51,9 @@ class LSTP(Pooler):
         return attention @ value, attention                                     # (F, N, d)
 
     def forward(self, patches, cls=None):
-        """patches (F, P, L*C) -> entities (F, N, d), attention (F, N, P).
-
-        The same as attend_plainly, but of P patches none is projected:
-            q . (W_k f + b_k) = (W_k^T q) . f + q . b_k      project the N queries instead
-            A (W_v f + b_v)   = W_v (A f) + (sum of A) b_v   project what has been pooled
+        """patches (F, P, L*C) -> entities (F, N, d), attention (F, N, P); projects no patch:
+            q . (W_k f + b_k) = (W_k^T q) . f + q . b_k      but the N queries,
+            A (W_v f + b_v)   = W_v (A f) + (sum of A) b_v   and what has been pooled.
         For three layers of a ViT-B/8 that is 14 million multiply-adds a frame, not 1,389.
         """
         query = self.own + self.shared                                          # (N, d)
@@ -72,10 +69,10 @@ class LSTP(Pooler):
 
     def keep_strongest(self, attention):
         """disjoint: zero where another entity attends more to the same patch. (F, N, P)"""
-        if not self.disjoint:
-            return attention
-        strongest = F.one_hot(attention.argmax(1), self.num_entities)           # (F, P, N)
-        return attention * strongest.mT
+        if self.disjoint:
+            strongest = F.one_hot(attention.argmax(1), self.num_entities)       # (F, P, N)
+            attention = attention * strongest.mT
+        return attention
 
 
 class FixedWidth(Pooler):

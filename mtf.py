@@ -3,9 +3,8 @@
     entities (B, T, N, d), valid (B, T)  ->  one embedding a frame (B, T, D), not normalised
 
 B clips (in training the two views of every video), T frames, N entities of width d, H the width of
-the transformer. No frame becomes one vector before the fusion: each entity of each frame is a token
-that attends to all entities of all frames. A one-hot id tells the entities apart, a time code the
-frames.
+the transformer. Each entity of each frame is a token that attends to all entities of all frames; a
+one-hot id tells the entities apart, a time code the frames.
 """
 import torch
 import torch.nn.functional as F
@@ -27,8 +26,7 @@ class Attention(nn.Module):
         return rearrange(self.qkv(x), 'b s (three h c) -> three b h s c', three=3, h=self.heads)
 
     def forward(self, x, mask=None, **rotation):
-        """x (B, S, C); mask bool, broadcast to (B, heads, S, S): may this token look at that one?
-        rotation: DINOv3's, for its split_heads."""
+        """x (B, S, C); mask bool, broadcast to (B, heads, S, S): may this token look at that one?"""
         query, key, value = self.split_heads(x, **rotation)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.proj(rearrange(out, 'b h s c -> b s (h c)'))
@@ -81,7 +79,7 @@ def time_code(frames, trained_frames, width, device=None):
 
 
 def readout_cls(tokens):
-    """Entity 0 is the output token, the paper's CLS style. (B, T, N, H) -> (B, T, H)."""
+    """The first entity is the output token, the paper's CLS style. (B, T, N, H) -> (B, T, H)."""
     return tokens[:, :, 0]
 
 
@@ -93,9 +91,8 @@ READOUTS = {'cls': readout_cls, 'avg': readout_avg}
 
 
 class MTF(nn.Module):
-    """channels: d, width of an entity; entities: N; frames: T of the training clips; fc_width: of
-    the two FC layers; width: H; depth: blocks; hidden: of their MLPs; embedding: D; merge: this
-    many neighbouring frames share their tokens (future work, section 6)."""
+    """channels: d; entities: N; frames: T of the training clips; width: H; hidden: of the blocks'
+    MLPs; embedding: D; merge: so many neighbouring frames share tokens (future work, section 6)."""
 
     def __init__(self, channels, entities, *, frames, append_ids=True, fc_width=512, width=256,
                  depth=3, heads=8, hidden=1024, embedding=128, readout='cls', dropout=0.1, merge=1):
@@ -106,7 +103,7 @@ class MTF(nn.Module):
         self.readout = READOUTS[readout]
         self.register_buffer('ids', torch.eye(entities) if append_ids else None, persistent=False)
         inputs = channels + entities if append_ids else channels
-        # CARL: two FC layers, each dropout, linear, BatchNorm, ReLU; then a linear to the width H
+        # CARL: two FC layers, each with dropout, BatchNorm and ReLU; then a linear one to width H
         self.fc = nn.Sequential(
             nn.Dropout(dropout), nn.Linear(inputs, fc_width),
             nn.BatchNorm1d(fc_width), nn.ReLU(),
@@ -121,9 +118,8 @@ class MTF(nn.Module):
         self.out = nn.Linear(width, embedding)
         for block in self.blocks:
             # Xavier's bound depends on the shape: Q, K and V, though in one matrix, get their own
-            matrices = [*block.attn.qkv.weight.chunk(3), block.attn.proj.weight,
-                        block.mlp.fc1.weight, block.mlp.fc2.weight]
-            for weight in matrices:
+            for weight in (*block.attn.qkv.weight.chunk(3), block.attn.proj.weight,
+                           block.mlp.fc1.weight, block.mlp.fc2.weight):
                 nn.init.xavier_uniform_(weight)
 
     def forward(self, entities, valid=None):

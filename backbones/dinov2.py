@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import Backbone, ViT
+from model import BASE, SMALL, Backbone, ViT
 from mtf import Block
 
 
@@ -56,32 +56,23 @@ class DINOv2WithRegisters(DINOv2):
 
     def interpolate(self, grid, rows, columns):
         """As these models were released: by size, with antialias, another bicubic kernel."""
-        # on the CPU, once a call, where it is Apple's GPU: PyTorch 2.6 has no such kernel there
+        # on the CPU where it is Apple's GPU: PyTorch 2.6 has no such kernel there
         device = 'cpu' if grid.device.type == 'mps' else grid.device
         resized = F.interpolate(grid.to(device), (rows, columns), mode='bicubic', antialias=True)
         return resized.to(grid.device)
 
 
-ADDRESS = 'https://dl.fbaipublicfiles.com/dinov2/'
-SMALL = dict(width=384, depth=12, heads=6)
-BASE = dict(width=768, depth=12, heads=12)
 LARGE = dict(width=1024, depth=24, heads=16)
 
 
-def row(name, kind, sizes):
-    folder = name.removesuffix('_reg')
-    file = name.replace('_reg', '_reg4') + '_pretrain.pth'
+def row(kind, file, sizes):
     return Backbone(
         partial(kind, trained_size=518, patch_size=14, **sizes),
         layers=sizes['depth'], image_size=224, patch_size=14, multiple_of=14,
-        weights=f'{ADDRESS}{folder}/{file}')
+        weights=f'https://dl.fbaipublicfiles.com/dinov2/{file}_pretrain.pth')
 
 
-DINOV2 = {
-    'dinov2_vits14': row('dinov2_vits14', DINOv2, SMALL),
-    'dinov2_vits14_reg': row('dinov2_vits14_reg', DINOv2WithRegisters, SMALL),
-    'dinov2_vitb14': row('dinov2_vitb14', DINOv2, BASE),
-    'dinov2_vitb14_reg': row('dinov2_vitb14_reg', DINOv2WithRegisters, BASE),
-    'dinov2_vitl14': row('dinov2_vitl14', DINOv2, LARGE),
-    'dinov2_vitl14_reg': row('dinov2_vitl14_reg', DINOv2WithRegisters, LARGE),
-}
+DINOV2 = {}
+for name, sizes in dict(dinov2_vits14=SMALL, dinov2_vitb14=BASE, dinov2_vitl14=LARGE).items():
+    DINOV2[name] = row(DINOv2, f'{name}/{name}', sizes)
+    DINOV2[f'{name}_reg'] = row(DINOv2WithRegisters, f'{name}/{name}_reg4', sizes)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from backbones.dinov2 import BASE, LARGE, SMALL, DINOv2WithRegisters, ScaledBlock
-from model import Backbone
+from backbones.dinov2 import LARGE, DINOv2WithRegisters, ScaledBlock
+from model import BASE, SMALL, Backbone
 from mtf import Attention
 
 

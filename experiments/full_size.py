@@ -23,36 +23,31 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import model
-from backbones.weights import load_strictly, read_file
+from backbones.weights import load_strictly
 from loss import projection_head
 
 GOLDEN = Path(__file__).parent.parent / 'tests' / 'golden'
-CARL = dict(MODEL=dict(EMBEDDER_TYPE='transformer', BASE_MODEL=dict(LAYER=3, OUT_CHANNEL=2048),
-                       EMBEDDER_MODEL=dict(FLATTEN_METHOD='max_pool', NUM_HEADS=8)))
-MVF = dict(MODEL=dict(EMBEDDER_TYPE='transformer', BASE_MODEL=dict(LAYER=12, OUT_CHANNEL=2304),
-                      EMBEDDER_MODEL=dict(
-                          FLATTEN_METHOD='max_pool', NUM_HEADS=8, FUSION_TYPE='smart',
-                          SMART_FEATS='3,7,11', SMART_TOKENS=3, SMART_ONE_HOT=True,
-                          SMART_FINAL='one')))
+CARL = dict(FLATTEN_METHOD='max_pool', NUM_HEADS=8)
+MVF = CARL | dict(FUSION_TYPE='smart', SMART_FEATS='3,7,11', SMART_TOKENS=3, SMART_ONE_HOT=True,
+                  SMART_FINAL='one')
 
 
 # ----------------------------------------------------------------- weights without a file
 
-def shapes_in(name):
-    """{key: shape, or None for an integer scalar} of a list of keys in tests/golden."""
-    shapes = {}
+def drawn_weights(name):
+    """A state dict by a list of keys and shapes in tests/golden."""
+    state = OrderedDict()
     for line in (GOLDEN / f'{name}_keys.txt').read_text().splitlines():
         if '\t' in line:
             key, shape = line.split('\t')
             is_integer = shape.endswith('int64')
-            shapes[key] = None if is_integer else tuple(map(int, shape.split('x')))
-    return shapes
+            state[key] = torch.tensor(0) if is_integer else draw(key, shape.split('x'))
+    return state
 
 
 def draw(key, shape):
     """The weight of a key: the same wherever it is drawn."""
-    if shape is None:
-        return torch.tensor(0)
+    shape = tuple(map(int, shape))
     n = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
     last = key.split('.')[-1]
     if last == 'running_var':
@@ -66,10 +61,6 @@ def draw(key, shape):
     else:
         n = n / np.sqrt(np.prod(shape[1:]))
     return torch.from_numpy(n.astype(np.float32))
-
-
-def draw_all(shapes):
-    return OrderedDict((key, draw(key, shape)) for key, shape in shapes.items())
 
 
 def drawn_clip(frames):
@@ -95,18 +86,15 @@ class EasyDict(dict):
 EasyDict.__module__ = 'easydict'
 
 
-def save_released(path, state, config, epoch=299):
+def save_released(path, state, config):
     """A checkpoint as CARL and the MV-Former release write it, without the package easydict."""
-    if config is not None:
-        config = EasyDict(config | dict(args=argparse.Namespace(local_rank=0), NUM_GPUS=4))
     before = sys.modules.get('easydict')
     sys.modules['easydict'] = types.ModuleType('easydict')
     sys.modules['easydict'].EasyDict = EasyDict
     weight = torch.nn.Parameter(torch.zeros(1))
-    content = dict(epoch=epoch, model_state=OrderedDict(state),
-                   optimizer_state=torch.optim.Adam([weight]).state_dict())
-    if config is not None:
-        content['cfg'] = config
+    content = dict(epoch=299, model_state=OrderedDict(state),
+                   optimizer_state=torch.optim.Adam([weight]).state_dict(),
+                   cfg=EasyDict(config | dict(args=argparse.Namespace(local_rank=0), NUM_GPUS=4)))
     try:
         torch.save(content, path, pickle_module=pickle)
     finally:
@@ -117,102 +105,68 @@ def save_released(path, state, config, epoch=299):
 
 # ----------------------------------------------------------------------------- the comparison
 
-def embedded(network, images):
-    """Embeddings before L2 (T, D), entities (T, N, d), their attention (T, N, P) of a clip."""
-    entities, attention = network.entities(images)
-    return network.mtf(entities[None])[0], entities, attention
-
-
-def projected(path, z):
-    """Embeddings (T, D) through the checkpoint's projection head."""
-    trained = model.load_checkpoint(path)['model']
-    head = projection_head(z.shape[-1]).eval()
-    load_strictly(head, {key.removeprefix('head.'): value for key, value in trained.items()
-                         if key.startswith('head.')}, path)
-    return F.normalize(head(z), dim=-1)
-
-
-def compare(name, got, expected):
-    error = (got - torch.from_numpy(expected)).abs().max().item() / abs(expected).max()
-    print(f'  {name:20} {error:.1e}{"" if error <= 1e-5 else "   TOO LARGE"}')
-    return error <= 1e-5
-
-
-def carl(folder):
-    """Penn Action (3 blocks, T 80) and Pouring (2 blocks, T 240)."""
-    golden = np.load(GOLDEN / 'carl_checkpoint.npz')
-    shapes = shapes_in('carl')
-    state, images = draw_all(shapes), drawn_clip(6)
-    good = check_recipe(golden, state, images)
-    save_released(folder / 'penn.pth', state, CARL | dict(TRAIN=dict(NUM_FRAMES=80)))
-    fewer = {key: value for key, value in state.items() if 'enc_layers.2.' not in key}
-    save_released(folder / 'pouring.pth', fewer, CARL | dict(TRAIN=dict(NUM_FRAMES=240)))
-    for name in 'penn', 'pouring':
-        network = model.load_model(folder / f'{name}.pth')
-        settings = model.load_checkpoint(folder / f'{name}.pth')['settings']
-        print(f'CARL, {name}: {describe(settings)}')
-        start = time.time()
-        z, entities, _ = embedded(network, images)
-        seconds = time.time() - start
-        if name == 'penn':
-            good &= compare('pooled', entities[:, 0], golden['penn/pooled'])
-            head = projected(folder / 'penn.pth', z)
-            good &= compare('projection', head, golden['penn/projection'])
-        good &= compare('embedding', z, golden[f'{name}/embedding'])
-        good &= compare('unit length', network(images[None])[0], golden[f'{name}/unit'])
-        print(f'  {seconds:.1f} s for {len(images)} frames')
-    return good
-
-
-def mvf(folder):
-    """penn_mvf: DINO ViT-B/8, blocks 4, 8, 12, three entities, T 80."""
-    golden = np.load(GOLDEN / 'mvf_checkpoint.npz')
-    state, images = draw_all(shapes_in('mvf')), drawn_clip(4)
-    good = check_recipe(golden, state, images)
-    save_released(folder / 'mvf.pth', state, MVF | dict(TRAIN=dict(NUM_FRAMES=80)))
-    network = model.load_model(folder / 'mvf.pth')
-    settings = model.load_checkpoint(folder / 'mvf.pth')['settings']
-    print(f'MV-Former, penn_mvf: {describe(settings)}')
+def compare(name, state, embedder, frames, images, golden):
+    """Write and load a checkpoint, run it on the clip, and compare with `golden`, {key: numbers} of
+    it -> is every output near?"""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f'{name}.pth')
+        save_released(path, state, dict(MODEL=dict(EMBEDDER_MODEL=embedder),
+                                        TRAIN=dict(NUM_FRAMES=frames)))
+        network = model.load_model(path)
+        checkpoint = model.load_checkpoint(path)
+    shown = ('backbone', 'layers', 'pool', 'entities', 'depth', 'frames', 'readout', 'embedding')
+    print(name, *(f'{key}={checkpoint["settings"][key]}' for key in shown))
     start = time.time()
-    z, entities, attention = embedded(network, images)
-    seconds = time.time() - start
+    entities, attention = network.entities(images)
+    z = network.mtf(entities[None])[0]                    # (T, D)
+    print(f'  {time.time() - start:.1f} s for {len(images)} frames')
+    head = projection_head(z.shape[-1]).eval()
+    load_strictly(head, {key.removeprefix('head.'): value
+                         for key, value in checkpoint['model'].items()
+                         if key.startswith('head.')}, name)
     features = network.features(images)
-    patches = features.patches.unflatten(1, (28, 28))
-    for name, got in [('patch_0_0', patches[:, 0, 0]), ('patch_13_20', patches[:, 13, 20]),
-                      ('cls', features.cls), ('attention', attention), ('entities', entities),
-                      ('embedding', z), ('unit', network(images[None])[0])]:
-        good &= compare(name, got, golden[f'penn_mvf/{name}'])
-    print(f'  {seconds:.1f} s for {len(images)} frames')
-    return good
-
-
-def check_recipe(golden, state, images):
-    """Are weights and clip drawn as they were for the authors' code?"""
+    grid = features.patches.unflatten(1, (network.backbone.grid, -1))
+    last = network.backbone.grid - 1
+    outputs = dict(cls=features.cls, attention=attention, entities=entities, pooled=entities[:, 0],
+                   patch_0_0=grid[:, 0, 0], patch_13_20=grid[:, min(13, last), min(20, last)],
+                   embedding=z, unit=network(images[None])[0],
+                   projection=F.normalize(head(z), dim=-1))
     good = True
     for key, expected in golden.items():
-        if key == 'check/clip':
-            good &= np.array_equal(images[:, :, 100, 100:104], expected)
-        elif key.startswith('check/'):
-            good &= np.array_equal(state[key.removeprefix('check/')].flatten()[:4], expected)
-    if not good:
-        print('the weights or the clip are drawn otherwise than they were')
+        error = (outputs[key] - torch.from_numpy(expected)).abs().max() / abs(expected).max()
+        good &= bool(error <= 1e-5)
+        print(f'  {key:20} {error:.1e}{"" if error <= 1e-5 else "   TOO LARGE"}')
     return good
 
 
-def describe(settings):
-    shown = ('backbone', 'layers', 'pool', 'entities', 'depth', 'frames', 'readout', 'embedding')
-    return ' '.join(f'{name}={settings[name]}' for name in shown)
+def checked(name, frames):
+    """-> weights and clip as they were drawn for the authors' code, the authors' numbers."""
+    golden = dict(np.load(GOLDEN / f'{name}_checkpoint.npz'))
+    state = drawn_weights(name)
+    images = drawn_clip(frames)
+    for key in [key for key in golden if key.startswith('check/')]:
+        ours = images[:, :, 100, 100:104]
+        if key != 'check/clip':
+            ours = state[key.removeprefix('check/')].flatten()[:4]
+        if not np.array_equal(ours, golden[key]):
+            sys.exit(f'{key}: the weights or the clip are drawn otherwise than they were')
+    return state, images, golden
+
+
+def of(golden, name):
+    return {key.removeprefix(f'{name}/'): numbers for key, numbers in golden.items()
+            if key.startswith(f'{name}/')}
 
 
 @torch.no_grad()
 def main():
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        good = carl(Path(folder))
-        good &= mvf(Path(folder))
-        start = time.time()
-        read_file(Path(folder) / 'mvf.pth')
-        print(f'{time.time() - start:.1f} s to read the file of MV-Former')
+    state, images, golden = checked('carl', 6)
+    good = compare('CARL, Penn Action', state, CARL, 80, images, of(golden, 'penn'))
+    fewer = {key: value for key, value in state.items() if 'enc_layers.2.' not in key}
+    good &= compare('CARL, Pouring', fewer, CARL, 240, images, of(golden, 'pouring'))
+    state, images, golden = checked('mvf', 4)
+    good &= compare('MV-Former, penn_mvf', state, MVF, 80, images, of(golden, 'penn_mvf'))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
     print(f'{peak:.1f} GB of memory at most')
     sys.exit(0 if good else 1)
