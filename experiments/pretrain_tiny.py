@@ -1,18 +1,16 @@
 """Pre-train a tiny backbone on frames of the drawn sets: no labels, no masks, other seeds.
 
-'painter' makes assets/tiny_vit.pt. An autoencoder of what moves, by two frames of one video. The
-ViT reads frame B in random twelfths of its patches, each alone, as a masked autoencoder does (He et
-al., 2022). Three learned queries pool the patch tokens, and a small decoder paints B from these
-three vectors and from frame A, which it is given whole (as Gupta et al., 2023). Scene and colours
-can be copied from A, so what the pooled tokens must say is what has moved: the pose. As no twelfth
-sees the whole, the tokens of the actor's own patches must say it. A small penalty on the tokens'
-size keeps one loud channel, "here is the actor", from drowning the pose. Afterwards the CLS token
-alone tells a second painter what moved, while the patch tokens are held where they are.
+'painter' makes assets/tiny_vit.pt: an autoencoder of what moves, by two frames of one video. The
+ViT reads frame B in random twelfths of its patches, each alone (He et al., 2022). Three learned
+queries pool the patch tokens, and a small decoder paints B from these three vectors and from frame
+A, which it is given whole (Gupta et al., 2023). Scene and colours can be copied from A, so the
+pooled tokens must say what has moved, and as no twelfth sees the whole, the tokens of the actor's
+own patches must say it. Afterwards the CLS token alone tells a second painter what moved, while the
+patch tokens are held where they are.
 
-'local' makes assets/tiny_local.pt. It is nearer to what DINO's backbone learns: half of the patches
-are hidden, and every token tells the histogram of oriented gradients of its own neighbourhood (Wei
-et al., 2022); CLS tells two crops of a frame from those of other videos. Nothing asks a token for
-the pose of the actor.
+'local' makes assets/tiny_local.pt, nearer to what DINO's backbone learns: half of the patches are
+hidden, and every token tells the histogram of oriented gradients of its own neighbourhood (Wei et
+al., 2022); CLS tells two crops of a frame from those of other videos.
 
 In both, colours are changed at random for the ViT alone, so that clothes and light matter little.
 
@@ -25,7 +23,6 @@ import argparse
 import copy
 import math
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -45,10 +42,7 @@ from mtf import Block
 # Frames, and what is done to them
 
 def videos_of(scenes, seeds, each, length):
-    """`length` frames, evenly spaced, of `each` videos of every scene, seed and action.
-
-    -> uint8 (V, length, 3, 64, 64)
-    """
+    """`length` frames of `each` videos of every scene, seed, action -> (V, length, 3, 64, 64)."""
     videos = []
     for scene in scenes:
         for seed in seeds:
@@ -61,10 +55,7 @@ def videos_of(scenes, seeds, each, length):
 
 
 def crop(images, size, scale=.6):
-    """One random crop and flip of each image, the same for all of its channels.
-
-    uint8 (B, C, H, W) -> float in [0, 1] (B, C, size, size)
-    """
+    """A random crop and flip of each: uint8 (B, C, H, W) -> [0, 1] (B, C, size, size)."""
     b = len(images)
     area = torch.empty(b).uniform_(scale, 1)
     ratio = torch.empty(b).uniform_(-.2, .2).exp()
@@ -78,8 +69,7 @@ def crop(images, size, scale=.6):
     rows = [torch.stack([w, o, x], -1), torch.stack([o, h, y], -1)]
     shape = (*images.shape[:2], size, size)
     grid = F.affine_grid(torch.stack(rows, 1), shape, align_corners=False)
-    images = images.float() / 255
-    return F.grid_sample(images, grid, align_corners=False, padding_mode='reflection')
+    return F.grid_sample(images / 255, grid, align_corners=False, padding_mode='reflection')
 
 
 def recolour(images):
@@ -96,11 +86,8 @@ def recolour(images):
 
 @torch.no_grad()
 def rescale(vit, images, deviation):
-    """Give the last block's patches of images (F, 3, S, S) this mean standard deviation.
-
-    All that is added to the stream is scaled; the blocks read it through norms, so nothing else
-    changes.
-    """
+    """Give the last block's patches of images (F, 3, S, S) this mean standard deviation: all that
+    is added to the stream is scaled, which the blocks read through norms."""
     factor = deviation / vit(images).patches.flatten(0, 1).std(0).mean()
     adds = ('patch_embed', 'pos_embed', 'cls_token')
     for name, weight in vit.named_parameters():
@@ -111,8 +98,6 @@ def rescale(vit, images, deviation):
 def fit(weights, loss_of, steps, lr):
     """Minimise loss_of() -> (loss, numbers to print) by AdamW with a warm-up and a cosine."""
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(.9, .95), weight_decay=.03)
-    begun = time.time()
-    recent = []
     for step in range(1, steps + 1):
         for group in optimizer.param_groups:
             group['lr'] = lr * min(step / 100, .5 * (1 + math.cos(math.pi * step / steps)))
@@ -121,21 +106,16 @@ def fit(weights, loss_of, steps, lr):
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 3.)
         optimizer.step()
-        recent.append(numbers)
         if step % 50 == 0:
-            means = torch.tensor(recent[-50:]).mean(0).tolist()
-            shown = '  '.join(f'{mean:.4f}' for mean in means)
-            print(f'step {step}  {shown}  {time.time() - begun:.0f} s', flush=True)
+            print(f'step {step}', *(f'{number.item():.4f}' for number in numbers), flush=True)
 
 
 # ----------------------------------------------------------------------------------------------
 # 'painter'
 
 def read_in_groups(vit, images, groups):
-    """images (B, 3, S, S) -> patches (B, P, C), read in `groups` that see only themselves.
-
-    The patches come in random order, which is all that a pool over them needs.
-    """
+    """images (B, 3, S, S) -> patches (B, P, C), in random order, read in `groups` that see only
+    themselves."""
     cls, tokens = vit.tokens(images).split([1, vit.grid ** 2], 1)
     order = torch.rand(tokens.shape[:2]).argsort(1)
     tokens = tokens.gather(1, repeat(order, 'b p -> b p c', c=vit.width))
@@ -172,10 +152,7 @@ class Painter(nn.Module):
 
 
 def paint(vit, videos, said, read, steps, lr, batch=64):
-    """Train the ViT and a painter told `said` vectors of B.
-
-    read(painter, B) -> those vectors (B, said, C), a penalty
-    """
+    """Train the ViT and a painter; read(painter, B) -> what it is told (B, said, C), a penalty."""
     p = vit.patch_size
     painter = Painter(vit.width, vit.grid ** 2, 3 * p ** 2, said)
 
@@ -194,7 +171,7 @@ def paint(vit, videos, said, read, steps, lr, batch=64):
             painted = painter(a, what).float()
         wrong = (painted - (b - a)).square().mean()
         moved = (b - a).square().mean()
-        return wrong + penalty, (wrong.item(), moved.item())
+        return wrong + penalty, (wrong, moved)
 
     fit([*vit.parameters(), *painter.parameters()], loss_of, steps, lr)
 
@@ -203,6 +180,7 @@ def train_by_painting(vit, videos, args):
     """Printed: the painting's error, and that of copying A."""
     def patches_speak(painter, images):
         tokens = read_in_groups(vit, images, groups=12)
+        # a little against one loud channel, "here is the actor", that would drown the pose
         return painter.pool(tokens), 1e-5 * tokens.float().square().mean()
 
     paint(vit, videos, 3, patches_speak, args.steps, args.lr)
@@ -225,11 +203,8 @@ def train_by_painting(vit, videos, args):
 # 'local'
 
 def oriented_gradients(images, cell, bins=9):
-    """images (B, 3, S, S) -> what lies around each patch (B, P, 9 * bins).
-
-    The histogram of unsigned gradient directions of a patch and of its eight neighbours, divided by
-    the mean length of the histograms around, so that light and contrast cancel.
-    """
+    """images (B, 3, S, S) -> histograms of the unsigned gradient directions of a patch and of its
+    eight neighbours (B, P, 9 * bins), divided by the mean length of the histograms around."""
     grey = images.mean(1, keepdim=True)
     dx = F.pad(grey[..., 2:] - grey[..., :-2], (1, 1))
     dy = F.pad(grey[..., 2:, :] - grey[..., :-2, :], (0, 0, 1, 1))
@@ -274,7 +249,7 @@ def train_locally(vit, videos, args, batch=32):
         logits = one @ other.T / .1
         which = torch.arange(batch)
         apart = (F.cross_entropy(logits, which) + F.cross_entropy(logits.T, which)) / 2
-        return wrong + .1 * apart, (wrong.item(), apart.item())
+        return wrong + .1 * apart, (wrong, apart)
 
     weights = [hidden, *vit.parameters(), *tell.parameters(), *project.parameters()]
     fit(weights, loss_of, args.steps, args.lr)

@@ -32,25 +32,24 @@ def test_lstp_is_cross_attention(form, disjoint):
     for weight in lstp.parameters():
         nn.init.normal_(weight)
     patches = torch.randn(2, 6, 12, dtype=torch.float64)
-    entities, attention = getattr(lstp, form)(patches)                # (2, 3, 8), (2, 3, 6)
-    expected = [cross_attention(lstp, frame) for frame in patches]
-    expected_entities = torch.stack([frame for frame, _ in expected])
-    assert torch.allclose(entities, expected_entities, atol=1e-10)
-    assert torch.allclose(attention, torch.stack([rows for _, rows in expected]), atol=1e-10)
+    ours = getattr(lstp, form)(patches)                               # (2, 3, 8), (2, 3, 6)
+    expected = [torch.stack(each) for each in zip(*[cross_attention(lstp, frame)
+                                                    for frame in patches])]
+    for a, b in zip(ours, expected):
+        assert torch.allclose(a, b, atol=1e-10)
     weights = list(lstp.parameters())
-    ours = torch.autograd.grad(entities.square().sum(), weights)
-    theirs = torch.autograd.grad(expected_entities.square().sum(), weights)
-    for a, b in zip(ours, theirs):
+    gradients = [torch.autograd.grad(entities.square().sum(), weights)
+                 for entities, _ in (ours, expected)]
+    for a, b in zip(*gradients):
         assert torch.allclose(a, b, atol=1e-8)
 
 
 def test_the_other_poolers():
     patches, cls = torch.randn(5, 16, 48), torch.randn(5, 32)
     pool = {name: make(48, 32, entities=3, width=24) for name, make in POOLERS.items()}
-    assert torch.equal(pool['cls'](patches, cls)[0][:, 0], cls) and pool['cls'].width == 32
-    assert torch.allclose(pool['avg'](patches, cls)[0][:, 0], patches.mean(1)) and pool['avg'].width == 48
-    assert torch.equal(pool['max'](patches, cls)[0][:, 0], patches.max(1).values)
-    fixed = pool['fwb']
-    out, attention = fixed(patches, cls)
-    assert attention is None
-    assert torch.allclose(out[2, 1, 7], fixed.split(cls)[2, 7 * 3 + 1])                   # read as (d, N)
+    out = {name: pool[name](patches, cls)[0] for name in pool}
+    assert torch.equal(out['cls'][:, 0], cls) and pool['cls'].width == 32
+    assert torch.allclose(out['avg'][:, 0], patches.mean(1)) and pool['avg'].width == 48
+    assert torch.equal(out['max'][:, 0], patches.max(1).values)
+    split = pool['fwb'].split(cls)
+    assert torch.allclose(out['fwb'][2, 1, 7], split[2, 7 * 3 + 1])   # read as (d, N)

@@ -21,9 +21,10 @@ def test_time_code_against_its_formula():
     assert time_code(1, 9, 6)[0, 0] == 0
 
 
-def test_padding_is_never_looked_at():
+@pytest.mark.parametrize('merge', [1, 4])
+def test_padding_is_never_looked_at(merge):
     torch.manual_seed(0)
-    mtf = small(frames=8)
+    mtf = small(frames=8, merge=merge)
     entities = torch.randn(2, 8, 3, 8)
     valid = torch.arange(8) < torch.tensor([[8], [5]])
     other = entities.clone()
@@ -32,7 +33,6 @@ def test_padding_is_never_looked_at():
         a = mtf(entities, valid)
         b = mtf(other, valid)
     assert torch.allclose(a[valid], b[valid], atol=1e-6)
-    assert not torch.allclose(a[~valid], b[~valid])
 
 
 def test_readouts_and_ids():
@@ -76,14 +76,8 @@ def test_merged_tokens_are_the_means_of_valid_frames(frames, k):
 def test_merging_shortens_the_sequence_and_repeats_the_readout():
     mtf = small(frames=10, embedding=5, merge=4)
     lengths = []
-    mtf.blocks[0].register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
-    x = torch.randn(2, 10, 3, 8)
-    valid = torch.arange(10) < torch.tensor([[10], [6]])
+    mtf.blocks[0].register_forward_hook(lambda _, __, output: lengths.append(output.shape[1]))
     with torch.no_grad():
-        z = mtf(x, valid)
-        other = x.clone()
-        other[1, 6:] = 100.
-        again = mtf(other, valid)
-    assert z.shape == (2, 10, 5) and lengths[0] == 3 * 3
+        z = mtf(torch.randn(2, 10, 3, 8))
+    assert z.shape == (2, 10, 5) and lengths == [3 * 3]
     assert torch.equal(z[:, 0], z[:, 3]) and not torch.allclose(z[:, 3], z[:, 4])
-    assert torch.allclose(z[1, :6], again[1, :6], atol=1e-6)                              # padding is left out
