@@ -26,7 +26,7 @@ class Attention(nn.Module):
         return rearrange(self.qkv(x), 'b s (three h c) -> three b h s c', three=3, h=self.heads)
 
     def forward(self, x, mask=None, **rotation):
-        """x (B, S, C); mask bool, broadcast to (B, heads, S, S): may this token look at that one?"""
+        """x (B, S, C); mask bool, broadcast to (B, heads, S, S): may one look at the other?"""
         query, key, value = self.split_heads(x, **rotation)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.proj(rearrange(out, 'b h s c -> b s (h c)'))

@@ -32,10 +32,10 @@ def read_file(path):
         with open(path, 'rb') as file, torch.serialization.safe_globals(CONTAINERS), \
                 warnings.catch_warnings():
             warnings.simplefilter('ignore')               # of pickle protocols: said below
-            is_safetensors = file.read(9)[8:] == b'{'     # 8 bytes of size, then JSON
-            file.seek(0)
-            if is_safetensors:
+            if file.read(9)[8:] == b'{':                  # safetensors: 8 bytes of size, then JSON
+                file.seek(0)
                 return read_safetensors(file)
+            file.seek(0)
             return torch.load(file, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise UserError(f'{path}: no such file') from None
@@ -49,11 +49,11 @@ def read_file(path):
 
 def read_safetensors(file):
     """An open file -> {name: tensor}: 8 bytes of size, JSON that says where each lies, values."""
-    whole = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
-    begin = 8 + int.from_bytes(bytes(whole[:8]), 'little')
-    entries = json.loads(bytes(whole[8:begin]))
+    content = bytearray(file.read())
+    begin = 8 + int.from_bytes(content[:8], 'little')
+    entries = json.loads(content[8:begin])
     entries.pop('__metadata__', None)
-    values = whole[begin:]
+    values = torch.frombuffer(content, dtype=torch.uint8)[begin:]
     tensors = {}
     for name, entry in entries.items():
         start, end = entry['data_offsets']

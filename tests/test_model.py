@@ -1,4 +1,4 @@
-"""The model against the reference numbers (tests/golden) and its own promises; from a file to embeddings."""
+"""The model against the reference numbers (tests/golden) and its own promises; from a file on."""
 from dataclasses import asdict
 
 import numpy as np

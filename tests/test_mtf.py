@@ -1,4 +1,4 @@
-"""MTF: its time code, padding, ids, readouts and merged frames. Reference numbers: test_model.py."""
+"""MTF: time code, padding, ids, readouts, merged frames. Reference numbers: test_model.py."""
 import numpy as np
 import pytest
 import torch
@@ -44,9 +44,10 @@ def test_readouts_and_ids():
     swapped = x[:, :, [0, 2, 1]]
     with torch.no_grad():
         assert not torch.allclose(average(x), first(x), atol=1e-4)
-        assert not torch.allclose(average(x), average(swapped), atol=1e-4)                # ids tell entities apart
+        # ids tell entities apart; without them nothing does
+        assert not torch.allclose(average(x), average(swapped), atol=1e-4)
         average.ids.zero_()
-        assert torch.allclose(average(x), average(swapped), atol=1e-5)                    # without them nothing does
+        assert torch.allclose(average(x), average(swapped), atol=1e-5)
 
 
 def plain_merge(x, valid, k):

@@ -1,5 +1,6 @@
-"""Checkpoints of CARL and of the MV-Former release: every published configuration by its shapes and
-settings. That the renamed weights compute their numbers: test_model.py and experiments/full_size.py."""
+"""Checkpoints of CARL and of the MV-Former release: every published configuration by its shapes
+and settings. That the renamed weights give their numbers: test_model.py, experiments/full_size.py.
+"""
 import math
 
 import pytest
@@ -61,7 +62,8 @@ def their_shapes(pool, backbone, *, entities, fc_width=512, embedding=128, depth
         shapes |= linear(f'{at}.feed_forward.fc1', 1024, 256)
         shapes |= linear(f'{at}.feed_forward.fc2', 256, 1024)
     shapes |= linear('embed.embedding_layer', embedding, 256)
-    shapes |= linear('ssl_projection.net.0', 128, embedding) | batch_norm('ssl_projection.net.1', 128)
+    shapes |= linear('ssl_projection.net.0', 128, embedding)
+    shapes |= batch_norm('ssl_projection.net.1', 128)
     return shapes | linear('ssl_projection.net.3', embedding, 128)
 
 
@@ -220,7 +222,8 @@ def test_weights_missing_or_too_many_are_named(key, value, words, small, tmp_pat
 def test_their_backbone_by_weights(name, pool):
     """--weights takes the backbone out of such a file: what training from it goes on with."""
     backbone = build_backbone(name, weights='random')
-    theirs = their_backbone(backbone, pool, is_carl=True) | {'embed.video_emb.bias': torch.zeros(256)}
+    theirs = their_backbone(backbone, pool, is_carl=True)
+    theirs['embed.video_emb.bias'] = torch.zeros(256)
     again = model.backbones()[name].make(None)
     state, sentence = backbone_state(dict(model_state=theirs), again, 'it.pth')
     assert 'left out embed.*' in sentence

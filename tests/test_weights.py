@@ -12,7 +12,7 @@ import torch
 import model
 from backbones.weights import backbone_state, load_weights, read_file
 from running.errors import UserError
-from test_backbones import CASES, dino, dinov2, dinov3, official_state
+from test_backbones import CASES, dino, dinov3, official_state
 
 # ----------------------------------------------------- the same weights under other names
 
@@ -354,9 +354,10 @@ def test_broken_safetensors_are_refused(tmp_path):
     save_safetensors({'cls_token': torch.arange(4.)}, path)
     whole = path.read_bytes()
     length = struct.unpack('<Q', whole[:8])[0]
-    headers = [b'{' + b'x' * 50, b'{"a":' * 100000, b'{}']        # the second too deep for Python
-    for content in [b'', whole[:8 + length // 2], whole[:-3], struct.pack('<Q', 2 ** 62) + whole[8:],
-                    *(struct.pack('<Q', len(text)) + text for text in headers)]:
+    contents = [b'', whole[:8 + length // 2], whole[:-3], struct.pack('<Q', 2 ** 62) + whole[8:]]
+    for header in b'{' + b'x' * 50, b'{"a":' * 100000, b'{}':     # the second too deep for Python
+        contents.append(struct.pack('<Q', len(header)) + header)
+    for content in contents:
         path.write_bytes(content)
         refused(dino()[0], path)
 
