@@ -9,8 +9,7 @@ from collections import defaultdict
 from functools import partial
 
 from datasets import images
-from datasets.classes import CLASS_FILES, class_names
-from datasets.labels import read_labels
+from datasets.labels import CLASS_FILES, class_names, read_labels
 from datasets.layout import NOTE, DataSet, say, shortened
 from datasets.search import Search
 from datasets.packets import frame_times

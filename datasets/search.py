@@ -10,9 +10,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.classes import CLASS_FILES
 from datasets.images import IMAGE_FILES, natural, stack_pages
-from datasets.labels import LABEL_FILES
+from datasets.labels import CLASS_FILES, LABEL_FILES
 from datasets.layout import NOTE, readable, shortened
 from datasets.video import VIDEO_FILES
 
