@@ -45,13 +45,16 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
             found = pool.map(partial(examine, decode=decode), listed)
             reports = dict(zip(listed, tqdm(found, 'videos', len(listed), disable=None)))
     table(row, videos, reports, counted)
-    remarks = remarks + problems + advice(row, videos, reports)
-    notes = [line for line in remarks if line.startswith(NOTE)]
+    if row.actor:
+        whys = [row.actor(video, reports[video].frames) for video in listed]
+        problems += [f'{NOTE}no known actor: {why}' for why in whys if why]
+    if row.whole:
+        problems += far_apart([reports[video].frames for video in videos['train']])
     wrong = {
-        'note': [line.removeprefix(NOTE) for line in notes],
-        'missing': [line for line in remarks if line not in notes + problems],
+        'note': [line.removeprefix(NOTE) for line in remarks + problems if line.startswith(NOTE)],
+        'missing': [line for line in remarks if not line.startswith(NOTE)],
         'cannot be read': [report.unreadable for report in reports.values() if report.unreadable],
-        'labels do not fit': [line for line in problems if line not in notes],
+        'labels do not fit': [line for line in problems if not line.startswith(NOTE)],
         'sampled down': [report.sampled_down for report in reports.values() if report.sampled_down]}
     for kind, lines in wrong.items():
         if lines:
@@ -78,27 +81,13 @@ def examine(video, decode):
         return Report(frames, unreadable=str(error))
     labels = video.labels
     labelled = 0 if labels is None else int(np.sum(labels >= 0))
-    if not video.fit or len(video.annotate(frames)) == frames:
-        return Report(frames, labelled)
-    given = len(video.annotate(frames))
-    differ = f'{video.name}: {frames} frames, {given} labels'
+    given = len(video.annotate(frames)) if video.fit else frames
+    differ = f'{video.name}: {frames} frames, {given} labels' if given != frames else ''
     return Report(video.frames, labelled, sampled_down=differ)
 
 
-def advice(row, videos, reports):
-    """Notes of what would go wrong in training or in the pictures, though every file is good."""
-    notes = []
-    if row.actor:
-        whys = [row.actor(video, reports[video].frames) for video in reports]
-        notes += [f'{NOTE}no known actor: {why}' for why in whys if why]
-    if row.whole:
-        far = say_if_far_apart([reports[video].frames for video in videos['train']])
-        notes += [NOTE + far] if far else []
-    return notes
-
-
-def say_if_far_apart(lengths, frames=32, sigma2=10):
-    """A line where more than a tenth of a clip's frames have no target in SCL, or None.
+def far_apart(lengths, frames=32, sigma2=10):
+    """[a note] where more than a tenth of a clip's frames have no target in SCL, or [].
 
     lengths: of the train videos. Of a video of L frames, `frames` are drawn from about 1.25 L for
     each view. A target exp(-d^2 / (2 sigma2)) is 0 in float32 from d^2 = 206 sigma2 on, so a frame
@@ -107,9 +96,9 @@ def say_if_far_apart(lengths, frames=32, sigma2=10):
     reach = math.sqrt(206 * sigma2)
     shares = [math.exp(-2 * reach * frames / (1.25 * length)) for length in lengths if length]
     share = sum(shares) / max(1, len(shares))
-    if share > 0.1:
-        return (f'the videos are long: of {frames} frames drawn from each, {share:.0%} have no '
-                'frame of the other view near enough for a target in SCL; cut the videos')
+    note = (f'{NOTE}the videos are long: of {frames} frames drawn from each, {share:.0%} have no '
+            'frame of the other view near enough for a target in SCL; cut the videos')
+    return [note] if share > 0.1 else []
 
 
 def table(row, videos, reports, counted):
@@ -120,14 +109,14 @@ def table(row, videos, reports, counted):
     if not actions:
         actions = sorted({video.action for video in reports if video.action})
     for position, (split, found) in enumerate(videos.items()):
-        for action in [*actions, 'all']:
-            members = [video for video in found if action in (video.action, 'all')]
+        members = {action: [] for action in actions}
+        for video in found:
+            members.get(video.action, []).append(reports[video])
+        for action, some in [*members.items(), ('all', [reports[video] for video in found])]:
             published = row.published[action][position] if action in row.published else '-'
-            frames = labelled = '?'
-            if counted:
-                frames = f'{sum(reports[video].frames for video in members):,}'
-                labelled = f'{sum(reports[video].labelled for video in members):,}'
-            say(columns(split, action, f'{len(members):,}', published, frames, labelled),
+            frames = f'{sum(report.frames for report in some):,}' if counted else '?'
+            labelled = f'{sum(report.labelled for report in some):,}' if counted else '?'
+            say(columns(split, action, f'{len(some):,}', published, frames, labelled),
                 warning=False)
 
 

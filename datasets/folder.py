@@ -4,16 +4,14 @@
     DIR/val/squat/b/1.jpg    DIR/val/squat/b.npy       labels lie beside it, see labels.py
 Without train/ and val/ every fifth video by name is val; of fewer than ten, all are both.
 """
-import filecmp
-from collections import defaultdict
+import hashlib
 from functools import partial
 
 from datasets import images
-from datasets.classes import CLASS_FILES, class_names
-from datasets.labels import read_labels
+from datasets.labels import CLASS_FILES, class_names, read_labels
 from datasets.layout import NOTE, DataSet, say, shortened
-from datasets.search import Search
 from datasets.packets import frame_times
+from datasets.search import Search
 from datasets.video import Video, video_file
 from running.errors import UserError
 
@@ -27,13 +25,12 @@ def folder(data, size, unit=None):
     search = Search(data)
     found = split(data, search)
     listed = list(dict.fromkeys(found['train'] + found['val']))
-    made = {video: as_video(video, size, None, unit) for video in listed}
+    made = {video: as_video(video, size, unit) for video in listed}
     names = class_names(data, {one.labels: made[one] for one in listed if one.labels}, unit)
-    if names:
-        for video in made.values():
-            video.classes = names
-            if video.annotate:
-                video.annotate = partial(video.annotate, names=names)
+    for video in made.values():
+        video.classes = names
+        if video.annotate:
+            video.annotate = partial(video.annotate, names=names)
     videos = {half: [made[video] for video in found[half]] for half in found}
     return videos, search.notes() + in_both(found)
 
@@ -52,18 +49,17 @@ def split(data, search):
     found = search.below(data)
     for video in found:
         parts = video.path.relative_to(data).as_posix().replace('\\', '/').lower().split('/')
-        deeper = [part for part in parts[:-1] if part in HALVES['train'] + HALVES['val']]
-        if deeper:
-            raise UserError(
-                f'{video.path}: in a folder {deeper[0]}, but not at the top. If that is your '
-                f'split, move the videos into {data}/train/ and {data}/val/')
-    if not found:
-        return {'train': [], 'val': []}
-    if len(found) < 10:                   # tau wants two val videos
+        for part in parts[:-1]:
+            if part in HALVES['train'] + HALVES['val']:
+                raise UserError(
+                    f'{video.path}: in a folder {part}, but not at the top. If that is your '
+                    f'split, move the videos into {data}/train/ and {data}/val/')
+    if 0 < len(found) < 10:               # tau wants two val videos
         say(f'{data}: all of its videos ({len(found)}) are both train and val, '
             'too few to set any aside')
         return {'train': found, 'val': found}
-    say(f'{data}: no train/ and val/ in it, so every fifth video by name is val')
+    if found:
+        say(f'{data}: no train/ and val/ in it, so every fifth video by name is val')
     train = [video for i, video in enumerate(found) if i % 5 != 4]
     return {'train': train, 'val': found[4::5]}
 
@@ -85,11 +81,12 @@ def own_halves(data):
     return halves
 
 
-def as_video(found, size, names, unit):
-    known = dict(action=found.action, classes=names)
+def as_video(found, size, unit=None):
+    """A Found -> its Video."""
+    known = dict(action=found.action)
     if found.labels:
         times = None if found.frames or found.stack else partial(frame_times, found.path)
-        known['annotate'] = partial(read_labels, found.labels, names=names, unit=unit, times=times)
+        known['annotate'] = partial(read_labels, found.labels, unit=unit, times=times)
     if found.stack:
         return images.stack_file(found.name, found.path, size, **known)
     if not found.frames:
@@ -103,41 +100,30 @@ def as_video(found, size, names, unit):
 # Videos that are in train and in val
 
 def in_both(found):
-    """A note of each video that is in train and in val, whatever its name; none if all are."""
+    """A note of the videos that are in train and in val, whatever their names; none if all are."""
     if found['train'] == found['val']:
         return []
-    sizes_of_val = {sizes(video) for video in found['val']}
-    alike = defaultdict(list)     # {sizes and first bytes: [(a train video, names of its copies)]}
-    for video in found['train']:
-        if sizes(video) in sizes_of_val:
-            copies = copies_among(alike[look(video)], video)
-            if copies is None:
-                alike[look(video)].append((video, [video.name]))
-            else:
-                copies.append(video.name)
-    notes = []
-    for video in found['val']:
-        twins = copies_among(alike.get(look(video), []), video)
-        if twins:
-            notes.append(f'{NOTE}{video.name} of val is in train too, as {shortened(twins)}')
-    return notes
+    large = {sizes(video) for video in found['val']}
+    trained = {content(video): video.name for video in found['train'] if sizes(video) in large}
+    large = {sizes(video) for video in found['train']}
+    twins = [f'{video.name} as {trained[content(video)]}' for video in found['val']
+             if sizes(video) in large and content(video) in trained]
+    note = f'{NOTE}in val and in train too, {len(twins)} videos: {shortened(twins)}'
+    return [note] if twins else []
 
 
 def sizes(video):
     """Bytes of each of a video's files."""
-    return tuple(file.stat().st_size for file in video.files)
+    return tuple(file.stat().st_size for file in video.frames or [video.path])
 
 
-def look(video):
-    """Sizes and some bytes: cheap, and hardly ever alike in two videos."""
-    with open(video.files[-1], 'rb') as file:
-        return sizes(video), file.read(1 << 16)
-
-
-def copies_among(known, video):
-    for other, names in known:
-        if all(map(partial(filecmp.cmp, shallow=False), video.files, other.files)):
-            return names
+def content(video):
+    """A digest of the first bytes of each of a video's files: hardly ever alike in two videos."""
+    digest = hashlib.sha256(repr(sizes(video)).encode())
+    for path in video.frames or [video.path]:
+        with open(path, 'rb') as file:
+            digest.update(file.read(1 << 16))
+    return digest.digest()
 
 
 ROW = DataSet(folder, 'Any folder of video files or of folders of images', segments=True,

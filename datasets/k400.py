@@ -16,7 +16,7 @@ from datasets.video import VIDEO_FILES, one_line, video_file
 from running.errors import UserError
 
 SOURCE = 'Kinetics-400: github.com/cvdfoundation/kinetics-dataset'
-TOPS = ('.', 'k400', 'kinetics400', 'kinetics-400')
+TOPS = ('', 'k400', 'kinetics400', 'kinetics-400')
 FOLDERS = ('{}', '{}_256', 'videos_{}')
 TABLES = ('annotations/{}.csv', 'annotations/k400_{}.csv', 'annotations/kinetics_{}.csv', '{}.csv')
 
@@ -55,7 +55,10 @@ def videos_of(data, folder, table, replaced):
     replaced: {clip: path} of files that stand in for those in `folder`.
     """
     there, strange = clips_below(folder)
-    listed = clips_listed(table) if table else classes_of_folders(there)
+    if table:
+        listed = clips_listed(table)
+    else:
+        listed = {clip: path.parent.name.replace('_', ' ') for clip, path in there.items()}
     standing_in = {clip: path for clip, path in replaced.items() if clip in listed}
     files = there | standing_in
     videos = []
@@ -66,31 +69,14 @@ def videos_of(data, folder, table, replaced):
             videos.append(video_file(name, files[clip], action=label))
         else:
             remarks.append(f'{folder.relative_to(data)}/{name}.mp4')
-    unlisted = [path for clip, path in there.items() if clip not in listed]
-    if unlisted:
-        remarks.append(not_used(unlisted, data, f'not in {table.name if table else "a class"}'))
+    strange += [path for clip, path in there.items() if clip not in listed]
     if strange:
-        remarks.append(not_used(strange, data, 'no video named <id>_<start>_<end>'))
-    return videos, remarks + found(data, folder, table, there, standing_in)
-
-
-def not_used(paths, data, why):
-    names = shortened(readable(path, data) for path in paths)
-    return f'{NOTE}not used, {why}: {len(paths)} ({names})'
-
-
-def found(data, folder, table, there, standing_in):
-    """What lies there, in words; nothing where it is as the CVD Foundation has it."""
-    where = f'{folder.relative_to(data)}/'
-    if any(path.parent != folder for path in there.values()):
-        where += '<class>/'
-    endings = ', '.join(sorted({path.suffix.lower() for path in there.values()}))
-    source = table.relative_to(data) if table else 'the sub-folders'
-    words = f'{where} with {endings}, classes from {source}'
-    usual = '{0}/ with .mp4, classes from annotations/{0}.csv'.format(folder.name)
+        names = shortened(readable(path, data) for path in strange)
+        remarks.append(f'{NOTE}not used, in no table or no video named <id>_<start>_<end>: '
+                       f'{len(strange)} ({names})')
     if standing_in:
-        words += f', {len(standing_in)} files from replacement folders'
-    return [] if words == usual else [f'{NOTE}found {words}']
+        remarks.append(f'{NOTE}{len(standing_in)} files from replacement folders')
+    return videos, remarks
 
 
 def clips_below(folder):
@@ -101,19 +87,14 @@ def clips_below(folder):
         folders.sort()
         for file in sorted(files):
             stem, ending = os.path.splitext(file)
-            is_video = ending.lower() in VIDEO_FILES
             stem = stem.removesuffix('.mp4')  # some mirrors have .mp4.mkv
             match = re.fullmatch(r'(.+)_(\d+)_(\d+)', stem)
-            if match and is_video:
+            if match and ending.lower() in VIDEO_FILES:
                 clip = match[1], int(match[2]), int(match[3])
                 clips[clip] = Path(parent, file)
             else:
                 strange.append(Path(parent, file))
     return clips, strange
-
-
-def classes_of_folders(clips):
-    return {clip: path.parent.name.replace('_', ' ') for clip, path in clips.items()}
 
 
 def clips_listed(table):

@@ -1,29 +1,34 @@
 """Labels as people write them -> one integer a frame, int64 (frames,), -1 where there is none.
 
-A file has an integer or a class name a frame (one a line, one after the other, or in a column
-beside frame numbers), or segments: rows of start, end (or duration) and class. In frames, counted
-from 0, a segment's last frame belongs to it, unless segments touch: where one starts at the very
-frame at which another ends, an end is the first frame outside. In seconds, a frame belongs to the
-segment in which it is first shown. What cannot be read, or does not fit its video, is a UserError
-that says why; `check_labels` finds all of that before anything is trained.
+A file has an integer or a class name a frame (one a line, all in one line, or in a column beside
+frame numbers), or segments: rows of start, end (or duration) and class. In frames, counted from 0,
+a segment's last frame belongs to it, unless segments touch: where one starts at the very frame at
+which another ends, an end is the first frame outside. In seconds, a frame belongs to the segment in
+which it is first shown. What cannot be read, or does not fit its video, is a UserError that says
+why; `check_labels` finds all of that before anything is trained.
+
+Class names are numbered by classes.txt or mapping.txt beside the videos, a line "0 name" or a name
+for each; without such a file, by the alphabet.
 """
-import copy
 import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from datasets.layout import NOTE, shortened
-from datasets.tables import NONE, all_numbers, is_number, number, read_table
+from datasets.layout import NOTE, say, shortened
+from datasets.tables import (LABELS, NONE, are_numbers, decoded, find_column, is_number, number,
+                             read_table)
+from datasets.video import one_line
 from running.errors import UserError
 
-LABEL_FILES = ('.npy', '.txt', '.csv')
+LABEL_FILES = ('.npy', '.txt', '.csv', '.tsv')
+CLASS_FILES = ('classes.txt', 'mapping.txt')
 UNITS = ('seconds', 'frames')
 SLACK = 5e-4  # of a second: people write three decimals at best
-LABEL_COLUMNS = ('label', 'phase', 'class', 'behavior', 'behaviour', 'annotation', 'action',
-                 'trial_type', 'event', 'name')
 
 
 class Annotation(NamedTuple):
@@ -41,13 +46,13 @@ def read_labels(path, frames, *, classes=None, names=None, unit=None, times=None
     unit: 'seconds' or 'frames', for segments whose header does not say it.
     times: a function, times(frames) -> seconds of each frame.
     """
-    annotation = read_annotation(path, frames, unit)
     try:
+        annotation = read_annotation(path, unit)
         values = numbered(annotation.words, names)
         if annotation.spans is not None:
             values = spread(annotation, values, frames, times)
-    except ValueError as error:
-        raise UserError(f'{path}: {error}') from None
+    except Exception as error:  # NumPy raises half a dozen types on a broken file
+        raise UserError(f'{path}: {one_line(error)}') from None
     return checked(path, values, len(names) if names else classes)
 
 
@@ -56,9 +61,7 @@ def checked(name, labels, classes, _frames=None):
     values = np.asarray(labels)
     if values.ndim != 1 or not len(values) or values.dtype.kind not in 'iuf':
         raise UserError(f'{name}: not one integer label a frame')
-    with np.errstate(invalid='ignore'):
-        whole = values.astype(np.int64)
-    wrong = values[whole != values]
+    wrong = values[values != np.floor(values)]    # NaN, too
     if len(wrong):
         raise UserError(f'{name}: not one integer label a frame ({wrong[0]:g})')
     if values.min() < -1 or classes and values.max() >= classes:
@@ -66,173 +69,101 @@ def checked(name, labels, classes, _frames=None):
         raise UserError(
             f'{name}: labels from {values.min():g} to {values.max():g}; '
             f'they go from 0 to {last}, or -1 for none')
-    return whole
+    return values.astype(np.int64)
 
 
 def numbered(words, names):
     """Words -> float (n,): numbers as they are, a class name's position among all names."""
-    position = {name: float(i) for i, name in enumerate(names or []) if name}
+    numeric = are_numbers(words)
     values = []
     for word in words:
-        if word in position:
-            values.append(position[word])
-        elif word.lower() in NONE:
+        if word.lower() in NONE:
             values.append(-1.)
-        elif names and not all(is_number(word) or word.lower() in NONE for word in words):
-            raise ValueError(f'"{word}" is none of the classes {shortened(filter(None, names), 20)}')
-        elif is_number(word):
+        elif numeric:
             values.append(number(word))
-        else:
-            raise ValueError(f'not one integer label a frame, nor one class name ("{word}")')
+        elif names and word in names:
+            values.append(float(names.index(word)))
+        elif names or not is_number(word):
+            known = f' of {shortened(filter(None, names), 20)}' if names else ''
+            raise ValueError(f'not one integer label a frame, nor one class name{known} ("{word}")')
     return np.array(values)
 
 
 # --------------------------------------------------------------------------------------------------
 # From a table to what it says
 
-def read_annotation(path, frames, unit=None):
-    """-> Annotation; frames: of the video, which tell a list of numbers from segments."""
-    table = read_table(path)
-    try:
-        if is_list(table, frames):
-            kind = 'number' if all_numbers(table.words) else 'class name'
-            return Annotation(f'one {kind} a frame', table.words)
-        columns = segment_columns(table)
-        if columns:
-            return segments(table, *columns, unit)
-        return by_frame(table)
-    except ValueError as error:
-        raise UserError(f'{path}: {error}') from None
+def read_annotation(path, unit=None):
+    """-> Annotation. An exception: the table cannot be read, and why."""
+    header, rows = read_table(path)
+    if not header:
+        words = [word for word, in rows]
+        return Annotation(f'one {"number" if are_numbers(words) else "name"} a frame', words)
+    label = find_column(header, *LABELS)
+    if label is None:
+        raise ValueError(f'no column named label, but {", ".join(header)}')
+    start = find_column(header, 'start', 'begin', 'onset', 'first')
+    end = find_column(header, 'end', 'stop', 'offset', 'last')
+    duration = find_column(header, 'duration')
+    if start is not None and end is not None:
+        return segments(header, rows, start, end, label, unit)
+    if start is not None and duration is not None:
+        return segments(header, rows, start, duration, label, unit, lasting=True)
+    return by_frame(header, rows, label)
 
 
-def is_list(table, frames):
-    """Whether the words simply follow one another: one a line, several, or all in one line."""
-    if table.header:
-        return len(table.header) == 1
-    widths = set(map(len, table.rows))
-    if widths == {1}:
-        return True
-    if all_numbers(table.words):
-        return len(widths) > 1 or len(table.rows) == 1 or len(table.words) == frames
-    if len(widths) > 1:
-        raise ValueError(f'rows of {min(widths)} to {max(widths)} words, not one a frame')
-    return len(table.rows) == 1 and not segment_columns(table)
+def by_frame(header, rows, label):
+    """A label a row; frame numbers must say so, if there are any."""
+    form = f'a row a frame, {header[label]}'
+    column = find_column(header, 'frame', 'index', 'idx')
+    if column is not None:
+        numbers = [number(row[column], row) for row in rows]
+        first = min(numbers)
+        if first not in (0, 1) or numbers != list(np.arange(len(rows)) + first):
+            raise ValueError(f'{header[column]} is not every frame once, counted from 0 or from 1')
+        form += f' by {header[column]} from {first:g}'
+    return Annotation(form, [row[label] for row in rows])
 
 
-def segment_columns(table):
-    """The columns of start, end, label, and whether `end` is a duration; None: no segments.
-
-    Without a header, the first two columns of nothing but numbers or times (ELAN's export has a
-    third, the duration), and the last of the others."""
-    if table.header:
-        start = table.column('start', 'begin', 'onset')
-        end = table.column('end', 'stop', 'offset')
-        duration = table.column('duration')
-        if start is None or end is None and duration is None:
-            return None
-        return start, duration if end is None else end, label_column(table), end is None
-    numeric = [i for i, cells in enumerate(zip(*table.rows)) if all_numbers(cells)]
-    others = [i for i in range(len(table.rows[0])) if i not in numeric]
-    if len(numeric) in (2, 3) and len(table.rows[0]) > 2:
-        return numeric[0], numeric[1], others[-1] if others else numeric[2], False
-
-
-def label_column(table):
-    """The column of labels."""
-    if not table.header:
-        return len(table.rows[0]) - 1
-    column = table.column(*LABEL_COLUMNS)
-    if column is None:
-        raise ValueError(f'no column named label, but {", ".join(table.header)}')
-    return column
-
-
-def title(table, column):
-    return f'"{table.header[column]}"' if table.header else f'column {column + 1}'
-
-
-def by_frame(table):
-    """A label a row, in the order of frame numbers if there are such."""
-    label = label_column(table)
-    words = [row[label] for row in table.rows]
-    form = f'a row a frame, {title(table, label)}'
-    column = 0
-    if table.header:
-        column = table.column('frame', 'index', 'idx')
-        if column is None and '' in table.header:  # pandas gives its index no name
-            column = table.header.index('')
-    elif len(table.rows[0]) != 2:
-        raise ValueError('its columns have no names; begin with a line such as frame,label')
-    if column is None:
-        return Annotation(form, words)
-    cells = [row[column] for row in table.rows]
-    if not all_numbers(cells):
-        raise ValueError('a row without the number of its frame')
-    numbers = np.array([number(cell) for cell in cells])
-    order = np.argsort(numbers)
-    from_zero = numbers[order] - np.arange(len(numbers))
-    if np.ptp(from_zero) or from_zero[0] not in (0, 1):
-        raise ValueError('its frame numbers are not every frame once, counted from 0 or from 1')
-    form += f' by {title(table, column)} from {from_zero[0]:g}'
-    return Annotation(form, [words[i] for i in order])
-
-
-def segments(table, start, end, label, is_duration, unit):
-    """Rows of start, end and label -> Annotation. A point event, which has no duration, is left
-    out, and so is a row without a label."""
-    stated, scale = unit_of(table, start, end)
+def segments(header, rows, start, end, label, unit, lasting=False):
+    """Rows -> Annotation. Those without a label are left out, and so are point events, which last
+    no time. lasting: the column `end` is a duration."""
+    stated, scale = unit_of(header, rows, start, end)
     unit = stated or unit
     if not unit:
         raise ValueError(
             'are its segments in seconds or in frames? Name the columns '
             'start_seconds,end_seconds,label or start_frame,end_frame,label; '
             'or add --label-unit seconds or --label-unit frames')
-    form = (f'segments in {unit} from {title(table, start)}, '
-            f'{"duration" if is_duration else "to"} {title(table, end)}, {title(table, label)}')
-    rows = []
-    points = 0
-    for row in table.rows:
-        if row[label].lower() in NONE - {'-1'}:
-            continue
-        if is_duration and row[end].lower() in NONE:
-            points += 1
-            continue
-        if '' in (row[start], row[end]):
-            raise ValueError(f'a segment without its start or its end: "{" ".join(row)}"')
-        first = number(row[start]) * scale
-        last = number(row[end]) * scale + (first if is_duration else 0)
-        rows.append((first, last, row[label]))
-    rows.sort(key=lambda row: row[0])
-    spans = np.array([row[:2] for row in rows]).reshape(-1, 2)            # (segments, 2)
-    words = [row[2] for row in rows]
-    if table.from_one:
-        spans[:, 0] -= 1
-        form += ', counted from 1'
-    elif unit == 'frames' and not is_duration and not np.any(spans[1:, 0] == spans[:-1, 1]):
+    rows = [row for row in rows if row[label].lower() not in NONE]
+    segments = [row for row in rows if not lasting or row[end].lower() not in NONE]
+    spans = [[number(row[start], row), number(row[end], row)] for row in segments]
+    spans = np.array(spans).reshape(-1, 2) * scale                        # (segments, 2)
+    if lasting:
+        spans[:, 1] += spans[:, 0]
+    order = np.argsort(spans[:, 0], kind='stable')
+    spans = spans[order]
+    touch = np.any(spans[1:, 0] == spans[:-1, 1])
+    if unit == 'frames' and not lasting and not touch:
         spans[:, 1] += 1
     real = spans[:, 0] != spans[:, 1]
-    points += int(np.sum(~real))
+    form = f'segments in {unit}, {header[start]}, {header[end]}, {header[label]}'
+    points = len(rows) - int(np.sum(real))
     if points:
         form += f', {points} point events left out'
-    return Annotation(form, [words[i] for i in np.flatnonzero(real)], spans[real], unit)
+    return Annotation(form, [segments[i][label] for i in order[real]], spans[real], unit)
 
 
-def unit_of(table, start, end):
-    """What the table says: 'seconds', 'frames' or None, and what to multiply its numbers by.
-    A clock, 1:02.5, needs no header."""
-    if ':' in ''.join(row[start] + row[end] for row in table.rows):
+def unit_of(header, rows, start, end):
+    """What the columns say: 'seconds', 'frames' or None, and what to multiply their numbers by."""
+    if any(':' in row[start] + row[end] for row in rows):    # a clock, 1:02.5
         return 'seconds', 1
-    if not table.header:
-        return None, 1
-    titles = f'{table.header[start]} {table.header[end]}'.lower()
-    whole = ' '.join(table.header).lower()
-    for names in (titles, whole):
-        if re.search(r'(^|[^a-z])(ms|msecs?|milli\w*)($|[^a-z])', names):
-            return 'seconds', 0.001
-        if re.search(r'(^|[^a-z])frames?($|[^a-z])', names):
-            return 'frames', 1
-        if re.search(r'(^|[^a-z])(s|secs?|seconds?|time)($|[^a-z])', names):
-            return 'seconds', 1
+    titles = f'{header[start]} {header[end]}'.lower()
+    for words, unit, scale in (
+            (r'ms|msecs?|milli\w*', 'seconds', 0.001),
+            ('frames?', 'frames', 1),
+            ('s|secs?|seconds?|time|onset', 'seconds', 1)):    # BIDS: an onset is in seconds
+        if re.search(rf'(^|[^a-z])({words})($|[^a-z])', titles):
+            return unit, scale
     return None, 1
 
 
@@ -242,23 +173,87 @@ def spread(annotation, values, frames, times):
     moments = np.arange(frames)                                            # (frames,)
     if annotation.unit == 'seconds':
         if times is None:
-            raise ValueError(
-                'segments in seconds, but a folder of images has no clock; give frames')
+            raise ValueError('in seconds, but a folder of images has no clock; give frames')
         moments = times(frames)                                            # (frames,)
     labels = np.full(frames, -1.)
     before = -np.inf
     for (first, end), value in zip(annotation.spans, values):
+        segment = f'a segment from {first:g} to {end:g} {annotation.unit}'
         if end < first:
-            raise ValueError(f'a segment from {first:g} ends before it begins')
+            raise ValueError(f'{segment} ends before it begins')
         if first < 0 or end > moments[-1] + 1:
-            raise ValueError(
-                f'a segment reaches from {first:g} to {end:g} {annotation.unit}, '
-                f'but the video from 0 to {moments[-1]:g}')
+            raise ValueError(f'{segment}, but the video is from 0 to {moments[-1]:g}')
         if first < before - SLACK:
-            raise ValueError(f'two segments overlap at {first:g} {annotation.unit}')
+            raise ValueError(f'{segment} overlaps the one before')
         labels[(moments >= first - SLACK) & (moments < end - SLACK)] = value
         before = end
     return labels
+
+
+# --------------------------------------------------------------------------------------------------
+# Class names of a set
+
+def class_names(folder, label_files, unit=None):
+    """-> the class names by number, None if there are only numbers. Says how each label file was
+    understood. A text that does not fit its video is no label file: its words are no classes.
+
+    label_files: {path: Video}. UserError: some labels are names and others numbers, and no file
+    says which is which.
+    """
+    with ThreadPoolExecutor() as pool:
+        understood = list(pool.map(partial(understand, unit), label_files, label_files.values()))
+    alike = defaultdict(list)
+    names = set()
+    first = {}    # a file of numbers, True, and one of names, False
+    for path, annotation in zip(label_files, understood):
+        if annotation:
+            alike[annotation.form].append(path.relative_to(folder).as_posix())
+            first.setdefault(are_numbers(annotation.words), path)
+            names.update(annotation.words)
+    for form, files in alike.items():
+        say(f'labels, {len(files)} files: {form} ({shortened(files)})', warning=False)
+    source = next((file for file in CLASS_FILES if (folder / file).is_file()), 'the alphabet')
+    if source in CLASS_FILES:
+        names = names_by_number(folder / source)
+    elif len(first) == 2:
+        raise UserError(
+            f'{first[False]} has class names, {first[True]} one integer label a frame; say which '
+            f'number is which name in a file {folder}/classes.txt, with a line "0 name" for each '
+            'class')
+    elif False not in first:
+        return None
+    else:
+        names = sorted(name for name in names if name.lower() not in NONE)
+    numbers = ', '.join(f'{i} {name}' for i, name in enumerate(names) if name)
+    say(f'classes, numbered by {source}: {numbers}', warning=False)
+    return names
+
+
+def understand(unit, path, video):
+    """-> Annotation; None if it does not fit the video: check_labels will say why."""
+    try:
+        annotation = read_annotation(path, unit)
+        fits = annotation.spans is not None or len(annotation.words) == video.frames_on_disk
+    except Exception:  # as above
+        return None
+    words = [word for word in annotation.words if word.lower() not in NONE]
+    mixed = any(map(is_number, words)) and not are_numbers(words)
+    return annotation if fits and words and not mixed else None
+
+
+def names_by_number(path):
+    """A file of classes -> names by number, '' for a number that has none."""
+    try:
+        text = decoded(path.read_bytes()).replace(',', ' ')
+    except (ValueError, OSError) as error:
+        raise UserError(f'{path}: {error}') from None
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    by_number = dict(enumerate(map(' '.join, lines)))
+    if all(len(words) > 1 and words[0].isdecimal() for words in lines):
+        by_number = {int(words[0]): ' '.join(words[1:]) for words in lines}
+    if not lines or len(set(by_number.values())) < len(lines) or max(by_number) > 9999:
+        raise UserError(f'{path}: not each class once, a line "0 name", numbers to 9999')
+    return [by_number.get(number, '') for number in range(max(by_number) + 1)]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -272,53 +267,39 @@ def check_labels(videos):
     that cannot be read is left to who reads it.
     """
     listed = list(dict.fromkeys(videos['train'] + videos['val']))
-    labelled = [video for video in listed if video.annotate]
-    if not labelled:
-        return videos, []
-    with ThreadPoolExecutor() as pool:
-        reasons = dict(zip(labelled, pool.map(why_wrong, labelled)))
-    problems = [why for why in reasons.values() if why]
-    kept = {video: without_labels(video) if reasons.get(video) else video for video in listed}
-    videos = {split: [kept[video] for video in videos[split]] for split in videos}
     bare = [video.name for video in listed if not video.annotate]
-    if bare:
+    with ThreadPoolExecutor() as pool:
+        reasons = list(pool.map(why_wrong, listed))
+    problems = [reason for reason in reasons if reason]
+    if 0 < len(bare) < len(listed):
         share = f'{len(bare)} of {len(listed)} videos have no labels'
         problems.append(f'{NOTE}{share}: {shortened(bare)}')
-    return videos, problems + classes_without_training(videos)
-
-
-def why_wrong(video):
-    try:
-        video.frames_on_disk
-    except UserError:
-        return None
-    try:
-        video.labels
-    except UserError as error:
-        return str(error)
-
-
-def without_labels(video):
-    bare = copy.copy(video)
-    bare.annotate = None
-    bare.fit = False
-    bare.__dict__.pop('frames', None)    # it was counted with the labels
-    return bare
-
-
-def classes_without_training(videos):
-    """Labels that occur in val videos of an action, but in none of its train videos."""
+    kept = {video: replace(video, annotate=None, fit=False) if reason else video
+            for video, reason in zip(listed, reasons)}
+    videos = {split: [kept[video] for video in videos[split]] for split in videos}
     trained = defaultdict(set)
     for video in videos['train']:
         trained[video.action] |= classes_of(video)
-    problems = []
     for video in videos['val']:
         alien = classes_of(video) - trained[video.action]
         if trained[video.action] and alien:
-            named = [video.classes[k] if video.classes else str(k) for k in sorted(alien)]
-            kinds = ', '.join(named)
-            problems.append(f'{NOTE}{video.name}: no train video has its label {kinds}')
-    return problems
+            kinds = [video.classes[k] if video.classes else str(k) for k in sorted(alien)]
+            problems.append(f'{NOTE}{video.name}: no train video has its label {", ".join(kinds)}')
+    return videos, problems
+
+
+def why_wrong(video):
+    """Why the labels of a video do not fit; '' if they do, or if it cannot be read."""
+    try:
+        if not video.annotate or not video.frames_on_disk:
+            return ''
+    except UserError:
+        return ''
+    try:
+        video.labels
+        return ''
+    except UserError as error:
+        return str(error)
 
 
 def classes_of(video):

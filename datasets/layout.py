@@ -46,36 +46,31 @@ def layout(source, data, *layouts):
     lacking = []
     begun = []
     for number, patterns in enumerate(layouts):
-        paths = [first_match(data, pattern) for pattern in patterns]
+        paths = [min(data.glob(pattern), default=None) for pattern in patterns]
         if all(paths):
             return number, paths
         absent = [pattern for pattern, path in zip(patterns, paths) if not path]
         lacking.append(', '.join(absent))
-        if len(absent) < len(patterns):
+        if any(paths):
             begun.append(lacking[-1])
     raise UserError(f'{data} lacks {" or ".join(begun or lacking)}. {source}')
 
 
-def first_match(data, pattern):
-    return min(data.glob(pattern), default=None)
-
-
 def read_dataset(dataset, row, data, size, label_unit=None):
     """What row.read finds in a folder; a UserError names the data set and where to get it."""
-    if not data or not Path(data).is_dir():
-        what = f'{data} is no folder' if data else 'no folder given'
-        raise UserError(f'{dataset}: {what} (--data). {row.source}')
-    if label_unit and not row.segments:
-        raise UserError(f'{dataset}: its labels are no segments, so leave out --label-unit')
-    options = {'unit': label_unit} if label_unit else {}
     try:
+        if not data or not Path(data).is_dir():
+            raise UserError(f'{data or "nothing"} is no folder (--data). {row.source}')
+        if label_unit and not row.segments:
+            raise UserError('its labels are no segments, so leave out --label-unit')
+        options = {'unit': label_unit} if label_unit else {}
         videos, remarks = row.read(Path(data), size, **options)
+        for split in videos:
+            if not videos[split] and (row.metrics, split) != ('none', 'val'):
+                why = f' ({shortened(remarks)})' if remarks else ''
+                raise UserError(f'no {split} video in {data}{why}. {row.source}')
     except UserError as error:
         raise UserError(f'{dataset}: {error}') from None
-    for split in videos:
-        if not videos[split] and (row.metrics, split) != ('none', 'val'):
-            why = f' ({shortened(remarks)})' if remarks else ''
-            raise UserError(f'{dataset}: no {split} video in {data}{why}. {row.source}')
     return videos, remarks
 
 
@@ -106,8 +101,7 @@ def say(line, warning=True):
 def shortened(names, most=3):
     """'a, b, c ...': the first names of a list."""
     names = list(names)
-    more = ' ...' if len(names) > most else ''
-    return ', '.join(names[:most]) + more
+    return ', '.join(names[:most]) + (' ...' if len(names) > most else '')
 
 
 def readable(path, top):

@@ -57,31 +57,26 @@ def penn(data, size):
             # the folder's name may have an ending: pushups, bowling
             for file in sorted(labels.glob(f'{action}*/*.npy')):
                 name = file.name[:4]
-                if name in there:
-                    videos[split].append(penn_video(name, data, size, action, file))
-                else:
+                if name not in there:
                     missing.append(f'frames/{name} ({split}, {action})')
+                    continue
+                # where frames and labels differ in number, the more numerous are sampled down
+                videos[split].append(frame_folder(
+                    name, frames / name, size, action=action, fit=True,
+                    annotate=partial(read_labels, file, classes=CLASSES[action]),
+                    mask=partial(actor_mask, data / 'labels' / f'{name}.mat', size)))
     return videos, missing
 
 
-def penn_video(name, data, size, action, labels):
-    return frame_folder(
-        name, data / 'frames' / name, size, action=action,
-        annotate=partial(read_labels, labels, classes=CLASSES[action]),
-        mask=partial(actor_mask, data / 'labels' / f'{name}.mat', size),
-        fit=True)  # where frames and labels differ in number, the more numerous are sampled down
-
-
 def actor_mask(path, size, indices):
-    """The actor's box in a Penn Action .mat file -> bool (n, size, size); None where it is not
-    known: without the file, in one that cannot be read, or beyond its last box."""
+    """The actor's box in a Penn Action .mat file -> bool (n, size, size), empty in frames beyond
+    the last box; None without a file that can be read."""
     try:
         boxes = actor_boxes(path)
     except UserError:
         return None
-    if np.max(indices) >= len(boxes):
-        return None
-    x1, y1, x2, y2 = boxes[indices].T[:, :, None]                   # each (n, 1), 0 to 1
+    lacking = np.zeros((max(0, np.max(indices) + 1 - len(boxes)), 4))
+    x1, y1, x2, y2 = np.concatenate([boxes, lacking])[indices].T[:, :, None]    # each (n, 1)
     pixel = (np.arange(size) + 0.5) / size                          # (S,): centres of the pixels
     across = (x1 <= pixel) & (pixel < x2)                           # (n, S)
     down = (y1 <= pixel) & (pixel < y2)                             # (n, S)
@@ -90,7 +85,7 @@ def actor_mask(path, size, indices):
 
 def actor_boxes(path):
     """x1, y1, x2, y2 of every frame, as shares of the frame's width and height -> (frames, 4).
-    UserError: there are none. SciPy reads no MATLAB 7.3, which is HDF5."""
+    UserError: there are none. SciPy reads no MATLAB 7.3, which is HDF5, and says so."""
     from scipy.io import loadmat
     try:
         mat = loadmat(path, variable_names=['bbox', 'dimensions'])
@@ -107,8 +102,6 @@ def without_actor(video, frames):
     if video.mask is None:                # CARL's files have no boxes
         return None
     path, _ = video.mask.args
-    if not path.exists():
-        return f'no {path}'
     try:
         boxes = len(actor_boxes(path))
     except UserError as error:

@@ -41,15 +41,15 @@ def absent_shards(split, files):
     """pouring_train-0-of-2.tfrecord alone lacks a second one."""
     total = re.search(r'-of-(\d+)', files[0].name)
     absent = int(total[1]) - len(files) if total else 0
-    if absent < 1:
-        return []
-    return [f'{absent} of the files pouring_{split}-*-of-{total[1]}.tfrecord']
+    return [f'{absent} of the files pouring_{split}-*-of-{total[1]}.tfrecord'] if absent > 0 else []
 
 
 def videos_in(path, size, missing):
     """The videos of a TFRecord file; what cannot be read is added to `missing`."""
     videos = []
-    content = bytes_of(path)
+    with open(path, 'rb') as file:    # of which only what is looked at is read
+        empty = not path.stat().st_size
+        content = b'' if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     for start, end in records(path, content, missing):
         try:
             name, images, labels = sequence_example(content, (start, end))
@@ -62,14 +62,6 @@ def videos_in(path, size, missing):
             name, partial(len, images), partial(read_images, images, size=size), 'pouring',
             partial(checked, name, labels, CLASSES)))
     return videos
-
-
-def bytes_of(path):
-    """A file's content, of which only what is looked at is read."""
-    if not path.stat().st_size:
-        return b''
-    with open(path, 'rb') as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def records(path, content, missing):

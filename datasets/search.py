@@ -7,16 +7,17 @@ so that nothing is lost in silence.
 import os
 import re
 from collections import Counter, defaultdict
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.classes import CLASS_FILES
-from datasets.images import IMAGE_FILES, natural, stack_pages
-from datasets.labels import LABEL_FILES
+from datasets.images import IMAGE_FILES, STACKS, natural, stack_pages
+from datasets.labels import CLASS_FILES, LABEL_FILES
 from datasets.layout import NOTE, readable, shortened
 from datasets.video import VIDEO_FILES
+from running.errors import UserError
 
-STACKS = {'.tif', '.tiff', '.webp', '.png'}    # endings of files that may hold many images
+KNOWN = {*VIDEO_FILES, *IMAGE_FILES, *LABEL_FILES}
 DATE = r'(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d'
 TIME = rf'(?:{DATE}[-_. T]*)?\d\d[-_.:h]?\d\d[-_.:m]?\d\d(?:[-_.,]\d+)?s?|\d+\.\d+'
 
@@ -40,13 +41,9 @@ class Found(NamedTuple):
         return None if parent == self.root else readable(parent, parent.parent)
 
     @property
-    def place(self):
-        """Where its labels lie, without their ending."""
-        return self.path.parent, self.path.name if self.frames else self.path.stem
-
-    @property
-    def files(self):
-        return self.frames or (self.path,)
+    def label_name(self):
+        """The name of its label file, without the ending."""
+        return self.path if self.frames else self.path.with_suffix('')
 
 
 def by_name(path):
@@ -76,48 +73,37 @@ class Search:
             return []
         self.entered.add((status.st_dev, status.st_ino))
         folders, files = self.contents(here)
-        videos = []
-        images = []
-        for file in files:
-            ending = file.suffix.lower()
-            if ending in VIDEO_FILES:
-                videos.append(Found(file, root))
-            elif ending in IMAGE_FILES:
-                images.append(file)
-            elif ending in LABEL_FILES:
-                label_files.append(file)
-            else:
-                self.unused['neither video, image nor labels'].append(file)
+        label_files += of_kind(files, LABEL_FILES)
+        self.unused['neither video, image nor labels'] += set(files) - set(of_kind(files, KNOWN))
+        images = of_kind(files, IMAGE_FILES)
         stacks = stacks_among(images)
-        videos += [Found(file, root, stack=True) for file in images if file in stacks]
         images = [file for file in images if file not in stacks]
+        videos = [Found(file, root) for file in of_kind(files, VIDEO_FILES)]
+        videos += [Found(file, root, stack=True) for file in sorted(stacks)]
         if images and not videos and here != root:
             for folder in folders:
                 self.pass_over(folder, 'in a folder inside a folder of frames')
             frames = self.one_series(images)
             return [Found(here, root, tuple(frames))] if frames else []
-        if images:
-            why = 'images beside videos' if videos else 'images that are in no folder of their own'
-            self.unused[why] += images
+        why = 'images beside videos' if videos else 'images that are in no folder of their own'
+        self.unused[why] += images
         for folder in folders:
             videos += self.enter(folder, root, label_files)
         return videos
 
     def contents(self, folder):
-        """Sub-folders and files, links after what they may lead to."""
+        """Sub-folders and files but for hidden ones, links after what they may lead to."""
         try:
-            entries = sorted(os.scandir(folder), key=by_name)
+            entries = [entry for entry in os.scandir(folder) if not entry.name.startswith('.')]
         except OSError as error:
             self.unused[f'cannot be listed ({error.strerror})'].append(folder)
             return [], []
-        entries.sort(key=os.DirEntry.is_symlink)
         folders = []
         files = []
-        for entry in entries:
+        entries.sort(key=by_name)
+        for entry in sorted(entries, key=os.DirEntry.is_symlink):
             path = Path(folder, entry.name)
-            if path.name.startswith('.'):
-                self.unused['hidden'].append(path)
-            elif entry.is_dir():
+            if entry.is_dir():
                 folders.append(path)
             elif entry.is_file():
                 files.append(path)
@@ -127,45 +113,42 @@ class Search:
 
     def pass_over(self, path, why):
         """Name a file, or all files below a folder."""
-        if path.is_dir():
-            self.unused[why] += [file for file in path.rglob('*') if file.is_file()]
-        else:
-            self.unused[why].append(path)
+        below = path.rglob('*') if path.is_dir() else [path]
+        self.unused[why] += [file for file in below if not file.is_dir()]
 
     def one_series(self, images):
         """The frames of a video, whose names differ in the last number only, or in the time that
         they give; [] if there are several such series."""
-        series = defaultdict(list)
+        series = defaultdict(dict)
         for image in images:
-            series[series_of(image.stem)].append(image)
-        long = [key for key in series if key and len(series[key]) > 1]
+            kind, place = series_and_place(image.stem)
+            series[kind].setdefault(place, []).append(image)
+        long = [kind for kind in series if kind and len(series[kind]) > 1]
         if not long:
             return images
-        frames = series[long[0]]
-        places = {place_in_series(frame.stem) for frame in frames}
-        if len(long) > 1 or len(places) < len(frames):
+        frames = [series[long[0]][place] for place in sorted(series[long[0]])]
+        if len(long) > 1 or max(map(len, frames)) > 1:
             self.unused['frames of several series in one folder; give each its own'] += images
             return []
+        frames = [image for image, in frames]
         self.unused['not of the numbered series in a folder of frames'] += set(images) - set(frames)
-        return sorted(frames, key=lambda frame: place_in_series(frame.stem))
+        return frames
 
     def with_labels(self, found, label_files):
         """Give each video the label file beside it that has its name."""
         beside = defaultdict(list)
         for file in sorted(label_files, key=lambda file: LABEL_FILES.index(file.suffix.lower())):
-            beside[file.parent, file.stem].append(file)
-        count = Counter(video.place for video in found)
+            beside[file.with_suffix('')].append(file)
+        count = Counter(video.label_name for video in found)
+        self.namesakes += [video for video in found if count[video.label_name] > 1]
         used = {self.top / name for name in CLASS_FILES}
         labelled = []
         for video in found:
-            if count[video.place] > 1:
-                self.namesakes.append(readable(video.path, self.top))
-            files = beside.get(video.place, [])
-            used.update(files)
-            self.unused['a second file of labels for one video'] += files[1:]
-            labelled.append(video._replace(labels=files[0] if files else None))
-        strangers = [file for file in label_files if file not in used]
-        self.unused['no video or folder of images of this name beside it'] += strangers
+            labels = next(iter(beside[video.label_name]), None)
+            used.add(labels)
+            labelled.append(video._replace(labels=labels))
+        why = 'labels without a video or folder of images of this name, or a second file of them'
+        self.unused[why] += [file for file in label_files if file not in used]
         return labelled
 
     def notes(self):
@@ -178,29 +161,38 @@ class Search:
                 names = shortened(sorted(readable(path, self.top) for path in paths))
                 lines.append(f'{NOTE}not used, {why}: {counts} ({names})')
         if self.namesakes:
-            lines.append(f'{NOTE}of one name, but each used: {shortened(sorted(self.namesakes))}')
+            names = sorted(readable(video.path, self.top) for video in self.namesakes)
+            lines.append(f'{NOTE}of one name, but each used: {shortened(names)}')
         return lines
+
+
+def of_kind(files, endings):
+    return [file for file in files if file.suffix.lower() in endings]
 
 
 def stacks_among(images):
     """Files of many images. The first of each ending tells: a folder of frames has thousands."""
     stacks = set()
     for ending in STACKS:
-        files = [file for file in images if file.suffix.lower() == ending]
-        if files and stack_pages(files[0]) > 1:
-            stacks.update(file for file in files if stack_pages(file) > 1)
+        files = of_kind(images, [ending])
+        if files and is_stack(files[0]):
+            stacks.update(filter(is_stack, files))
     return stacks
 
 
-def series_of(stem):
-    """What the names of a video's frames have in common; None for a name without a number."""
-    before, number, after = re.fullmatch(rf'(.*?(?<!\d))({TIME}|\d+)(\D*)|.*', stem).groups()
-    return number and (before.lower(), after.lower())
+def is_stack(file):
+    try:
+        return stack_pages(file) > 1
+    except UserError:    # whoever reads it will say why
+        return False
 
 
-def place_in_series(stem):
-    """A frame's number, or its time as numbers from the largest unit down."""
-    number = re.fullmatch(rf'.*?(?<!\d)({TIME}|\d+)\D*', stem)[1]
-    if re.fullmatch(r'\d+\.\d+', number):
-        return (float(number),)
-    return tuple(map(int, re.findall(r'\d+', number)))
+def series_and_place(stem):
+    """'cam1_07' -> ('cam1_', ''), (7,): what the names of a video's frames have in common, and the
+    number or the time, from the largest unit down, of this one; None, () for a plain name."""
+    match = re.fullmatch(rf'(.*?(?<!\d))({TIME}|\d+)(\D*)', stem)
+    if not match:
+        return None, ()
+    before, place, after = match.groups()
+    numbers = re.findall(r'\d+\.\d+|\d+', place)
+    return (before.lower(), after.lower()), tuple(map(Decimal, numbers))

@@ -1,161 +1,140 @@
-"""A label file, .npy, .txt or .csv, as a table of words: rows, and the names of columns if any.
+"""A label file, .npy or text, as a table of words, each column with a title.
 
 Text may be UTF-8, with or without a byte order mark, or UTF-16 with one. Words are separated by
 semicolons, tabs or commas, whichever the first line has; where it has none, by blanks. Python's csv
-reads the cells; labels.py says what they mean.
+reads the cells, without what spreadsheets and scripts leave behind; labels.py says what they mean.
 """
 import csv
 import re
-from itertools import chain
-from typing import NamedTuple
+from itertools import takewhile
 
 import numpy as np
-
-from datasets.video import one_line
-from running.errors import UserError
 
 NUMBER = re.compile(r'[+-]?\d+([.,]\d*)?([eE][+-]?\d+)?')
 CLOCK = re.compile(r'(\d+:){1,2}\d+([.,]\d*)?')    # 1:02.5 is 62.5 seconds
 RANGE = re.compile(r'(\d+)-(\d+)\s+(\S.*)')        # 31-70 pour_milk, as Breakfast has it
-HEADERS = {'label', 'labels', 'class', 'phase', 'name', 'action', 'behavior', 'behaviour'}
 NONE = {'', 'na', 'n/a', 'nan', 'null', '-1'}      # cells of frames without a label, in lower case
-
-
-class Table(NamedTuple):
-    header: list              # names of the columns as written; empty without a header
-    rows: list                # lists of words, all of one length if there is a header
-    from_one: bool = False    # segments in frames, counted from 1, both ends inside
-
-    @property
-    def words(self):
-        return list(chain.from_iterable(self.rows))
-
-    def column(self, *names):
-        """Number of the first column with one of the names, or with a word that begins so."""
-        header = [name.lower() for name in self.header]
-        for name in names:
-            if name in header:
-                return header.index(name)
-        for name in names:
-            for number, title in enumerate(header):
-                if re.search(rf'(^|[^a-z]){name}', title):
-                    return number
+LABELS = ('label', 'labels', 'phase', 'class', 'behavior', 'behaviour', 'annotation', 'action',
+          'trial_type', 'event', 'name')           # titles of their column
 
 
 def read_table(path):
-    """-> Table. UserError: the file cannot be read, and why."""
-    try:
-        if path.suffix.lower() == '.npy':
-            return Table([], rows_of_array(np.load(path, allow_pickle=False)))
-        return table_of_text(decoded(path.read_bytes()))
-    except Exception as error:  # NumPy raises half a dozen types on a broken file
-        raise UserError(
-            f'{path}: cannot be read as one integer label a frame, or one class name '
-            f'({one_line(error)})') from None
-
-
-def rows_of_array(array):
-    if array.ndim != 1 or not len(array) or array.dtype.kind not in 'iufU':
-        shape = ' x '.join(map(str, array.shape))
-        raise ValueError(f'{shape} values of type {array.dtype}')
-    if array.dtype.kind == 'f' and not np.isfinite(array).all():
-        raise ValueError('some of its values are not finite')
-    return [[str(value)] for value in array.tolist()]
+    """-> header, rows: lists of words, all of one length. Without a header, the rows are of one
+    word each, one after the other. An exception: the file cannot be read, and why."""
+    if path.suffix.lower() != '.npy':
+        return with_titles(rows_of_text(decoded(path.read_bytes())))
+    array = np.load(path, allow_pickle=False)
+    if array.ndim != 1 or array.dtype.kind not in 'iufU':
+        raise ValueError(f'not one integer label a frame, but {array.shape} of {array.dtype}')
+    return [], [[str(value)] for value in array.tolist()]
 
 
 def decoded(content):
     """Bytes -> text."""
     marked = content.startswith((b'\xff\xfe', b'\xfe\xff'))
-    try:
-        text = content.decode('utf-16' if marked else 'utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(f'byte {error.start} is not UTF-8; save it as UTF-8') from None
-    if '\0' in text:
-        raise ValueError('not plain text; save it as UTF-8')
+    text = content.decode('utf-16' if marked else 'utf-8-sig', errors='replace')
+    if '\0' in text or '\ufffd' in text:
+        raise ValueError('not UTF-8 text; save it as UTF-8')
     return text
 
 
-def table_of_text(text):
-    lines = [line for line in text.splitlines() if line.strip()]
+def rows_of_text(text):
+    """Text -> rows of words, all of one length."""
+    lines = [line.strip(' ') for line in text.splitlines() if line.strip()]
     marks = ';\t,'
-    if lines and re.fullmatch('sep=.', lines[0].strip(' "').lower()):    # a spreadsheet's first line
-        marks = lines.pop(0).strip(' "')[-1]
+    if lines and re.fullmatch('"?sep=."?', lines[0].lower()):    # a spreadsheet's first line
+        marks = lines.pop(0).strip('"')[-1]
     comments = []
     while lines and lines[0].startswith('#'):
         comments.append(lines.pop(0).lstrip('# '))
-    if not lines:
+    ranges = [RANGE.fullmatch(line) for line in lines]
+    if lines and all(ranges):
+        rows = [[f'{int(m[1]) - 1}', f'{int(m[2]) - 1}', m[3]] for m in ranges]
+        return [['first frame (from 1)', 'last frame (from 1)', 'label'], *rows]
+    mark = next((mark for mark in marks if lines and mark in lines[0]), None)
+    rows = cells(lines, mark)
+    if not rows:
         raise ValueError('nothing in it')
-    ranges = [RANGE.fullmatch(line.strip()) for line in lines]
-    if all(ranges):
-        return Table(['start_frame', 'end_frame', 'label'], [m.groups() for m in ranges], True)
-    mark = next((mark for mark in marks if mark in lines[0]), None)
-    if comments:    # NumPy writes a header as the last of its comments
-        first, *rest = split(lines, mark)
-        titles = split(comments[-1:], mark)[0]
-        if len(titles) == len(first) and is_header(titles, [first, *rest]):
-            return with_header(titles, [first, *rest])
-    first, *rest = split(lines, mark)
-    if is_header(first, rest):
-        return with_header(first, rest)
-    return Table([], [first, *rest])
+    for titles in cells(comments[-1:], mark):    # NumPy writes a header as a comment
+        if len(titles) == len(rows[0]) and is_header(titles, rows):
+            rows = [titles, *rows]
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(rows[0]):
+            raise ValueError(
+                f'row {number}, "{" ".join(row)}", has {len(row)} cells, row 1 {len(rows[0])}')
+    return rows
 
 
-def split(lines, mark):
-    """Lines -> rows of words, without rows of empty cells and empty cells at every row's end."""
-    if mark is None:
-        return split_at_blanks([line.strip() for line in lines])
-    rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
-    rows = [[word.strip() for word in row] for row in rows]
+def cells(lines, mark):
+    """Lines -> rows of words, without empty rows and without a last column that is empty."""
+    rows = csv.reader(lines, delimiter=mark, skipinitialspace=True) if mark else at_blanks(lines)
+    rows = [[word.strip(' "') for word in row] for row in rows]
     rows = [row for row in rows if any(row)]
     if all(row[-1] == '' for row in rows):
         rows = [row[:-1] for row in rows]
-    return rows or [['']]
+    return rows
 
 
-def split_at_blanks(lines):
-    """Blanks separate words, but may also lie within a name: 'going down'."""
+def at_blanks(lines):
+    """Blanks separate words, but also lie within a name, which is the last: '0 12 hold still'."""
     rows = [line.split() for line in lines]
-    if len(rows) == 1 or all_numbers(chain.from_iterable(rows)):
+    if len(rows) < 2:
         return rows
-    for numbers in (2, 1):  # start, end, name; frame, name
-        if all(len(row) > numbers and all_numbers(row[:numbers]) for row in rows[1:]):
-            return [row[:numbers] + [' '.join(row[numbers:])] for row in rows]
-    return [[line.strip('"')] for line in lines]
+    numbers = min(len(list(takewhile(is_number, row))) for row in rows[1:])
+    return [line.split(maxsplit=numbers) for line in lines]
+
+
+def with_titles(rows):
+    """Rows -> header, rows. Columns without titles are a frame and its label; or start, end and
+    label, the last that is no number, with or without a duration (ELAN) and others between."""
+    first, *rest = rows
+    if is_header(first, rest):
+        header = [title or 'index' for title in first]    # pandas gives its index no name
+        return (header, rest) if len(first) > 1 else ([], rest)
+    numeric = [i for i, column in enumerate(zip(*rows)) if are_numbers(column)]
+    others = [i for i in range(len(first)) if i not in numeric]
+    if len(first) > 2 and len(numeric) in (2, 3) and (rest or others):
+        roles = {numeric[0]: 'start', numeric[1]: 'end', (others or numeric)[-1]: 'label'}
+    elif len(first) == 1 or not rest:
+        return [], [[word] for row in rows for word in row]
+    elif len(first) == 2:
+        roles = {0: 'frame', 1: 'label'}
+    else:
+        raise ValueError('its columns have no names; begin with a line such as frame,label')
+    return [f'{roles.get(i, "")} (column {i + 1})' for i in range(len(first))], rows
 
 
 def is_header(first, rest):
-    """Whether the first row names the columns: without numbers, over numbers or in usual words."""
-    if not rest or any(map(is_number, first)):
+    """Does the first row name the columns: has it usual words, or stands it over numbers?"""
+    if not rest or first in rest or any(map(is_number, first)):
         return False
-    usual = HEADERS.intersection(map(str.lower, first))
-    words = list(chain.from_iterable(rest))
-    if len(first) == 1:
-        return all(is_number(word) or word.lower() in NONE for word in words) or \
-            bool(usual) and first not in rest
-    return any(map(is_number, words)) or bool(usual)
+    usual = set(LABELS).intersection(map(str.lower, first))
+    return bool(usual) or any(map(are_numbers, zip(*rest)))
 
 
-def with_header(header, rows):
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise ValueError(
-                f'row {number} below the header, "{" ".join(row)}", has {len(row)} cells, '
-                f'the header {len(header)}')
-    return Table(header, rows)
+def find_column(header, *names):
+    """Number of the first column with one of the names, or with a word that begins so, or None."""
+    for pattern in ('^{}$', '(^|[^a-z]){}'):
+        for name in names:
+            for number, title in enumerate(header):
+                if re.search(pattern.format(name), title.lower()):
+                    return number
 
 
 def is_number(word):
     return bool(NUMBER.fullmatch(word) or CLOCK.fullmatch(word))
 
 
-def all_numbers(words):
-    return all(map(is_number, words))
+def are_numbers(words):
+    """Is each of the words that say something a number?"""
+    words = [word for word in words if word.lower() not in NONE]
+    return bool(words) and all(map(is_number, words))
 
 
-def number(word):
-    """'1.5', '1,5' -> 1.5; '1:02.5' -> 62.5. ValueError: the cell is no number or time."""
+def number(word, row=()):
+    """'1.5', '1,5' -> 1.5; '1:02.5' -> 62.5. ValueError: it is none; row: in which it stands."""
     if not is_number(word):
-        raise ValueError(f'"{word}" is no number and no time such as 1:02.5')
+        raise ValueError(f'"{word}" is no number and no time such as 1:02.5, in "{",".join(row)}"')
     value = 0
     for part in word.replace(',', '.').split(':'):
         value = value * 60 + float(part)

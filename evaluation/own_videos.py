@@ -134,8 +134,8 @@ def find(folder, size):
     sources = {}
     for source in found:
         source = source._replace(labels=None)    # they would hide the other frames
-        shown = in_own_shape(as_video(source, None, None, None))
+        shown = in_own_shape(as_video(source, None))
         shown.action = source.action or folder.resolve().name
-        video = replace(as_video(source, size, None, None), action=shown.action)
+        video = replace(as_video(source, size), action=shown.action)
         sources[video] = shown
     return sources

@@ -1,10 +1,9 @@
-"""Miniatures of every data set as it lies on disk: real JPEGs, mp4s, .mat files, TFRecords, pickles.
+"""Miniatures of every data set as on disk: real JPEGs, mp4s, .mat files, TFRecords, pickles.
 
 Every frame is a `picture` of a number, so that whoever reads it can tell which frame it is. Each
 function writes one layout into a folder and returns what it wrote:
 {'train': {name: labels}, 'val': {name: labels}}.
 """
-
 import csv
 import io
 import json
@@ -18,46 +17,29 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-ACTIONS = {
-    'baseball_pitch': 4,
-    'baseball_swing': 3,
-    'bench_press': 2,
-    'bowl': 3,
-    'clean_and_jerk': 6,
-    'golf_swing': 3,
-    'jumping_jacks': 4,
-    'pushup': 2,
-    'pullup': 2,
-    'situp': 2,
-    'squat': 4,
-    'tennis_forehand': 3,
-    'tennis_serve': 4,
-}
+from datasets.penn import CLASSES as ACTIONS
 
 
 def picture(number, width=160, height=96):
-    """A number as ten blocks, black or white, over a floor with a moving block -> uint8 (H, W, 3)."""
+    """A number as ten blocks, black or white, over a moving block -> uint8 (H, W, 3)."""
     image = np.full((height, width, 3), 60, np.uint8)
     for bit in range(10):
-        image[: height // 2, bit * width // 10 : (bit + 1) * width // 10] = 220 * (
-            number >> bit & 1
-        )
+        block = slice(bit * width // 10, (bit + 1) * width // 10)
+        image[:height // 2, block] = 220 * (number >> bit & 1)
     x = number * 7 % (width - width // 8)
-    image[height * 5 // 8 : height * 7 // 8, x : x + width // 8] = 200, 80, 40
+    image[height * 5 // 8:height * 7 // 8, x:x + width // 8] = 200, 80, 40
     return image
 
 
 def number(frame):
     """The number on a frame, uint8 (3, H, W) of any size."""
-    rows, width = (
-        frame[:, frame.shape[1] // 8 : frame.shape[1] * 3 // 8].float(),
-        frame.shape[2] / 10,
-    )
-    blocks = [
-        rows[:, :, int((b + 0.3) * width) : int((b + 0.7) * width) + 1].mean()
-        for b in range(10)
-    ]
-    return sum(1 << b for b, block in enumerate(blocks) if block > 110)
+    rows = frame[:, frame.shape[1] // 8:frame.shape[1] * 3 // 8].float()
+    width = frame.shape[2] / 10
+    bits = 0
+    for bit in range(10):
+        block = rows[:, :, int((bit + 0.3) * width):int((bit + 0.7) * width) + 1]
+        bits |= int(block.mean() > 110) << bit
+    return bits
 
 
 def numbers(frames):
@@ -75,9 +57,8 @@ def write_images(folder, frames, suffix='.jpg', size=(160, 96)):
         Image.fromarray(picture(i, *size)).save(folder / f'{i + 1:06d}{suffix}', quality=90)
 
 
-def write_video(
-    path, frames, *, codec='libx264', size=(160, 96), rate=25, options=None, form=None, repeat=1
-):
+def write_video(path, frames, *, codec='libx264', size=(160, 96), rate=25, options=None, form=None,
+                repeat=1):
     """A video file of `frames` pictures, each `repeat` times; H.264 with B-frames and several key
     frames by default."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,42 +69,31 @@ def write_video(
         stream.pix_fmt = {'gif': 'rgb8', 'mjpeg': 'yuvj420p'}.get(codec, 'yuv420p')
         for i in range(frames * repeat):
             frame = av.VideoFrame.from_ndarray(picture(i // repeat, *size), format='rgb24')
-            frame.pts, frame.time_base = i, Fraction(1, rate)
+            frame.pts = i
+            frame.time_base = Fraction(1, rate)
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
 
 
 def many(train, val, frames):
     """(split, number, frames) of each video to write; no two of a split have the same length."""
-    return [
-        (split, i, frames + i)
-        for split, count in (('train', train), ('val', val))
-        for i in range(count)
-    ]
+    listed = [('train', i, frames + i) for i in range(train)]
+    return listed + [('val', i, frames + i) for i in range(val)]
 
 
 def penn(root, *, actions=ACTIONS, train=2, val=2, frames=12):
     """The release: frames/0001/000001.jpg, labels/0001.mat; phase labels in a folder an action."""
-    written, video = {'train': {}, 'val': {}}, 0
+    written = {'train': {}, 'val': {}}
+    (root / 'labels').mkdir(parents=True)
     for action in actions:
         for split, _, n in many(train, val, frames):
-            video += 1
-            name, labels = f'{video:04d}', phases(n, ACTIONS[action])
+            name = f'{sum(map(len, written.values())) + 1:04d}'
+            labels = phases(n, ACTIONS[action])
             write_images(root / 'frames' / name, n)
-            (root / 'labels').mkdir(exist_ok=True)
-            savemat(
-                root / 'labels' / f'{name}.mat',
-                {
-                    'action': action,
-                    'train': 1 if split == 'train' else -1,
-                    'nframes': n,
-                    'dimensions': [[96, 160, n]],
-                    'bbox': [[40.0 + i, 24, 80 + i, 72] for i in range(n)],
-                    'x': np.zeros((n, 13)),
-                    'y': np.zeros((n, 13)),
-                    'visibility': np.ones((n, 13)),
-                },
-            )
+            savemat(root / 'labels' / f'{name}.mat', dict(
+                action=action, train=1 if split == 'train' else -1, nframes=n,
+                dimensions=[[96, 160, n]], bbox=[[40.0 + i, 24, 80 + i, 72] for i in range(n)],
+                x=np.zeros((n, 13)), y=np.zeros((n, 13)), visibility=np.ones((n, 13))))
             folder = root / 'penn_action_labels' / split / action
             folder.mkdir(parents=True, exist_ok=True)
             np.save(folder / f'{name}_{action}.npy', labels)
@@ -131,22 +101,24 @@ def penn(root, *, actions=ACTIONS, train=2, val=2, frames=12):
     return written
 
 
+# --------------------------------------------------------------------------------------------------
+# CARL's lists
+
 def penn_carl(root, *, actions=ACTIONS, train=2, val=2, frames=12):
     """CARL's: (videos, each action's indices) pickled, and mp4s; all 13 actions listed."""
-    written, video = {'train': {}, 'val': {}}, 0
+    written = {'train': {}, 'val': {}}
     for split in written:
-        entries, groups = [], []
+        entries = []
+        groups = []
         for action in ACTIONS:
-            groups.append([])
-            for which, _, n in many(train, val, frames) if action in actions else ():
-                if which == split:
-                    video += 1
-                    groups[-1].append(len(entries))
+            first = len(entries)
+            for which, i, n in many(train, val, frames):
+                if which == split and action in actions:
+                    name = f'{action}{split}{i}'
                     labels = phases(n, ACTIONS[action])
-                    entries.append(
-                        entry(root, 'videos', f'{video:04d}', n, labels, written[split])
-                    )
+                    entries.append(entry(root, 'videos', name, n, labels, written[split]))
                     entries[-1]['action_label'] = [*ACTIONS].index(action)
+            groups.append([*range(first, len(entries))])
         dump((entries, groups), root / f'{split}.pkl')
     return written
 
@@ -154,75 +126,61 @@ def penn_carl(root, *, actions=ACTIONS, train=2, val=2, frames=12):
 def pouring_carl(root, *, train=2, val=2, frames=12):
     written = {'train': {}, 'val': {}}
     for split in written:
-        dump(
-            [
-                entry(root, 'videos', f'{split}_pour_{i}', n, phases(n, 5), written[split])
-                for which, i, n in many(train, val, frames)
-                if which == split
-            ],
-            root / f'{split}.pkl',
-        )
+        entries = []
+        for which, i, n in many(train, val, frames):
+            if which == split:
+                name = f'{split}_pour_{i}'
+                entries.append(entry(root, 'videos', name, n, phases(n, 5), written[split]))
+        dump(entries, root / f'{split}.pkl')
     return written
 
 
 def finegym_carl(root, *, classes=99, train=2, val=2, frames=30):
     written = {'train': {}, 'val': {}}
-    for split, name in (('train', 'train_v1.0'), ('val', 'val')):
+    for split, list_name in (('train', 'train_v1.0'), ('val', 'val')):
         entries = []
         for which, i, n in many(train, val, frames):
             if which == split:
                 labels = np.where(np.arange(n) < n // 2, np.arange(n) // 4, -1)
-                entries.append(
-                    entry(
-                        root,
-                        'processed_videos',
-                        f'vid{split}_E_{i:06d}_{i + 9:06d}',
-                        n,
-                        labels,
-                        written[split],
-                        torch.float32,
-                    )
-                )
+                name = f'vid{split}_E_{i:06d}_{i + 9:06d}'
+                entries.append(entry(root, 'processed_videos', name, n, labels, written[split],
+                                     torch.float32))
                 entries[-1]['event_label'] = 1
-        dump(entries, root / f'gym{classes}_{name}.pkl')
+        dump(entries, root / f'gym{classes}_{list_name}.pkl')
     return written
 
 
 def entry(root, folder, name, frames, labels, written, dtype=torch.int64):
+    """A video of CARL's lists, which is written, too."""
     write_video(root / folder / f'{name}.mp4', frames)
     written[name] = labels
-    return {
-        'id': len(written) - 1,
-        'name': name,
-        'video_file': f'{folder}/{name}.mp4',
-        'seq_len': frames,
-        'frame_label': torch.tensor(labels, dtype=dtype),
-    }
+    return {'id': len(written) - 1, 'name': name, 'video_file': f'{folder}/{name}.mp4',
+            'seq_len': frames, 'frame_label': torch.tensor(labels, dtype=dtype)}
 
 
 def dump(content, path):
-    with open(path, 'wb') as file:
-        pickle.dump(content, file)
+    path.write_bytes(pickle.dumps(content))
 
+
+# --------------------------------------------------------------------------------------------------
+# TFRecords
 
 def pouring(root, *, train=3, val=2, frames=12):
     """The TFRecords of TCC's authors: two files of train, one of val."""
     root.mkdir(parents=True, exist_ok=True)
-    written, records = {'train': {}, 'val': {}}, {'train': [], 'val': []}
+    written = {'train': {}, 'val': {}}
+    records = {'train': [], 'val': []}
     for split, i, n in many(train, val, frames):
-        name, labels = f'{split}_pour_{i}', phases(n, 5)
+        name = f'{split}_pour_{i}'
+        labels = phases(n, 5)
         written[split][name] = labels
-        records[split].append(
-            sequence_example(name, [jpeg(j) for j in range(n)], labels, packed=i % 2 == 0)
-        )
+        images = [jpeg(j) for j in range(n)]
+        records[split].append(framed(sequence_example(name, images, labels, packed=i % 2 == 0)))
     half = (train + 1) // 2
-    files = {
-        'train-0-of-2': records['train'][:half],
-        'train-1-of-2': records['train'][half:],
-        'val-0-of-1': records['val'],
-    }
-    for name, content in files.items():
-        (root / f'pouring_{name}.tfrecord').write_bytes(b''.join(map(framed, content)))
+    for file, content in (('train-0-of-2', records['train'][:half]),
+                          ('train-1-of-2', records['train'][half:]),
+                          ('val-0-of-1', records['val'])):
+        (root / f'pouring_{file}.tfrecord').write_bytes(b''.join(content))
     return written
 
 
@@ -232,32 +190,16 @@ def jpeg(i):
     return file.getvalue()
 
 
-def crc32c(content):
-    """Bit by bit, from the definition."""
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
 def framed(record):
-    """A record of a TFRecord file: its length and checksum, it and its checksum."""
-    size = struct.pack('<Q', len(record))
-    return size + masked(crc32c(size)) + record + masked(crc32c(record))
-
-
-def masked(crc):
-    """A checksum as TFRecords have it: rotated, and a constant added."""
-    rotated = crc >> 15 | crc << 17
-    return struct.pack('<I', (rotated + 0xA282EAD8) & 0xFFFFFFFF)
+    """A record of a TFRecord file: its length and it, a checksum after each (here none)."""
+    return struct.pack('<Q', len(record)) + bytes(4) + record + bytes(4)
 
 
 def varint(value):
     out = b''
     while value > 127:
-        out, value = out + bytes([value & 127 | 128]), value >> 7
+        out += bytes([value & 127 | 128])
+        value >>= 7
     return out + bytes([value])
 
 
@@ -268,7 +210,6 @@ def message(number, content):
 
 def sequence_example(name, images, labels, packed=True):
     """tf.train.SequenceExample, its integers packed (as TensorFlow does) or one by one."""
-
     def of_bytes(content):
         return message(1, message(1, content))
 
@@ -279,54 +220,38 @@ def sequence_example(name, images, labels, packed=True):
     def mapped(key, value):
         return message(1, message(1, key.encode()) + message(2, value))
 
-    context = (
-        mapped('name', of_bytes(name.encode()))
-        + mapped('len', of_integer(len(images)))
-        + mapped('label', of_integer(0))
-    )
-    lists = mapped('video', b''.join(message(1, of_bytes(image)) for image in images)) + mapped(
-        'frame_labels', b''.join(message(1, of_integer(label)) for label in labels)
-    )
+    context = mapped('name', of_bytes(name.encode())) + mapped('len', of_integer(len(images)))
+    video = b''.join(message(1, of_bytes(image)) for image in images)
+    frame_labels = b''.join(message(1, of_integer(label)) for label in labels)
+    lists = mapped('video', video) + mapped('frame_labels', frame_labels)
     return message(1, context) + message(2, lists)
 
 
+# --------------------------------------------------------------------------------------------------
+# The others
+
 def finegym(root, *, classes=99, train=2, val=2, frames=40):
     """The annotation, the lists of elements, and a clip for each event; 25 frames a second."""
-    written, known = {'train': {}, 'val': {}}, {}
-    for split, number in (('train', 'train_element_v1.0'), ('val', 'val_element')):
-        lines = []
-        for which, i, n in many(train, val, frames):
-            if which != split:
-                continue
-            youtube, event = f'{split}-A_Eb{i}', f'E_{100 * i:06d}_{100 * i + 2:06d}'
-            spans = {
-                'A_0000_0001': [[0.04, 0.48]],
-                'A_0000_0002': [[0.0, 0.1], [0.4, 0.8]],
-                'A_0001_0002': [[1.0, 1.2]],
-            }
-            known.setdefault(youtube, {})[event] = {
-                'event': 1,
-                'timestamps': [[100.0 * i, 100.0 * i + 2]],
-                'segments': {
-                    key: {'stages': len(span), 'timestamps': span}
-                    for key, span in spans.items()
-                },
-            }
-            known[youtube]['E_009000_009001'] = {
-                'event': 1,
-                'timestamps': [[9000, 9001]],
-                'segments': None,
-            }
-            lines += [
-                f'{youtube}_{event}_A_0000_0001 {i}',
-                f'{youtube}_{event}_A_0000_0002 {classes - 1}',
-            ]
-            labels = np.full(n, -1)
-            labels[1 : 12 + 1] = i
-            labels[10 : 20 + 1] = classes - 1  # 0.4 s to 0.8 s, inclusive, over the earlier one
-            write_video(root / 'processed_videos' / f'{youtube}_{event}.mp4', n)
-            written[split][f'{youtube}_{event}'] = labels
-        (root / f'gym{classes}_{number}.txt').write_text('\n'.join(lines) + '\n')
+    written = {'train': {}, 'val': {}}
+    elements = {'train': [], 'val': []}
+    known = {}
+    segments = {'A_0000_0001': [[0.04, 0.48]], 'A_0000_0002': [[0.0, 0.1], [0.4, 0.8]],
+                'A_0001_0002': [[1.0, 1.2]]}
+    for split, i, n in many(train, val, frames):
+        youtube = f'{split}-A_Eb{i}'
+        event = f'E_{100 * i:06d}_{100 * i + 2:06d}'
+        known[youtube] = {
+            event: {'segments': {key: {'timestamps': spans} for key, spans in segments.items()}},
+            'E_009000_009001': {'timestamps': [[9000, 9001]], 'segments': None}}
+        elements[split] += [f'{youtube}_{event}_A_0000_0001 {i}',
+                            f'{youtube}_{event}_A_0000_0002 {classes - 1}']
+        labels = np.full(n, -1)
+        labels[1:12 + 1] = i
+        labels[10:20 + 1] = classes - 1  # 0.4 s to 0.8 s, inclusive, over the earlier one
+        write_video(root / 'processed_videos' / f'{youtube}_{event}.mp4', n)
+        written[split][f'{youtube}_{event}'] = labels
+    for split, file in (('train', 'train_element_v1.0'), ('val', 'val_element')):
+        (root / f'gym{classes}_{file}.txt').write_text('\n'.join(elements[split]) + '\n')
     (root / 'finegym_annotation_info_v1.0.json').write_text(json.dumps(known))
     return written
 
@@ -356,30 +281,30 @@ def folder(root, *, train=3, val=2, frames=12, classes=3):
         labels = phases(n, classes)
         for action in ('wave', 'jump high'):
             here = root / split / action
+            name = f'clip {i}' if i % 2 else f'clip {i}.mp4'
             if i % 2:
-                write_images(here / f'clip {i}', n)
+                write_images(here / name, n)
                 (here / f'clip {i}.txt').write_text('\n'.join(map(str, labels)) + '\n')
             else:
-                write_video(here / f'clip {i}.mp4', n)
+                write_video(here / name, n)
                 np.save(here / f'clip {i}.npy', labels)
-            written[split][f'{action}/clip {i}' + ('' if i % 2 else '.mp4')] = labels
+            written[split][f'{action}/{name}'] = labels
     return written
 
 
-LAYOUTS = {
-    'penn': penn,
-    'penn, CARL': penn_carl,
-    'pouring': pouring,
-    'pouring, CARL': pouring_carl,
-    'finegym99': finegym,
-    'finegym99, CARL': finegym_carl,
-    'k400': k400,
-    'folder': folder,
-}
+LAYOUTS = {'penn': penn, 'penn, CARL': penn_carl, 'pouring': pouring, 'pouring, CARL': pouring_carl,
+           'finegym99': finegym, 'finegym99, CARL': finegym_carl, 'k400': k400, 'folder': folder}
+
+
+def write_layout(layout, root, **options):
+    """A layout, of Penn Action two of its 13 actions."""
+    if 'penn' in layout:
+        options = {'actions': ['bowl', 'pushup']} | options
+    return LAYOUTS[layout](root, **options)
 
 
 def unchecked(dataset, folder, label_unit=None):
-    """The videos as their data set reads them, before labels that do not fit are taken from them."""
+    """The videos as their data set reads them, with labels that do not fit."""
     import data
     from datasets.layout import read_dataset
     videos, _ = read_dataset(dataset, data.DATASETS[dataset], folder, 224, label_unit)
