@@ -5,6 +5,7 @@ as what differs from others, so decoding starts at a key frame, which stands alo
 when its frame is decoded (dts) and when it is shown (pts): not in the same order, where a frame
 (a B-frame) also needs one that is shown after it.
 """
+import math
 import os
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,8 +21,11 @@ SEEKABLE = MP4, MKV, 'avi', 'mpegts'    # a GIF, for one, calls each of its fram
 
 class Timetable(NamedTuple):
     """The frames of a file."""
-    shown: np.ndarray    # int64 (frames,), rising: when each is shown. A damaged one repeats
-                         # the time of the frame before it, which is shown in its place
+    size: tuple          # width and height at which a player shows the first, before turning it
+    turn: np.ndarray     # display matrix: pixel (x, y) is then shown at (x, y, 1) @ turn
+    seconds: np.ndarray  # float (frames,): when each is shown, from the file's start
+    shown: np.ndarray    # int64 (frames,), rising: the same in ticks. A damaged one repeats the
+                         # time of the frame before it, which is shown in its place
     keys: np.ndarray     # int64 (key frames,), rising: the first frame that is decoded from each
     seek: list           # (key frames,): where to seek for each; None: begin at the file's start
     clock: bool          # False: its times are no use, and `shown` counts the frames instead
@@ -53,6 +57,10 @@ def video_stream(file):
     for stream in file.streams:
         if stream.index != chosen.index:
             stream.discard = av.stream.Discard.all
+    decoder = chosen.codec_context
+    if not decoder.is_open:
+        decoder.thread_count = 1    # of several, an error takes whole frames of the others with it
+        decoder.flags |= av.codec.context.Flags.unaligned    # cropped to the pixel
     return chosen
 
 
@@ -63,20 +71,31 @@ def preference(stream):
 
 
 def frames_of(file, stream):
-    """Yield an open file's frames from where it stands; None for a packet that does not decode.
-
-    In one thread: of several, an error takes whole frames of the others with it. A packet that
-    the file's end cuts is none."""
-    if not stream.codec_context.is_open:
-        stream.codec_context.thread_count = 1
+    """Yield an open file's frames from where it stands; None for a packet that does not decode."""
     for packet in file.demux(stream):
-        if packet.is_corrupt:
-            continue
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError:
-            frames = [None]
-        yield from frames
+        yield from frames_in(packet)
+
+
+def frames_in(packet):
+    """The frames that a packet completes; one that the file's end cuts is none."""
+    if packet.is_corrupt:
+        return []
+    try:
+        return packet.decode()
+    except av.error.FFmpegError:
+        return [None]
+
+
+def display_matrix(frame):
+    """How a player turns the frame: (x, y) is shown at (x, y) @ matrix, (2, 2) or larger."""
+    try:
+        stored = frame.side_data.get('DISPLAYMATRIX')
+    except ValueError:    # PyAV has no name for something else that the frame carries
+        stored = None
+    if stored is not None:
+        return np.frombuffer(bytes(stored), np.int32).reshape(3, 3)
+    angle = math.radians(frame.rotation)                              # against the clock
+    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
 
 def timetable(path):
@@ -85,33 +104,44 @@ def timetable(path):
     return timetable_of(str(path), about.st_mtime_ns, about.st_size)
 
 
-@lru_cache(maxsize=1024)    # of two-minute videos, 30 MB
+@lru_cache(maxsize=1024)    # of two-minute videos, 50 MB
 def timetable_of(path, _changed, _bytes):
     packets = []
+    first = None    # the first frame decides how all are turned
     with open_video(path) as file:
         stream = video_stream(file)
         container = file.format.name
         codec = stream.codec_context.name
+        oblong = stream.sample_aspect_ratio or 1    # a pixel's width / height
+        size = max(1, round(stream.width * oblong)), stream.height
+        tick = float(stream.time_base)
+        begin = (file.start_time or 0) / av.time_base
+        rate = float(stream.average_rate or 25)
         for packet in file.demux(stream):
+            if first is None:
+                first = next(filter(None, frames_in(packet)), None)
             if packet.size and not packet.is_corrupt:
                 packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
+    turn = np.eye(2) if first is None else display_matrix(first)
     shown = None
     clock = True
     if container in (MP4, MKV) and codec not in ('vp8', 'libvpx'):    # VP8 has hidden frames
         shown = shown_by_packets(packets)
     if shown is None:
         shown, clock = shown_by_decoding(path)
+    shown = np.array(shown, np.int64)                                # (frames,)
+    seconds = shown * tick - begin if clock else np.arange(len(shown)) / rate
     seek = []
     for pts, dts, key, _ in packets:
         if key and pts is not None:
             seek.append((pts, pts if container == MKV or dts is None else dts))
-    shown = np.array(shown, np.int64)                                # (frames,)
     if not clock or not seek or container not in SEEKABLE:
-        return Timetable(shown, np.zeros(1, np.int64), [None], clock)
+        return Timetable(size, turn, seconds, shown, np.zeros(1, np.int64), [None], clock)
     seek.sort()
     keys = np.searchsorted(shown, [pts for pts, _ in seek])
     keys[0] = 0
-    return Timetable(shown, keys, [position for _, position in seek], clock)
+    seek = [position for _, position in seek]
+    return Timetable(size, turn, seconds, shown, keys, seek, clock)
 
 
 def shown_by_packets(packets):
@@ -174,16 +204,10 @@ def runs(indices, keys):
     return [(key[0], run) for key, run in zip(np.split(start, cuts), np.split(indices, cuts))]
 
 
-def frame_times(path, frames):
+def frame_times(path, _frames):
     """When each frame of a video file is shown, in seconds -> float (frames,).
 
     Counted from the file's start, as players and annotation tools do: its sound may begin before
     its pictures. By time stamps, since phones film at a varying rate; without these, evenly.
     """
-    table = timetable(path)
-    with open_video(path) as file:
-        stream = video_stream(file)
-        if len(table.shown) != frames or not table.clock:
-            return np.arange(frames) / float(stream.average_rate or 25)
-        begin = (file.start_time or 0) / av.time_base
-        return table.shown * float(stream.time_base) - begin
+    return timetable(path).seconds

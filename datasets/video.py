@@ -14,8 +14,8 @@ import av
 import numpy as np
 import torch
 
-from datasets.packets import (frame_times, frames_of, open_video, runs, tell_lost, timetable,
-                              video_stream)
+from datasets.packets import frame_times, frames_of, open_video, runs, tell_lost, timetable
+from datasets.packets import video_stream
 from running.errors import UserError
 
 VIDEO_FILES = {
@@ -184,36 +184,12 @@ def upright(pixels, matrix):
     return pixels
 
 
-QUARTERS = {    # av_display_rotation_get's degrees, against the clock -> the matrix
-    0: [[1, 0], [0, 1]], 90: [[0, -1], [1, 0]], 180: [[-1, 0], [0, -1]], -90: [[0, 1], [-1, 0]]}
-
-
-def display_matrix(frame):
-    """How a player turns the frame: (x, y) is shown at (x, y) @ matrix, int (2, 2) or larger."""
-    try:
-        stored = frame.side_data.get('DISPLAYMATRIX')
-    except ValueError:    # PyAV has no name for something else that the frame carries
-        quarter = (frame.rotation + 180) // 90 * 90 - 180
-        return np.array(QUARTERS[quarter])
-    if stored is None:
-        return np.array(QUARTERS[0])
-    return np.frombuffer(bytes(stored), np.int32).reshape(3, 3)
-
-
 def file_frames(path):
     """Number of frames of a video file: by its packets where these are frames, or by decoding."""
     try:
         return len(timetable(path).shown)
     except Exception as error:  # demuxers and decoders raise a dozen types on a stranger's bytes
         raise UserError(f'{path}: cannot be read as a video ({one_line(error)})') from None
-
-
-def display_size(path):
-    """Width and height at which a player shows a video file's first frame, before turning it."""
-    with open_video(path) as file:
-        stream = video_stream(file)
-        oblong = stream.sample_aspect_ratio or 1    # a pixel's width / height
-        return max(1, round(stream.width * oblong)), stream.height
 
 
 BT709 = 1              # the colours and tones of an ordinary screen
@@ -225,14 +201,15 @@ def read_file(path, indices, size=None):
     given, squashed to size x size. HDR is mapped to an ordinary screen, by libswscale."""
     scale = av.video.reformatter.VideoReformatter()
     try:
-        width, height = (size, size) if size else display_size(path)
+        table = timetable(path)
+        width, height = (size, size) if size else table.size
         for frame in decoded(path, indices):
             tones = {}
             if frame.color_trc in HDR_TONES:
                 tones = {'dst_color_trc': BT709, 'dst_color_primaries': BT709}
             rgb = scale.reformat(frame, width, height, 'rgb24', **tones)
             stored = torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1)
-            yield upright(stored, display_matrix(frame))    # of a square, the same after squashing
+            yield upright(stored, table.turn)    # of a square, the same after squashing
     except Exception as error:  # as above
         raise UserError(f'{path}: does not decode ({one_line(error)})') from None
 

@@ -1,9 +1,7 @@
-"""Frames are what a player shows, not what is stored: turned, cut, deep, of any size and ending."""
+"""Frames are what a player shows, not what is stored: turned, cut, of square pixels, no cover."""
+import io
 import struct
-import subprocess
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -11,29 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-import data
-from datasets.images import IMAGE_FILES, images_in
-from datasets.video import VIDEO_FILES
-from miniatures import numbers, picture, unchecked, write_images, write_video
+from miniatures import numbers, picture, unchecked, write_video
 from running.errors import UserError
+from test_video import every_frame, video_file
 
 RATE = 25
-
-
-def video_file(path, size=None):
-    return data.video_file(path.name, path, size)
-
-
-def every_frame(path, size=None):
-    video = video_file(path, size)
-    return video.read(range(video.frames))
-
-
-def checkerboard(number, width=48, height=32):
-    """A picture that no turn and no mirror maps to itself."""
-    rng = np.random.default_rng(number)
-    blocks = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
-    return blocks.repeat(8, 0).repeat(8, 1)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -104,48 +84,6 @@ def test_a_turn_by_a_degree_is_none(tmp_path):
     box = struct.pack('>9i', 65526, 1144, 0, -1144, 65526, 0, 0, 0, 1 << 30)
     (tmp_path / 'a.mp4').write_bytes(whole[:start] + box + whole[start + 36:])
     assert torch.equal(every_frame(tmp_path / 'a.mp4'), stored)
-
-
-# --------------------------------------------------------------------------------------------------
-# Pictures with an EXIF orientation
-
-def turned_by_exif(image, orientation):
-    """(H, W, 3) as the EXIF standard says it is shown: where its row 0 and column 0 are."""
-    shown = {
-        1: image,                                    # top, left
-        2: image[:, ::-1],                           # top, right
-        3: image[::-1, ::-1],                        # bottom, right
-        4: image[::-1],                              # bottom, left
-        5: image.transpose(1, 0, 2),                 # left, top
-        6: image[::-1].transpose(1, 0, 2),           # right, top
-        7: image[::-1, ::-1].transpose(1, 0, 2),     # right, bottom
-        8: image[:, ::-1].transpose(1, 0, 2),        # left, bottom
-    }
-    return shown[orientation]
-
-
-@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.tif', '.webp'])
-def test_exif_orientation(suffix, tmp_path):
-    for orientation in range(1, 9):
-        folder = tmp_path / f'{orientation}'
-        folder.mkdir()
-        for i in range(3):
-            exif = Image.Exif()
-            exif[0x0112] = orientation
-            options = {'lossless': True} if suffix == '.webp' else {}
-            Image.fromarray(checkerboard(i)).save(folder / f'{i}{suffix}', exif=exif, **options)
-        read = data.frame_folder('v', folder).read([2, 0])
-        for frame, i in zip(read, (2, 0)):
-            expected = turned_by_exif(checkerboard(i), orientation)
-            frame = frame.permute(1, 2, 0).numpy()
-            assert frame.shape == expected.shape
-            # JPEG blurs colours: blocks are compared by their centres
-            far = np.abs(frame.astype(int) - expected)[4::8, 4::8].max()
-            assert far <= (40 if suffix == '.jpg' else 0), orientation
-        small = data.frame_folder('v', folder, size=32).read([1])[0].permute(1, 2, 0).numpy()
-        tall = Image.fromarray(turned_by_exif(checkerboard(1), orientation))
-        expected = np.array(tall.resize((32, 32), Image.BILINEAR))
-        assert np.abs(small.astype(int) - expected).mean() < 12    # a wrong turn: 70
 
 
 # --------------------------------------------------------------------------------------------------
@@ -312,150 +250,162 @@ def test_a_cover_alone_is_no_video(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------
-# Pictures of more than 8 bits
+# What else a player knows
 
-def write_deep(folder, values, suffix, kind=np.uint16):
-    folder.mkdir()
-    for i, image in enumerate(values):
-        Image.fromarray(image.astype(kind)).save(folder / f'{i}{suffix}')
-    return data.frame_folder('v', folder)
-
-
-@pytest.mark.parametrize('suffix', ['.png', '.tif'])
-@pytest.mark.parametrize('bits', [8, 10, 12, 14, 16])
-def test_deep_pictures(bits, suffix, tmp_path):
-    ramp = np.linspace(0, 2 ** bits - 1, 40 * 30).reshape(30, 40).round()
-    half = ramp // 2
-    video = write_deep(tmp_path / 'v', [half, half, ramp, half], suffix)
-    expected = np.round(np.stack([half, ramp]) * 255 / (2 ** bits - 1))
-    frames = video.read([1, 2]).numpy()
-    for channel in frames.transpose(1, 0, 2, 3):
-        assert np.array_equal(channel, expected)
-    alone = video.read([1])    # scaled as it is among the others
-    assert np.array_equal(alone[0, 0].numpy(), expected[0])
-
-
-def test_deep_pictures_of_other_kinds(tmp_path):
-    ramp = np.arange(1200).reshape(30, 40) * 50
-    video = write_deep(tmp_path / 'int', [ramp, ramp], '.tif', np.int32)
-    expected = np.round(ramp * 255 / (2 ** 16 - 1))
-    assert np.array_equal(video.read([0])[0, 2].numpy(), expected)
-    (tmp_path / 'pgm').mkdir()
-    content = b'P5 40 30 65535\n' + ramp.astype('>u2').tobytes()
-    (tmp_path / 'pgm/0.pgm').write_bytes(content)
-    read = data.frame_folder('v', tmp_path / 'pgm').read([0])
-    assert np.array_equal(read[0, 1].numpy(), expected)
-    video = write_deep(tmp_path / 'float', [ramp / 6e4], '.tif', np.float32)
-    with pytest.raises(UserError, match='0.tif: .*floating-point'):
-        video.read([0])
-
-
-# --------------------------------------------------------------------------------------------------
-# Sizes that change
-
-def write_changing(path, codec, pixels='yuv420p'):
-    """Ten pictures of 160 x 96, then ten of 80 x 48, in one stream."""
+def write_frames(path, frames, codec='libx264', pixels='yuv420p', options=None, **form):
+    """PyAV's frames, shown where their pts say, at RATE; form: attributes of the encoder."""
     with av.open(str(path), 'w') as file:
-        stream = file.add_stream(codec, rate=RATE)
-        small = av.CodecContext.create(codec, 'w')
-        small.time_base = Fraction(1, RATE)
-        small.framerate = RATE
-        for encoder, first, size in ((stream, 0, (160, 96)), (small, 10, (80, 48))):
-            encoder.width, encoder.height = size
-            encoder.pix_fmt = pixels
-            packets = []
-            for i in range(first, first + 10):
-                packets += encoder.encode(video_frame(i, size))
-            for packet in packets + encoder.encode(None):
-                packet.stream = stream
-                packet.time_base = Fraction(1, RATE)
-                file.mux(packet)
+        stream = file.add_stream(codec, rate=RATE, options=options or {'bf': '0'})
+        stream.width, stream.height = frames[0].width, frames[0].height
+        stream.pix_fmt = pixels
+        for name, value in form.items():
+            setattr(stream.codec_context, name, value)
+        for frame in frames:
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
 
 
-@pytest.mark.parametrize('name, codec', [
-    ('vp8.webm', 'libvpx'),
-    ('vp9.webm', 'libvpx-vp9'),
-    ('h264.ts', 'libx264'),
-    ('mjpeg.avi', 'mjpeg'),
-])
-def test_videos_whose_size_changes(name, codec, tmp_path):
-    write_changing(tmp_path / name, codec, 'yuvj420p' if codec == 'mjpeg' else 'yuv420p')
-    squashed = every_frame(tmp_path / name, 48)
-    assert squashed.shape == (20, 3, 48, 48) and numbers(squashed) == list(range(20))
-    assert numbers(video_file(tmp_path / name, 48).read([12, 3])) == [12, 3]
-    whole = every_frame(tmp_path / name)    # not squashed: all of the first one's size
-    assert whole.shape == (20, 3, 96, 160) and numbers(whole) == list(range(20))
+@pytest.mark.parametrize('name', ['a.mkv', 'b.mp4'])
+def test_the_default_track_is_the_video(name, tmp_path):
+    with av.open(str(tmp_path / name), 'w') as file:
+        first = file.add_stream('libx264', rate=RATE)
+        default = file.add_stream('libx264', rate=RATE)
+        for stream in (first, default):
+            stream.width, stream.height, stream.pix_fmt = 160, 96, 'yuv420p'
+        first.disposition = 0
+        default.disposition = av.stream.Disposition.default
+        for i in range(20):
+            file.mux(default.encode(video_frame(i)))
+        for i in range(5):
+            frame = video_frame(500)
+            frame.pts = i
+            file.mux(first.encode(frame))
+        for stream in (first, default):
+            file.mux(stream.encode())
+    assert numbers(every_frame(tmp_path / name)) == list(range(20))
 
 
-def test_folders_whose_sizes_change(tmp_path):
-    for i, size in enumerate([(160, 96), (80, 48), (96, 160), (321, 100)]):
-        Image.fromarray(picture(i, *size)).save(tmp_path / f'{i}.png')
-    assert numbers(data.frame_folder('v', tmp_path, 64).read(range(4))) == list(range(4))
-    for indices in ([0, 1, 2, 3], [3]):    # not squashed: all of the first one's size
-        whole = data.frame_folder('v', tmp_path).read(indices)
-        assert whole.shape[1:] == (3, 96, 160) and numbers(whole) == indices
+@pytest.mark.parametrize('name', ['dv.mp4', 'dv.mkv', 'dv.avi'])
+def test_oblong_pixels_are_shown_square(name, tmp_path):
+    frames = [video_frame(i) for i in range(3)]
+    write_frames(tmp_path / name, frames, 'mpeg4', sample_aspect_ratio=Fraction(64, 45))
+    shown = every_frame(tmp_path / name)
+    assert shown.shape == (3, 3, 96, round(160 * 64 / 45)) and numbers(shown) == [0, 1, 2]
 
 
-# --------------------------------------------------------------------------------------------------
-# Endings
-
-@pytest.mark.parametrize('name, codec', [
-    ('camcorder.MTS', 'libx264'),
-    ('camcorder.m2ts', 'libx264'),
-    ('broadcast.ts', 'libx264'),
-    ('old phone.3gp', 'libx264'),
-    ('dvd.vob', 'mpeg2video'),
-    ('windows.asf', 'wmv2'),
-    ('studio.mxf', 'mpeg2video'),
-    ('flash.flv', 'flv'),
-    ('raw.h264', 'libx264'),
-    ('open.nut', 'mpeg4'),
-])
-def test_video_endings(name, codec, tmp_path):
-    path = tmp_path / name
-    write_video(path, 30, codec=codec, options={})
-    assert path.suffix.lower() in VIDEO_FILES
-    assert numbers(every_frame(path)) == list(range(30))
-    assert numbers(video_file(path).read([17, 3])) == [17, 3]
+def perceptual_quantizer(light):
+    """SMPTE ST 2084: light in cd/m2 -> its code, 0 to 1."""
+    power = (light / 10000) ** (2610 / 16384)
+    share = (3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)
+    return share ** (2523 / 32)
 
 
-@pytest.mark.parametrize('suffix', ['.tif', '.TIFF', '.ppm', '.bmp', '.webp', '.tga', '.jp2'])
-def test_image_endings(suffix, tmp_path):
-    write_images(tmp_path, 12, suffix)
-    assert suffix.lower() in IMAGE_FILES and len(images_in(tmp_path)) == 12
-    assert numbers(data.frame_folder('v', tmp_path).read([11, 0])) == [11, 0]
+def hybrid_log_gamma(light):
+    """ARIB STD-B67 on a display of 1000 cd/m2: light in cd/m2 -> its code, 0 to 1."""
+    scene = (light / 1000) ** (1 / 1.2)
+    log = 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073
+    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), log)
 
 
-# --------------------------------------------------------------------------------------------------
-# What importing does
+@pytest.mark.parametrize('tones, code', [(16, perceptual_quantizer), (18, hybrid_log_gamma)])
+def test_hdr_is_shown_in_the_tones_of_an_ordinary_screen(tones, code, tmp_path):
+    """Greys of a screen whose white is 203 cd/m2, as ITU-R BT.2408 has it, in 10 bits of HDR."""
+    grey = np.linspace(0, 255, 160)
+    light = 203 * (grey / 255) ** 2.4
+    luma = (64 + 876 * code(light)).round().astype(np.uint16)
+    frame = av.VideoFrame(160, 96, 'yuv420p10le')
+    frame.planes[0].update(np.tile(luma, (96, 1)).tobytes())
+    for plane in frame.planes[1:]:
+        plane.update(np.full((48, 80), 512, np.uint16).tobytes())
+    frame.pts = 0
+    write_frames(tmp_path / 'phone.mp4', [frame], pixels='yuv420p10le',
+                 options={'crf': '1'}, color_trc=tones, color_primaries=9, colorspace=9)
+    shown = every_frame(tmp_path / 'phone.mp4')[0].float().mean((0, 1)).numpy()
+    assert np.abs(shown - grey).max() < 3    # as they are stored: 97 and 56
 
-def test_libav_messages_never_reach_python(tmp_path):
-    """One that did would wait for the interpreter lock in a decoding thread, perhaps for ever."""
-    write_video(tmp_path / 'a.mkv', 30)
-    whole = bytearray((tmp_path / 'a.mkv').read_bytes())
-    whole[len(whole) // 2:len(whole) // 2 + 200] = bytes(200)
-    (tmp_path / 'a.mkv').write_bytes(whole)
-    script = '''
-import sys, av
-def messages():
-    with av.logging.Capture(local=False) as captured:
-        try:
-            with av.open(sys.argv[1]) as file:
-                sum(1 for _ in file.decode(video=0))
-        except av.error.FFmpegError:
-            pass
-    return len(captured)
-import data
-from datasets.packets import open_video
-for _ in range(2):
-    av.logging.set_level(av.logging.ERROR)    # as older torchvision does when it is imported
-    assert messages()
-    open_video(sys.argv[1]).close()
-    assert not messages()
-for late in ('torchvision', 'matplotlib', 'sklearn'):
-    assert late not in sys.modules, late
-'''
-    command = [sys.executable, '-c', script, tmp_path / 'a.mkv']
-    root = Path(data.__file__).parent
-    ran = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
+
+def write_camera(path, frames):
+    """Motion JPEG whose pictures carry EXIF, a thing of which PyAV has no name."""
+    exif = Image.Exif()
+    exif[0x010F] = 'Camera'
+    with av.open(str(path), 'w') as file:
+        stream = file.add_stream('mjpeg', rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, 'yuvj420p'
+        for i in range(frames):
+            content = io.BytesIO()
+            Image.fromarray(picture(i)).save(content, 'JPEG', exif=exif)
+            packet = av.Packet(content.getvalue())
+            packet.stream, packet.time_base = stream, Fraction(1, RATE)
+            packet.pts = packet.dts = i
+            packet.is_keyframe = True
+            file.mux(packet)
+
+
+def test_frames_that_carry_what_has_no_name(tmp_path):
+    write_camera(tmp_path / 'a.avi', 12)
+    assert numbers(every_frame(tmp_path / 'a.avi')) == list(range(12))
+    write_camera(tmp_path / 'a.mov', 12)
+    stored = every_frame(tmp_path / 'a.mov')
+    for turn in ('as stored', 'by 90', 'by 180', 'by 270'):
+        write_turned(tmp_path / 'b.mov', (tmp_path / 'a.mov').read_bytes(), TURNS[turn])
+        assert torch.equal(every_frame(tmp_path / 'b.mov'), shown_at(stored, TURNS[turn])), turn
+
+
+def remux(old, new, filter=None):
+    """The packets of one file in another, through one of libav's bitstream filters."""
+    with av.open(str(old)) as source, av.open(str(new), 'w') as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        bits = av.bitstream.BitStreamFilterContext(filter or 'null', source.streams.video[0], stream)
+        for packet in source.demux(video=0):
+            if packet.size:
+                for each in bits.filter(packet):
+                    each.stream = stream
+                    target.mux(each)
+
+
+def test_the_stream_may_say_the_turn(tmp_path):
+    """As here, at its first frame alone."""
+    write_video(tmp_path / 'plain.ts', 20)
+    stored = every_frame(tmp_path / 'plain.ts')
+    remux(tmp_path / 'plain.ts', tmp_path / 'a.ts', 'h264_metadata=display_orientation=insert:rotate=90')
+    assert torch.equal(every_frame(tmp_path / 'a.ts'), stored.transpose(2, 3).flip(2))
+
+
+def test_matroska_may_say_the_turn(tmp_path):
+    write_video(tmp_path / 'plain.mp4', 20)
+    stored = every_frame(tmp_path / 'plain.mp4')
+    write_turned(tmp_path / 'a.mp4', (tmp_path / 'plain.mp4').read_bytes(), TURNS['by 90'])
+    remux(tmp_path / 'a.mp4', tmp_path / 'a.mkv')
+    assert torch.equal(every_frame(tmp_path / 'a.mkv'), shown_at(stored, TURNS['by 90']))
+
+
+@pytest.mark.parametrize('name', ['a.mp4', 'a.mkv'])
+def test_the_stream_may_say_what_is_cut_off(name, tmp_path):
+    write_video(tmp_path / 'plain.mp4', 20)
+    stored = every_frame(tmp_path / 'plain.mp4')
+    sides = 'crop_left=16:crop_right=8:crop_top=4:crop_bottom=12'
+    remux(tmp_path / 'plain.mp4', tmp_path / name, f'h264_metadata={sides}')
+    assert torch.equal(every_frame(tmp_path / name), stored[:, :, 4:-12, 16:-8])
+
+
+@pytest.mark.parametrize('name', ['a.mp4', 'a.mkv'])
+def test_pictures_may_begin_after_the_sound(name, tmp_path):
+    """Players and annotation tools count from the file's beginning, be it silent or dark."""
+    with av.open(str(tmp_path / name), 'w') as file:
+        pictures = file.add_stream('libx264', rate=RATE, options={'bf': '0'})
+        pictures.width, pictures.height, pictures.pix_fmt = 160, 96, 'yuv420p'
+        sound = file.add_stream('aac', 48000, layout='mono')
+        for i in range(40):
+            frame = video_frame(i)
+            frame.pts = 10 + i
+            file.mux(pictures.encode(frame))
+        for i in range(50):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1920), np.float32), 'fltp', 'mono')
+            silence.sample_rate, silence.pts = 48000, i * 1920
+            file.mux(sound.encode(silence))
+        file.mux(pictures.encode())
+        file.mux(sound.encode())
+    (tmp_path / 'a.csv').write_text('start_seconds,end_seconds,label\n0.4,1.0,1\n1.0,2.0,0\n')
+    video, = unchecked('folder', tmp_path)['train']
+    assert numbers(video.read([0, 39])) == [0, 39]
+    assert video.labels.tolist() == [1] * 15 + [0] * 25

@@ -1,5 +1,8 @@
 """Decoding: frame i is the i-th that was written, however it is asked for; broken files say so."""
 import itertools
+import subprocess
+import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -7,9 +10,9 @@ import numpy as np
 import pytest
 
 import data
-from datasets import images as image_files
 from datasets import video as video_files
-from miniatures import numbers, write_images, write_video
+from datasets.video import VIDEO_FILES
+from miniatures import numbers, picture, write_video
 from running.errors import UserError
 
 FORMATS = {
@@ -23,8 +26,13 @@ FORMATS = {
 }
 
 
-def video_file(path, **known):
-    return data.video_file(Path(path).name, path, **known)
+def video_file(path, size=None, **known):
+    return data.video_file(Path(path).name, path, size, **known)
+
+
+def every_frame(path, size=None):
+    video = video_file(path, size)
+    return video.read(range(video.frames))
 
 
 @pytest.mark.parametrize('name', FORMATS)
@@ -40,9 +48,13 @@ def test_frame_i_is_frame_i(name, tmp_path):
         video.read([130])
 
 
-def test_seeking_decodes_little(tmp_path, monkeypatch):
-    options = {'bf': '2', 'g': '20', 'sc_threshold': '0'}
-    write_video(tmp_path / 'long.mp4', 400, options=options)
+@pytest.mark.parametrize('name, form', [
+    ('a.mp4', {}), ('a.mkv', {}), ('a.ts', {}), ('a.avi', {'codec': 'mpeg4'})])
+def test_long_videos_are_not_read_for_a_few_frames(name, form, tmp_path, monkeypatch):
+    """Neither decoded from their start nor, once they are known, read through."""
+    path = tmp_path / name
+    options = {'bf': '2', 'g': '20', 'sc_threshold': '0', 'b': '6M', 'minrate': '6M', 'qmin': '1'}
+    write_video(path, 300, **form, options=options)
     decoded = []
     original = video_files.frames_of
 
@@ -52,11 +64,37 @@ def test_seeking_decodes_little(tmp_path, monkeypatch):
             yield frame
 
     monkeypatch.setattr(video_files, 'frames_of', counted)
-    assert numbers(video_file(tmp_path / 'long.mp4').read([395, 17, 17])) == [395, 17, 17]
-    assert len(decoded) < 60
+    video = video_file(path)
+    assert video.frames == 300
+    assert numbers(video.read([285, 17, 17])) == [285, 17, 17]
+    assert len(decoded) < 80
     decoded.clear()
-    assert numbers(video_file(tmp_path / 'long.mp4').read(range(400))) == list(range(400))
-    assert len(decoded) == 400
+    assert numbers(video.read(range(300))) == list(range(300))
+    assert len(decoded) == 300
+
+
+@pytest.mark.skipif(not Path('/proc/self/io').exists(), reason='the system does not count')
+@pytest.mark.parametrize('name', ['a.mp4', 'a.mkv', 'a.ts', 'a.avi'])
+def test_a_clip_costs_its_own_bytes(name, tmp_path):
+    """Of noise, 12 kB a frame, a key frame in ten."""
+    rng = np.random.default_rng(0)
+    with av.open(str(tmp_path / name), 'w') as file:
+        stream = file.add_stream('mpeg4', rate=25, options={'g': '10', 'qmin': '2', 'qmax': '2'})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, 'yuv420p'
+        for i in range(250):
+            noise = rng.integers(0, 256, (96, 128, 3), np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(noise)))
+        file.mux(stream.encode())
+    video = video_file(tmp_path / name)
+    assert video.frames == 250
+
+    def read_so_far():
+        return int(Path('/proc/self/io').read_text().split()[1])
+
+    for first in (0, 120, 240):
+        before = read_so_far()
+        video.read(range(first, first + 8))
+        assert read_so_far() - before < (tmp_path / name).stat().st_size / 4
 
 
 @pytest.mark.parametrize('keep', [0.5, 0.8])
@@ -102,17 +140,146 @@ def test_broken_videos_are_errors_of_one_line(tmp_path):
         assert '\n' not in str(error.value)
 
 
-def test_images(tmp_path):
-    folder = tmp_path / 'v'
-    write_images(folder, 12)
-    for i in range(1, 13):    # frame10 after frame9
-        (folder / f'{i:06d}.jpg').rename(folder / f'frame{i}.jpg')
-    assert numbers(image_files.read_folder(folder, range(12))) == list(range(12))
-    cut_off = (folder / 'frame3.jpg').read_bytes()[:700]
-    (folder / 'frame3.jpg').write_bytes(cut_off)
-    assert numbers(image_files.read_folder(folder, [0, 1, 3])) == [0, 1, 3]
-    with pytest.raises(UserError, match='frame3.jpg'):
-        list(image_files.read_folder(folder, range(12)))
-    (folder / 'frame7.jpg').write_bytes(b'')
-    with pytest.raises(UserError, match='frame7.jpg'):
-        list(image_files.read_folder(folder, [6]))
+def test_a_cut_recording_ends_where_its_frames_end(tmp_path):
+    """A fragmented mp4, whose sound lies after its pictures, cut off amid the pictures."""
+    path = tmp_path / 'a.mp4'
+    with av.open(str(path), 'w', options={'movflags': 'frag_keyframe+empty_moov'}) as file:
+        pictures = file.add_stream('libx264', rate=25, options={'g': '250', 'bf': '0'})
+        pictures.width, pictures.height, pictures.pix_fmt = 160, 96, 'yuv420p'
+        sound = file.add_stream('aac', 48000, layout='mono')
+        for i in range(75):
+            file.mux(pictures.encode(av.VideoFrame.from_ndarray(picture(i))))
+            hiss = np.random.default_rng(i).normal(size=(1, 1920)).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(hiss, 'fltp', 'mono')
+            frame.sample_rate, frame.pts = 48000, i * 1920
+            file.mux(sound.encode(frame))
+        file.mux(pictures.encode())
+        file.mux(sound.encode())
+    with av.open(str(path)) as file:
+        ends = [packet.pos + packet.size for packet in file.demux(video=0) if packet.size]
+    assert len(ends) == 75
+    path.write_bytes(path.read_bytes()[:ends[49] + 1])
+    assert numbers(every_frame(path)) == list(range(50))
+
+
+@pytest.mark.parametrize('name, codec', [
+    ('a.mp4', 'libx264'), ('b.mp4', 'mpeg4'), ('c.mkv', 'libx264'), ('d.avi', 'mjpeg')])
+def test_one_damaged_frame_costs_no_other(name, codec, tmp_path, doctor):
+    path = tmp_path / name
+    write_video(path, 50, codec=codec, options={'bf': '0', 'g': '8', 'sc_threshold': '0'})
+    with av.open(str(path)) as file:
+        packets = [packet for packet in file.demux(video=0) if packet.size]
+        at, size = packets[23].pos, packets[23].size    # the last before a key frame
+        content = path.read_bytes()
+        start = content.index(bytes(packets[23])[4:], at) if at else 0
+    path.write_bytes(content[:start] + bytes(size - 4) + content[start + size - 4:])
+    frames = [*range(23), 22, *range(24, 50)]
+    assert numbers(every_frame(path)) == frames
+    assert numbers(video_file(path).read([23, 24, 41])) == [22, 24, 41]
+    for options in ([], ['--decode']):
+        code, out, errors = doctor('folder', '--data', tmp_path, *options)
+        assert (code, errors) == (0, []) and 'folder: complete' in out
+
+
+@pytest.mark.parametrize('name', ['a.avi', 'a.mp4', 'a.mkv'])
+def test_tags_may_be_of_any_encoding(name, tmp_path):
+    tag = 'R\u00fcckhand'.encode('latin-1')
+    with av.open(str(tmp_path / name), 'w') as file:
+        file.metadata['title'] = 'X' * len(tag)
+        stream = file.add_stream('mpeg4', rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, 'yuv420p'
+        for i in range(12):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture(i))))
+        file.mux(stream.encode())
+    content = (tmp_path / name).read_bytes()
+    assert b'X' * len(tag) in content
+    (tmp_path / name).write_bytes(content.replace(b'X' * len(tag), tag))
+    assert numbers(every_frame(tmp_path / name)) == list(range(12))
+
+
+def write_changing(path, codec, pixels='yuv420p'):
+    """Ten pictures of 160 x 96, then ten of 80 x 48, in one stream."""
+    with av.open(str(path), 'w') as file:
+        stream = file.add_stream(codec, rate=25)
+        small = av.CodecContext.create(codec, 'w')
+        small.time_base = Fraction(1, 25)
+        small.framerate = 25
+        for encoder, first, size in ((stream, 0, (160, 96)), (small, 10, (80, 48))):
+            encoder.width, encoder.height = size
+            encoder.pix_fmt = pixels
+            packets = []
+            for i in range(first, first + 10):
+                frame = av.VideoFrame.from_ndarray(picture(i, *size))
+                frame.pts, frame.time_base = i, Fraction(1, 25)
+                packets += encoder.encode(frame)
+            for packet in packets + encoder.encode(None):
+                packet.stream = stream
+                packet.time_base = Fraction(1, 25)
+                file.mux(packet)
+
+
+@pytest.mark.parametrize('name, codec', [
+    ('vp8.webm', 'libvpx'),
+    ('vp9.webm', 'libvpx-vp9'),
+    ('h264.ts', 'libx264'),
+    ('mjpeg.avi', 'mjpeg'),
+])
+def test_videos_whose_size_changes(name, codec, tmp_path):
+    write_changing(tmp_path / name, codec, 'yuvj420p' if codec == 'mjpeg' else 'yuv420p')
+    squashed = every_frame(tmp_path / name, 48)
+    assert squashed.shape == (20, 3, 48, 48) and numbers(squashed) == list(range(20))
+    assert numbers(video_file(tmp_path / name, 48).read([12, 3])) == [12, 3]
+    whole = every_frame(tmp_path / name)    # not squashed: all of the first one's size
+    assert whole.shape == (20, 3, 96, 160) and numbers(whole) == list(range(20))
+
+
+@pytest.mark.parametrize('name, codec', [
+    ('camcorder.MTS', 'libx264'),
+    ('camcorder.m2ts', 'libx264'),
+    ('broadcast.ts', 'libx264'),
+    ('old phone.3gp', 'libx264'),
+    ('dvd.vob', 'mpeg2video'),
+    ('windows.asf', 'wmv2'),
+    ('studio.mxf', 'mpeg2video'),
+    ('flash.flv', 'flv'),
+    ('raw.h264', 'libx264'),
+    ('open.nut', 'mpeg4'),
+])
+def test_video_endings(name, codec, tmp_path):
+    path = tmp_path / name
+    write_video(path, 30, codec=codec, options={})
+    assert path.suffix.lower() in VIDEO_FILES
+    assert numbers(every_frame(path)) == list(range(30))
+    assert numbers(video_file(path).read([17, 3])) == [17, 3]
+
+
+def test_libav_messages_never_reach_python(tmp_path):
+    """One that did would wait for the interpreter lock in a decoding thread, perhaps for ever."""
+    write_video(tmp_path / 'a.mkv', 30)
+    whole = bytearray((tmp_path / 'a.mkv').read_bytes())
+    whole[len(whole) // 2:len(whole) // 2 + 200] = bytes(200)
+    (tmp_path / 'a.mkv').write_bytes(whole)
+    script = '''
+import sys, av
+def messages():
+    with av.logging.Capture(local=False) as captured:
+        try:
+            with av.open(sys.argv[1]) as file:
+                sum(1 for _ in file.decode(video=0))
+        except av.error.FFmpegError:
+            pass
+    return len(captured)
+import data
+from datasets.packets import open_video
+for _ in range(2):
+    av.logging.set_level(av.logging.ERROR)    # as older torchvision does when it is imported
+    assert messages()
+    open_video(sys.argv[1]).close()
+    assert not messages()
+for late in ('torchvision', 'matplotlib', 'sklearn'):
+    assert late not in sys.modules, late
+'''
+    command = [sys.executable, '-c', script, tmp_path / 'a.mkv']
+    root = Path(data.__file__).parent
+    ran = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr

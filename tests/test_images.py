@@ -1,0 +1,122 @@
+"""Folders of pictures: turned by their EXIF, of more than 8 bits, of any size and ending."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+from datasets.images import IMAGE_FILES, images_in
+from miniatures import numbers, picture, write_images
+from running.errors import UserError
+
+
+def test_frames_in_natural_order_and_broken_ones_by_name(tmp_path):
+    write_images(tmp_path, 12)
+    for i in range(1, 13):    # frame10 after frame9
+        (tmp_path / f'{i:06d}.jpg').rename(tmp_path / f'frame{i}.jpg')
+    video = data.frame_folder('v', tmp_path)
+    assert numbers(video.read(range(12))) == list(range(12))
+    cut_off = (tmp_path / 'frame3.jpg').read_bytes()[:700]
+    (tmp_path / 'frame3.jpg').write_bytes(cut_off)
+    assert numbers(video.read([0, 1, 3])) == [0, 1, 3]
+    (tmp_path / 'frame7.jpg').write_bytes(b'')
+    for i in (2, 6):
+        with pytest.raises(UserError, match=f'frame{i + 1}.jpg'):
+            video.read([i])
+
+
+def checkerboard(number, width=48, height=32):
+    """A picture that no turn and no mirror maps to itself."""
+    rng = np.random.default_rng(number)
+    blocks = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    return blocks.repeat(8, 0).repeat(8, 1)
+
+
+def turned_by_exif(image, orientation):
+    """(H, W, 3) as the EXIF standard says it is shown: where its row 0 and column 0 are."""
+    shown = {
+        1: image,                                    # top, left
+        2: image[:, ::-1],                           # top, right
+        3: image[::-1, ::-1],                        # bottom, right
+        4: image[::-1],                              # bottom, left
+        5: image.transpose(1, 0, 2),                 # left, top
+        6: image[::-1].transpose(1, 0, 2),           # right, top
+        7: image[::-1, ::-1].transpose(1, 0, 2),     # right, bottom
+        8: image[:, ::-1].transpose(1, 0, 2),        # left, bottom
+    }
+    return shown[orientation]
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.tif', '.webp'])
+def test_exif_orientation(suffix, tmp_path):
+    for orientation in range(1, 9):
+        folder = tmp_path / f'{orientation}'
+        folder.mkdir()
+        for i in range(3):
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            options = {'lossless': True} if suffix == '.webp' else {}
+            Image.fromarray(checkerboard(i)).save(folder / f'{i}{suffix}', exif=exif, **options)
+        read = data.frame_folder('v', folder).read([2, 0])
+        for frame, i in zip(read, (2, 0)):
+            expected = turned_by_exif(checkerboard(i), orientation)
+            frame = frame.permute(1, 2, 0).numpy()
+            assert frame.shape == expected.shape
+            # JPEG blurs colours: blocks are compared by their centres
+            far = np.abs(frame.astype(int) - expected)[4::8, 4::8].max()
+            assert far <= (40 if suffix == '.jpg' else 0), orientation
+        small = data.frame_folder('v', folder, size=32).read([1])[0].permute(1, 2, 0).numpy()
+        tall = Image.fromarray(turned_by_exif(checkerboard(1), orientation))
+        expected = np.array(tall.resize((32, 32), Image.BILINEAR))
+        assert np.abs(small.astype(int) - expected).mean() < 12    # a wrong turn: 70
+
+
+def write_deep(folder, values, suffix, kind=np.uint16):
+    folder.mkdir()
+    for i, image in enumerate(values):
+        Image.fromarray(image.astype(kind)).save(folder / f'{i}{suffix}')
+    return data.frame_folder('v', folder)
+
+
+@pytest.mark.parametrize('bits, suffix', [(8, '.tif'), (10, '.png'), (14, '.tif'), (16, '.png')])
+def test_deep_pictures(bits, suffix, tmp_path):
+    ramp = np.linspace(0, 2 ** bits - 1, 40 * 30).reshape(30, 40).round()
+    half = ramp // 2
+    video = write_deep(tmp_path / 'v', [half, half, ramp, half], suffix)
+    expected = np.round(np.stack([half, ramp]) * 255 / (2 ** bits - 1))
+    frames = video.read([1, 2]).numpy()
+    for channel in frames.transpose(1, 0, 2, 3):
+        assert np.array_equal(channel, expected)
+    alone = video.read([1])    # scaled as it is among the others
+    assert np.array_equal(alone[0, 0].numpy(), expected[0])
+
+
+def test_deep_pictures_of_other_kinds(tmp_path):
+    ramp = np.arange(1200).reshape(30, 40) * 50
+    video = write_deep(tmp_path / 'int', [ramp, ramp], '.tif', np.int32)
+    expected = np.round(ramp * 255 / (2 ** 16 - 1))
+    assert np.array_equal(video.read([0])[0, 2].numpy(), expected)
+    (tmp_path / 'pgm').mkdir()
+    content = b'P5 40 30 65535\n' + ramp.astype('>u2').tobytes()
+    (tmp_path / 'pgm/0.pgm').write_bytes(content)
+    read = data.frame_folder('v', tmp_path / 'pgm').read([0])
+    assert np.array_equal(read[0, 1].numpy(), expected)
+    video = write_deep(tmp_path / 'float', [ramp / 6e4], '.tif', np.float32)
+    with pytest.raises(UserError, match='0.tif: .*floating-point'):
+        video.read([0])
+
+
+def test_folders_whose_sizes_change(tmp_path):
+    for i, size in enumerate([(160, 96), (80, 48), (96, 160), (321, 100)]):
+        Image.fromarray(picture(i, *size)).save(tmp_path / f'{i}.png')
+    assert numbers(data.frame_folder('v', tmp_path, 64).read(range(4))) == list(range(4))
+    for indices in ([0, 1, 2, 3], [3]):    # not squashed: all of the first one's size
+        whole = data.frame_folder('v', tmp_path).read(indices)
+        assert whole.shape[1:] == (3, 96, 160) and numbers(whole) == indices
+
+
+@pytest.mark.parametrize('suffix', ['.tif', '.TIFF', '.ppm', '.bmp', '.webp', '.tga', '.jp2'])
+def test_image_endings(suffix, tmp_path):
+    write_images(tmp_path, 12, suffix)
+    assert suffix.lower() in IMAGE_FILES and len(images_in(tmp_path)) == 12
+    assert numbers(data.frame_folder('v', tmp_path).read([11, 0])) == [11, 0]
