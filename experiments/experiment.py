@@ -189,7 +189,9 @@ def probe(cached):
     Both are taken relative to their mean over the video, as the MTF can do, so that clothes and
     scenes matter little. -> {name: [R^2 of layers 1, 2, 3, 4]}
     """
-    activity = {split: relative([video.activity for video in cached[split]]) for split in cached}
+    activity = {}
+    for split in cached:
+        activity[split] = relative([video.activity for video in cached[split]])
     table = {}
     for name in ONE_TOKEN:
         table[name] = []
@@ -317,13 +319,17 @@ def best(train_mass, val_mass):
 
 def best_head(cached):
     """The same of the backbone's own CLS heads, which need no training."""
-    return best(*[mass([video.heads for video in cached[split]], cached[split])
-                  for split in ('train', 'val')])
+    found = []
+    for split in ('train', 'val'):
+        found.append(mass([video.heads for video in cached[split]], cached[split]))
+    return best(*found)
 
 
 def score(embeddings, cached):
     """{split: [(n, D)]} -> {metric: mean over the actions}."""
-    records = {split: [video.record for video in cached[split]] for split in cached}
+    records = {}
+    for split in cached:
+        records[split] = [video.record for video in cached[split]]
     values = evaluate.score('synthetic', records, embeddings)['mean']
     return {metric: values[metric] for metric in METRICS}
 
