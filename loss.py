@@ -72,21 +72,14 @@ def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0
 def time_target(time, valid, sigma2):
     """G (B, 2, T, T): how much frame i of a view should resemble frame j of the other view.
 
-    A row sums to 1, or is 0 where all frames of the other view are more than about 45 frames away:
-    the Gaussian underflows, and frame i has no target. Hence no softmax over j: it would make the
-    nearest frame the target, however far.
+    A row sums to 1, or is 0 where the Gaussian underflows, all frames of the other view being more
+    than about 45 frames away: no target. A softmax over j would take the nearest, however far.
     """
     gap = time[..., :, None] - time.flip(1)[..., None, :]             # (B, 2, T, T)
     target = torch.exp(-gap.float().square() / (2 * sigma2))
     target = target * valid.flip(1)[:, :, None]
     total = target.sum(-1, keepdim=True)
     return target / total.masked_fill(total == 0, 1)
-
-
-def without_target(time, valid, sigma2):
-    """The share of valid frames that have no target, and so teach nothing: a scalar."""
-    has_none = time_target(time, valid, sigma2).sum(-1) == 0          # (B, 2, T)
-    return has_none[valid].float().mean()
 
 
 def batch_logits(z, valid, temperature):

@@ -11,12 +11,14 @@ it cannot matter where LSTP looks. `actor` gets the mean of the actor's patches,
 what attention could gain if it were perfect.
 
     python experiments/experiment.py --data-seed 6 --seeds 6-13
-    python experiments/experiment.py --probe         # no training: what single tokens tell of the pose
+    python experiments/experiment.py --probe         # no training: what tokens tell of the pose
+    python experiments/experiment.py --table FILES   # no training: the tables of finished runs
 
 On the synthetic set's own scene: --scene present --backbone tiny --image-size 72 --lr 1e-3.
 """
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -35,6 +37,7 @@ import train
 from backbones.tiny import TINY
 from datasets.garden import Garden
 from datasets.synthetic import ACTIONS, Stage, synthetic
+from evaluation.embedding import EmbeddedVideo
 from evaluation.focus import focus
 from loss import OBJECTIVES
 from lstp import POOLERS
@@ -98,14 +101,13 @@ CLAIMS = [
 
 class Version(NamedTuple):
     """One augmentation of a video of n frames, half precision."""
-    patches: dict           # {layer: (n, P, C)}
+    patches: dict           # {layer of SEVERAL: (n, P, C)}
     tokens: dict            # {(one of ONE_TOKEN, layer): (n, C)}
     actor: torch.Tensor     # the actor's share of each patch (n, P)
 
 
 class Cached(NamedTuple):
-    action: str
-    labels: np.ndarray      # (n,)
+    record: EmbeddedVideo
     activity: np.ndarray    # (n,) the pose's distance from the idle pose, in degrees
     heads: torch.Tensor     # attention of the backbone's CLS heads in the clean version (n, H, P)
     versions: list          # the clean one first
@@ -138,8 +140,8 @@ def pool_once(patches, cls, actor, side):
 
 
 @torch.no_grad()
-def version_of(backbone, images, actor, keep):
-    """Normalised images (n, 3, S, S) -> Version; patches only of the layers in `keep`."""
+def version_of(backbone, images, actor):
+    """Normalised images (n, 3, S, S) -> Version."""
     parts = [backbone(part) for part in images.split(32)]
     cls = torch.cat([part.cls for part in parts])                     # (n, C)
     patches = torch.cat([part.patches for part in parts])             # (n, P, 4*C)
@@ -148,31 +150,33 @@ def version_of(backbone, images, actor, keep):
     for layer, each in zip(ALL_LAYERS, patches.chunk(4, -1)):
         for name, token in pool_once(each, cls, actor, backbone.grid).items():
             tokens[name, layer] = token.half()
-        if layer in keep:
+        if layer in SEVERAL:
             kept[layer] = each.half()
     return Version(kept, tokens, actor.half())
 
 
-def cache(backbone, videos, versions, seed, keep):
+def cache(backbone, videos, versions, seed):
     """[Video] -> [Cached], each with a clean version and `versions` augmented ones."""
     settings = train.preset('garden')
-    size = backbone.image_size
     found = []
     for number, video in enumerate(videos):
-        frames = video.read(range(video.frames))                      # (n, 3, H, W)
-        masks = video.actor(range(video.frames))                      # (n, H, W)
-        clean = data.center(frames, size)
+        every = np.arange(video.frames)
+        frames = video.read(every)                                    # (n, 3, H, W)
+        masks = video.actor(every)                                    # (n, H, W)
+        clean = data.center(frames, backbone.image_size)
         with torch.no_grad():
             heads = backbone.attention_map(clean)                     # (n, H, P)
-        kept = [version_of(backbone, clean, cover(masks, None, backbone), keep)]
+        kept = [version_of(backbone, clean, cover(masks, None, backbone))]
         for version in range(versions):
             drawn = np.random.SeedSequence([seed, number, version]).generate_state(1)[0]
-            images = data.augment(frames, drawn, size, jitter=settings.jitter, hue=settings.hue)
-            kept.append(version_of(backbone, images, cover(masks, drawn, backbone), keep))
+            images = data.augment(frames, drawn, backbone.image_size, jitter=settings.jitter,
+                                  hue=settings.hue)
+            kept.append(version_of(backbone, images, cover(masks, drawn, backbone)))
         _, idle, _ = ACTIONS[video.action]
         poses = video.decode.__self__.poses                           # (n, 9)
         activity = np.linalg.norm(poses - idle, axis=1)
-        found.append(Cached(video.action, video.labels, activity, heads, kept))
+        record = EmbeddedVideo(video, video.frames, every, video.labels)
+        found.append(Cached(record, activity, heads, kept))
     return found
 
 
@@ -185,24 +189,27 @@ def probe(cached):
     Both are taken relative to their mean over the video, as the MTF can do, so that clothes and
     scenes matter little. -> {name: [R^2 of layers 1, 2, 3, 4]}
     """
-    def gather(split, name, layer):
-        tokens = [video.versions[0].tokens[name, layer].float() for video in cached[split]]
-        return torch.cat([each - each.mean(0) for each in tokens]).numpy()
-
     activity = {}
     for split in cached:
-        parts = [video.activity - video.activity.mean() for video in cached[split]]
-        activity[split] = np.concatenate(parts)
+        activity[split] = relative([video.activity for video in cached[split]])
     table = {}
     for name in ONE_TOKEN:
         table[name] = []
         for layer in ALL_LAYERS:
-            x = gather('train', name, layer)
-            scale = x.std(0) + 1e-6
-            val_x = gather('val', name, layer)
-            ridge = Ridge(alpha=30, fit_intercept=False).fit(x / scale, activity['train'])
-            table[name].append(ridge.score(val_x / scale, activity['val']))
+            x = {}
+            for split in cached:
+                tokens = [video.versions[0].tokens[name, layer] for video in cached[split]]
+                x[split] = relative([each.float().numpy() for each in tokens])
+            scale = x['train'].std(0) + 1e-6
+            ridge = Ridge(alpha=30, fit_intercept=False)
+            ridge.fit(x['train'] / scale, activity['train'])
+            table[name].append(ridge.score(x['val'] / scale, activity['val']))
     return table
+
+
+def relative(videos):
+    """[(n, ...)], each less its mean, in a row."""
+    return np.concatenate([each - each.mean(0) for each in videos])
 
 
 # ----------------------------------------------------------------------------------------------
@@ -216,26 +223,23 @@ class Model(torch.nn.Module):
         self.row = row
         channels = width * len(row.layers)
         self.pool = None
-        ids = False
         if row.pool not in ONE_TOKEN:
             self.pool = POOLERS[row.pool](channels, width, entities=row.entities,
                                           width=settings.entity_width, disjoint=row.disjoint)
             channels = self.pool.width
-            ids = self.pool.append_ids
-        self.mtf = MTF(channels, row.entities, frames=settings.frames, append_ids=ids,
-                       fc_width=settings.fc_width, depth=settings.depth,
-                       readout=row.readout, dropout=settings.dropout)
-        self.head = OBJECTIVES['scl'].head(settings.embedding, None)
+        self.mtf = MTF(channels, row.entities, frames=settings.frames,
+                       append_ids=self.pool is not None, fc_width=settings.fc_width,
+                       depth=settings.depth, readout=row.readout, dropout=settings.dropout)
+        self.head = OBJECTIVES['scl'].head(settings.embedding)
 
     def entities(self, version, frames):
         """Frames (n,) of a cached video -> entities (n, N, d), attention (n, N, P) or None."""
-        if self.row.pool in ONE_TOKEN:
-            tokens = [version.tokens[self.row.pool, layer][frames] for layer in self.row.layers]
+        layers = self.row.layers
+        if self.pool is None:
+            tokens = [version.tokens[self.row.pool, layer][frames] for layer in layers]
             return torch.cat(tokens, -1).float()[:, None], None
+        patches = [version.patches[layer][frames] for layer in layers]
         cls = version.tokens['cls', 4][frames].float()
-        if self.row.pool == 'fwb':
-            return self.pool(None, cls)
-        patches = [version.patches[layer][frames] for layer in self.row.layers]
         return self.pool(torch.cat(patches, -1).float(), cls)
 
 
@@ -246,7 +250,7 @@ def two_views_of(model, videos, rng, frames):
     lengths = []
     valid = []
     for video in videos:
-        length = len(video.labels)
+        length = video.record.frames
         time = data.two_views(rng, length, frames)                    # (2, T)
         clamped = np.minimum(time, length - 1)
         chosen = 1 + rng.permutation(len(video.versions) - 1)[:2]     # two different versions
@@ -289,111 +293,95 @@ def train_row(row, width, videos, settings):
 
 @torch.no_grad()
 def embed(model, videos):
-    """-> unit-length embeddings (n, D) of each video, {measure: [N]} of the entities' attention."""
+    """-> unit-length embeddings (n, D) of each video, the entities' mass on the actor (N,)."""
     embeddings = []
     attention = []
     for video in videos:
-        entities, seen = model.entities(video.versions[0], np.arange(len(video.labels)))
+        entities, seen = model.entities(video.versions[0], video.record.kept)
         z = model.mtf(entities[None])[0]
         embeddings.append(F.normalize(z, dim=-1).numpy())
         attention.append(seen)
-    if attention[0] is None:
-        return embeddings, {}
-    return embeddings, look(attention, videos)
+    return embeddings, None if attention[0] is None else mass(attention, videos)
 
 
-def look(attention, videos):
-    """[(n, N, P)], a video each -> {'mass': [N], 'iou': [N]} on the actor (evaluation/focus.py)."""
-    means = {'mass': [], 'iou': []}
+def mass(attention, videos):
+    """[(n, N, P)], a video each -> the share on the actor (N,), as in evaluation/focus.py."""
+    shares = []
     for seen, video in zip(attention, videos):
-        found = focus(seen, video.versions[0].actor.float())
-        for measure in means:
-            means[measure].append(found[measure].mean(0))
-    return {measure: torch.stack(means[measure]).mean(0).tolist() for measure in means}
+        shares.append(focus(seen, video.versions[0].actor.float())['mass'].mean(0))
+    return torch.stack(shares).mean(0).tolist()
 
 
-def best_look(train_look, val_look):
+def best(train_mass, val_mass):
     """Of the entity or head that has the largest mass in train videos: what it has in val."""
-    best = int(np.argmax(train_look['mass']))
-    return {measure: val_look[measure][best] for measure in val_look}
+    return val_mass[int(np.argmax(train_mass))]
 
 
 def best_head(cached):
     """The same of the backbone's own CLS heads, which need no training."""
-    looks = [look([video.heads for video in cached[split]], cached[split])
-             for split in ('train', 'val')]
-    return best_look(*looks)
+    found = []
+    for split in ('train', 'val'):
+        found.append(mass([video.heads for video in cached[split]], cached[split]))
+    return best(*found)
 
 
 def score(embeddings, cached):
     """{split: [(n, D)]} -> {metric: mean over the actions}."""
-    scores = []
-    for action in ACTIONS:
-        parts = {}
-        for split in cached:
-            pairs = zip(embeddings[split], cached[split])
-            own = [(z, video.labels) for z, video in pairs if video.action == action]
-            parts[split], parts[split, 'labels'] = zip(*own)
-        both = parts['train'], parts['train', 'labels'], parts['val'], parts['val', 'labels']
-        scores.append({
-            'classification': evaluate.classification(*both),
-            'progression': evaluate.progression(*both),
-            'tau': evaluate.kendalls_tau(parts['val']),
-            'ap5': evaluate.retrieval(parts['val'], parts['val', 'labels'], 5),
-        })
-    return {metric: float(np.mean([each[metric] for each in scores])) for metric in METRICS}
+    records = {}
+    for split in cached:
+        records[split] = [video.record for video in cached[split]]
+    values = evaluate.score('synthetic', records, embeddings)['mean']
+    return {metric: values[metric] for metric in METRICS}
 
 
 def run(name, width, cached, settings):
     """Train and score one row with one seed -> a dict, one line of the results' file."""
     begun = time.time()
     model, loss = train_row(ROWS[name], width, cached['train'], settings)
-    train_embeddings, train_look = embed(model, cached['train'])
-    val_embeddings, val_look = embed(model, cached['val'])
-    scores = score({'train': train_embeddings, 'val': val_embeddings}, cached)
-    best = best_look(train_look, val_look) if val_look else {}
-    return dict(row=name, seed=settings.seed, loss=loss, mass=val_look.get('mass', []), best=best,
-                seconds=round(time.time() - begun), **scores)
+    embeddings = {}
+    looks = {}
+    for split in cached:
+        embeddings[split], looks[split] = embed(model, cached[split])
+    found = dict(row=name, seed=settings.seed, loss=loss, **score(embeddings, cached))
+    if looks['val']:
+        found |= dict(mass=looks['val'], best_mass=best(looks['train'], looks['val']))
+    return found | dict(seconds=round(time.time() - begun))
 
 
-def clock(cached):
-    """The control that sees no pixel."""
+def controls(cached):
+    """What needs no training, in every line: the clock's metrics, and the best CLS head's mass."""
     embeddings = {}
     for split, videos in cached.items():
-        embeddings[split] = [evaluate.clock(len(video.labels)) for video in videos]
-    return score(embeddings, cached)
+        embeddings[split] = [evaluate.clock(video.record.frames) for video in videos]
+    return dict(clock=score(embeddings, cached), head=best_head(cached))
 
 
 # ----------------------------------------------------------------------------------------------
 # The table
 
-def print_table(results, clock_scores, head):
+def print_table(results):
     """Mean, standard deviation over the seeds; then the claims as paired differences."""
     runs = {}
     for result in results:
         runs.setdefault(result['row'], {})[result['seed']] = result
+        runs.setdefault('clock', {})[result['seed']] = result['clock']
+        runs.setdefault('head', {})[result['seed']] = dict(best_mass=result['head'])
     print(f'{"row":26}seeds' + ''.join(f'{metric:>18}' for metric in METRICS) + '  best mass')
-    print(f'{"clock":31}' + ''.join(f'{clock_scores[metric]:18.3f}' for metric in METRICS))
-    for name, by_seed in runs.items():
+    for name in ['clock', *ROWS]:
+        by_seed = runs.get(name, {})
         cells = []
         for metric in METRICS:
-            values = [each[metric] for each in by_seed.values()]
+            values = [each[metric] for each in by_seed.values()] or [math.nan]
             cells.append(f'{np.mean(values):.3f} +- {np.std(values):.3f}')
-        best = [max(each['mass']) for each in by_seed.values() if each['mass']]
-        masses = ' '.join(f'{mass:.2f}' for mass in best)
-        print(f'{name:26}{len(by_seed):5}' + ''.join(f'{cell:>18}' for cell in cells), '', masses)
+        masses = [f'{max(each["mass"]):.2f}' for each in by_seed.values() if 'mass' in each]
+        if by_seed:
+            print(f'{name:26}{len(by_seed):5}' + ''.join(f'{cell:>18}' for cell in cells), *masses)
     print('\npaired differences, mean +- standard error over the seeds that both rows have')
     for better, worse, claim in CLAIMS:
-        ours = runs.get(better, {})
-        if worse == 'clock':
-            theirs = dict.fromkeys(ours, clock_scores)
-        else:
-            theirs = runs.get(worse, {})
-        print_difference(claim, ours, theirs, METRICS)
+        print_difference(claim, runs.get(better, {}), runs.get(worse, {}), METRICS)
     for name in ('last-3', 'lstp-3'):
-        ours = {seed: each['best'] for seed, each in runs.get(name, {}).items()}
         claim = f'Figure 1: best entity of {name} over best CLS head'
-        print_difference(claim, ours, dict.fromkeys(ours, head), ('mass', 'iou'))
+        print_difference(claim, runs.get(name, {}), runs['head'], ['best_mass'])
 
 
 def print_difference(claim, ours, theirs, metrics):
@@ -418,7 +406,6 @@ def numbers(text):
 
 
 def parse():
-    preset = train.preset('garden')
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--scene', default='garden', choices=list(SCENES))
@@ -431,34 +418,28 @@ def parse():
     parser.add_argument('--val', type=int, default=8)
     parser.add_argument('--versions', type=int, default=3, help='augmented ones of a train video')
     parser.add_argument('--epochs', type=int, default=24)
-    parser.add_argument('--lr', type=float, default=preset.lr)
-    parser.add_argument('--entity-width', type=int, default=preset.entity_width)
-    parser.add_argument('--dropout', type=float, default=preset.dropout)
+    parser.add_argument('--lr', type=float, default=train.preset('garden').lr)
     parser.add_argument('--probe', action='store_true', help='only the probe, no run')
+    parser.add_argument('--table', type=Path, nargs='+', help='of such files: no run')
     parser.add_argument('--out', type=Path, default='runs/experiment.jsonl', help='a line a run')
     return parser.parse_args()
 
 
 def main():
     args = parse()
-    names = args.rows.split(';')
+    if args.table:
+        lines = ''.join(path.read_text() for path in args.table).splitlines()
+        return print_table([json.loads(line) for line in lines])
     settings = train.preset('garden')
     settings.epochs = args.epochs
     settings.lr = args.lr
-    settings.entity_width = args.entity_width
-    settings.dropout = args.dropout
-
     begun = time.time()
-    keep = set()
-    for name in names:
-        if ROWS[name].pool == 'lstp' and not args.probe:
-            keep |= set(ROWS[name].layers)
     backbone = build_backbone(args.backbone, layers=ALL_LAYERS, image_size=args.image_size)
     videos = synthetic(args.data_seed, args.train, args.val, SCENES[args.scene])
     versions = 0 if args.probe else args.versions
     cached = {
-        'train': cache(backbone, videos['train'], versions, args.data_seed, keep),
-        'val': cache(backbone, videos['val'], 0, args.data_seed, keep),
+        'train': cache(backbone, videos['train'], versions, args.data_seed),
+        'val': cache(backbone, videos['val'], 0, args.data_seed),
     }
     area = np.mean([video.versions[0].actor.float().mean() for video in cached['val']])
     print(f'{args.scene}: features in {time.time() - begun:.0f} s; the actor covers {area:.3f}')
@@ -469,17 +450,16 @@ def main():
         return
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    alike = vars(args) | controls(cached)
     results = []
     for settings.seed in args.seeds:
-        for name in names:
+        for name in args.rows.split(';'):
             result = run(name, backbone.width, cached, settings)
-            results.append(result)
             print(json.dumps(result), flush=True)
+            results.append(alike | result)
             with open(args.out, 'a') as file:
-                file.write(json.dumps(vars(args) | result, default=str) + '\n')
-    head = best_head(cached)
-    print(f'best CLS head: mass {head["mass"]:.3f}, iou {head["iou"]:.3f}')
-    print_table(results, clock(cached), head)
+                file.write(json.dumps(results[-1], default=str) + '\n')
+    print_table(results)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,6 @@ The second also makes the films of the first into animated images, and its pictu
 import argparse
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import numpy as np
@@ -34,34 +33,20 @@ WIDTHS = {'entities.mp4': 800, 'alignment.mp4': 480}  # pixels, of the animated 
 # ------------------------------------------------------------------------------------------------
 # The architecture
 
-class Stage(NamedTuple):
-    """A box of the drawing."""
-    title: str
-    lines: list
-    parameters: int
-    trained: bool
-
-
 def stages(rows, settings):
-    """The boxes, from rows of model.architecture -> [Stage]."""
+    """The boxes, from rows of model.architecture -> [(title, text, parameters, trained)]."""
     parameters = {row[0]: row[3] for row in rows}
     trained = {row[0]: row[4] for row in rows}
     fusion = [name for name in parameters if name.startswith(('mtf.blocks', 'mtf.out'))]
-    layers = ', '.join(map(str, settings['layers'] or ['last']))
-    pooling = ['tokens of', 'each frame']
-    if settings['pool'] == 'lstp':
-        pooling = ['a learned query', 'for each entity']
-    readout = {'cls': 'readout: entity 1', 'avg': 'readout: their mean'}
-    blocks = [f'{len(fusion) - 1} blocks in which', 'all frames meet']
-    blocks.append(readout[settings['readout']])
-    ids = ['one-hot id'] if models.POOLERS[settings['pool']].append_ids else []
-    fusion_parameters = sum(parameters[name] for name in fusion)
+    layers = ', '.join(map(str, settings['layers']))
+    readout = {'cls': 'entity 1', 'avg': 'their mean'}[settings['readout']]
     return [
-        Stage('Backbone', [settings['backbone'], f'layers {layers}'],
-              parameters['backbone'], trained['backbone']),
-        Stage(settings['pool'].upper(), pooling, parameters['pool'], trained['pool']),
-        Stage('MTF: FC', [*ids, '3 FC layers', '+ time code'], parameters['mtf.fc'], True),
-        Stage('MTF: fusion', blocks, fusion_parameters, True),
+        ('Backbone', f'{settings["backbone"]}\nlayers {layers}',
+         parameters['backbone'], trained['backbone']),
+        ('LSTP', 'a learned query\nfor each entity', parameters['pool'], True),
+        ('MTF: FC', 'one-hot id\n3 FC layers\n+ time code', parameters['mtf.fc'], True),
+        ('MTF: fusion', f'{settings["depth"]} blocks in which\nall frames meet\nreadout: {readout}',
+         sum(parameters[name] for name in fusion), True),
     ]
 
 
@@ -76,18 +61,16 @@ def product(shape):
     return ' \u00d7 '.join(map(str, shape))
 
 
-def draw_stage(axes, x, width, stage):
+def draw_stage(axes, x, width, title, text, parameters, trained):
     """A box from x on, with its title, what happens in it, how many parameters it has."""
     from matplotlib.patches import FancyBboxPatch
-    colour = TRAINED if stage.trained else FROZEN
-    kind = 'trained' if stage.trained else 'frozen'
+    colour = TRAINED if trained else FROZEN
+    kind = 'trained' if trained else 'frozen'
     box = FancyBboxPatch((x, 0.75), width, 2.45, 'round,pad=0.04', facecolor=colour, linewidth=0)
     axes.add_patch(box)
-    middle = x + width / 2
-    centred = dict(ha='center', va='center')
-    axes.text(middle, 2.95, stage.title, weight='bold', fontsize=9, **centred)
-    axes.text(middle, 1.95, '\n'.join(stage.lines), fontsize=7, **centred)
-    axes.text(middle, 0.95, f'{millions(stage.parameters)}\n{kind}', fontsize=7, **centred)
+    lines = {2.95: title, 1.95: text, 0.95: f'{millions(parameters)}\n{kind}'}
+    for y, line in lines.items():
+        axes.text(x + width / 2, y, line, fontsize=7, ha='center', va='center')
 
 
 def put(axes, image, x, y, side):
@@ -163,7 +146,7 @@ def draw_architecture(network, video, settings, path):
         axes.text(x, 0.35, f'{name}\n{product(numbers)}', ha='center', va='center', fontsize=7)
     for number, stage in enumerate(stages(rows, settings)):
         x = left + gap + number * (width + gap)
-        draw_stage(axes, x + 0.06, width - 0.12, stage)
+        draw_stage(axes, x + 0.06, width - 0.12, *stage)
     axes.set(xlim=(0, WIDTH), ylim=(0, tall), aspect='auto')
     axes.axis('off')
     fig.savefig(path, dpi=DPI)
@@ -172,21 +155,10 @@ def draw_architecture(network, video, settings, path):
 # ------------------------------------------------------------------------------------------------
 # One batch of SCL
 
-def loss_of(z, time, length, valid):
-    """loss.scl of one video's two views, z (2, T, D) -> float."""
-    return scl(z[None], time[None], length[None], valid[None]).item()
-
-
 def prediction(z, valid, temperature=0.1):
     """What frame i of view a resembles in view b: p_ij of loss.scl, for the picture (T, T)."""
     similarity = z[0] @ z[1].T / temperature                                 # (T, T)
     return similarity.masked_fill(~valid[1], -torch.inf).softmax(-1)
-
-
-def draw_times(axes, frames, height, name, colour):
-    """The frames of a view as strokes along the video."""
-    axes.plot(frames, np.full(len(frames), height), '|', ms=22, color=colour)
-    axes.text(0, height + 0.3, name, color=colour)
 
 
 def draw_scl(time, valid, length, before, after, path):
@@ -197,12 +169,14 @@ def draw_scl(time, valid, length, before, after, path):
     G = time_target(time[None], valid[None], sigma2=10.)[0, 0]   # (T, T)
     p_before = prediction(before, valid)
     p_after = prediction(after, valid)
-    loss_before = loss_of(before, time, length, valid)
-    loss_after = loss_of(after, time, length, valid)
+    loss_before, loss_after = [
+        scl(z[None], time[None], length[None], valid[None]) for z in (before, after)]
     fig = figure(WIDTH, 3.4, layout='constrained')
     views, *maps = fig.subplots(1, 4, width_ratios=[1.2, 1, 1, 1])
-    draw_times(views, time[0][valid[0]], 1, 'view a', ORANGE)
-    draw_times(views, time[1][valid[1]], 0, 'view b', BLUE)
+    for view, (height, name, colour) in enumerate([(1, 'view a', ORANGE), (0, 'view b', BLUE)]):
+        frames = time[view][valid[view]]
+        views.plot(frames, np.full(len(frames), height), '|', ms=22, color=colour)
+        views.text(0, height + 0.3, name, color=colour)
     views.set(xlim=(-1, int(length[0])), ylim=(-0.6, 1.7), yticks=[], xlabel='frame of the video')
     views.set_title('1. the two views', fontsize=10)
     plain(views)
@@ -226,19 +200,7 @@ def draw_scl(time, valid, length, before, after, path):
 # ------------------------------------------------------------------------------------------------
 # The command
 
-def one_batch(videos, settings, size):
-    """The first video's views, as training draws them -> (1, 2, T, 3, S, S), batch."""
-    clips = data.Clips(videos, frames=settings['frames'], seed=settings['seed'])
-    batch = data.collate([clips[0, 0]])
-    return data.views(batch, size), batch
-
-
 @torch.no_grad()
-def projected(network, clips, valid):
-    """Both views as the loss gets them -> (2, T, D)."""
-    return network(clips[0], valid[0], project=True)
-
-
 def draw_all(path, folder):
     """architecture.png and scl.png of a checkpoint of train.py. Errors: UserError, OSError."""
     checkpoint = models.load_checkpoint(path)
@@ -247,16 +209,19 @@ def draw_all(path, folder):
         raise UserError(f'{path}: was not trained by SCL with LSTP; give such a checkpoint')
     torch.manual_seed(0)
     network = models.build_model(settings)
-    network.head = OBJECTIVES['scl'].head(settings['embedding'], None)
+    network.head = OBJECTIVES['scl'].head(settings['embedding'])
     network.eval()
+    size = network.backbone.image_size
     videos = data.load(settings['dataset'], settings['data'], seed=settings['data_seed'],
-                       image_size=network.backbone.image_size)
-    clips, batch = one_batch(videos['train'], settings, network.backbone.image_size)
-    before = projected(network, clips, batch['valid'])
+                       image_size=size)
+    clips = data.Clips(videos['train'], frames=settings['frames'], seed=settings['seed'])
+    batch = data.collate([clips[0, 0]])
+    views = data.views(batch, size)[0]                                       # (2, T, 3, S, S)
+    time, valid, length = [batch[name][0] for name in ('time', 'valid', 'length')]
+    before = network(views, valid, project=True)                             # (2, T, D)
     models.load_trained(network, checkpoint, path)
-    after = projected(network, clips, batch['valid'])
-    draw_scl(batch['time'][0], batch['valid'][0], batch['length'][0], before, after,
-             folder / 'scl.png')
+    after = network(views, valid, project=True)
+    draw_scl(time, valid, length, before, after, folder / 'scl.png')
     draw_architecture(network, videos['val'][0], settings, folder / 'architecture.png')
 
 

@@ -42,8 +42,7 @@ def alignment_table(cost, maximum, gamma):
     skewed = F.pad(-cost / gamma, (0, R), value=NEVER).flatten(1)[:, :-R]
     skewed = rearrange(skewed, 'b (r k) -> k b r', r=R)                      # (R + C - 1, B, R)
     table = Diagonals.apply(skewed, maximum)
-    # and pushed back to the left
-    table = F.pad(rearrange(table, 'k b r -> b (r k)'), (0, R))
+    table = F.pad(rearrange(table, 'k b r -> b (r k)'), (0, R))              # pushed back again
     return -gamma * rearrange(table, 'b (r k) -> b r k', r=R)[..., :C]
 
 

@@ -1,11 +1,11 @@
 """Frame distillation, after DINO and SVT (not in the paper's Table 4): a frame says what a slow
 copy of the model, the teacher, says of the other view's nearest frame. There are no negatives.
 
-SVT distils every view of a video to one vector, and so removes time. This does it frame by frame
-and keeps time: our own definition, with no published number. What stays of SVT: teacher, centre,
-sharpening, no view compared with itself. Left out: its many small crops.
-A step of training: the teacher sees the same two views; `distill` compares what it and the student
-say; after the optimiser's step the teacher follows (`Teacher.follow`).
+SVT distils every view of a video to one vector, and so removes time. ours: frame by frame, which
+keeps time, with no published number. What stays of SVT: teacher, centre, sharpening, no view
+compared with itself. Left out: its many small crops.
+A step of training: the teacher sees the same two views; `distill` compares what both say; after
+the optimiser's step the teacher follows (`Teacher.follow`).
 """
 import copy
 import math
@@ -94,10 +94,17 @@ class Teacher(nn.Module):
         self.centre.copy_(torch.where(unset, mean, self.centre))
         return dict(teacher=rearrange(self.logits, '(b v) t k -> b v t k', v=2), centre=self.centre)
 
+    @torch.no_grad()
     def follow(self, student, progress):
-        """After a step: the centre follows the logits, the copy the student. progress: 0 to 1."""
+        """After a step: the centre follows the logits, the copy the student, but for the backbone
+        that they share. progress: 0 to 1."""
         self.centre.copy_(new_centre(self.centre, self.logits, self.valid))
-        update_teacher(self.model, student, momentum(progress))
+        for slow, fast in zip(self.model.parameters(), student.parameters(), strict=True):
+            if slow is not fast:
+                slow.lerp_(fast, 1 - momentum(progress))
+        # BatchNorm's statistics are the student's: in eval mode the copy gathers none of its own
+        for slow, fast in zip(self.model.buffers(), student.buffers(), strict=True):
+            slow.copy_(fast)
 
     def trained_state(self):
         """What a checkpoint keeps: the copy without the shared backbone, and the centre."""
@@ -107,10 +114,8 @@ class Teacher(nn.Module):
 
 @torch.no_grad()
 def new_centre(centre, teacher, valid, momentum=0.9):
-    """The centre (K,) after a step: it follows the mean of the teacher's logits (..., K).
-
-    That is the mean over the valid frames of all processes.
-    """
+    """The centre (K,) after a step: it follows the mean of the teacher's logits (..., K) over the
+    valid frames of all processes."""
     logits = teacher.masked_fill(~valid[..., None], 0)
     total = logits.flatten(0, -2).sum(0)                              # (K,)
     count = valid.sum().to(logits.dtype)
@@ -123,17 +128,3 @@ def new_centre(centre, teacher, valid, momentum=0.9):
 def momentum(progress):
     """How much of itself the teacher keeps, at progress 0 to 1: from 0.996 to 1 by a cosine."""
     return 1 - 0.004 * (1 + math.cos(math.pi * progress)) / 2
-
-
-@torch.no_grad()
-def update_teacher(teacher, student, momentum):
-    """Each parameter of the teacher becomes momentum * itself + (1 - momentum) * the student's.
-
-    What the two share, the backbone, stays. Buffers, as BatchNorm's statistics, are the student's:
-    the teacher is in eval mode and gathers none of its own.
-    """
-    for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
-        if slow is not fast:
-            slow.lerp_(fast, 1 - momentum)
-    for slow, fast in zip(teacher.buffers(), student.buffers(), strict=True):
-        slow.copy_(fast)

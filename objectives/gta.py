@@ -27,8 +27,7 @@ def gta(z, time, length, valid, *, temperature=0.1, smoothing=0.1, weight=0.1):
     Hadji et al., Representation Learning via Global Temporal Alignment and Cycle-Consistency,
     CVPR 2021 (the paper's [20]).
     """
-    # Dimension 1 holds the two sequences: flip(1) puts each one's partner in its place, so that one
-    # line computes (a,b) and (b,a). Dimension 2 is the frame that a softmax chooses.
+    # flip(1) puts each sequence's partner in its place, so that one line computes (a,b) and (b,a).
     other = z.flip(1)
     similarity = einsum(z, other, 'b v i d, b v j d -> b v i j')
     padded = ~valid[..., None]                                        # (B, 2, T, 1)

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 
-
 NEVER = -1e9  # a logit for forbidden choices; finite, so that a fully masked row gives no NaN
 
 
@@ -13,26 +12,22 @@ class Objective(NamedTuple):
     """A row of loss.OBJECTIVES: all that other files must know of an objective."""
     # loss(z, time, length, valid, **options) -> scalar
     loss: Callable
-    # head(width, classes) -> what is trained on top of the embedding and dropped afterwards:
-    # width is the embedding's, classes the number of distinct labels, 0 where labels is False
+    # head(width, classes) -> what is trained on top of the embedding and dropped afterwards; width
+    # is the embedding's, classes the number of labels
     head: Callable | None = None
     # True: z is the head's output; False: z is the embedding, and a head comes as `classifier`
     loss_on_head_output: bool = False
-    # z is L2-normalised
-    unit_length: bool = False
+    unit_length: bool = False  # z is L2-normalised
     # clips are drawn as anchor, positive, anchor, positive, ...; else as frames in order
     interleaved: bool = False
     # the two sequences may be two videos of one action; else they are two views of one video
     allows_video_pairs: bool = False
     # the loss gets `labels` int64 (B, 2, T): 0 .. classes-1, -1 = unlabelled
     labels: bool = False
-    # teacher(model) -> a slow copy that the training loop keeps; the loss gets what it says as
-    # `teacher` (B, 2, T, K) and its `centre` (K,): see distill.py
+    # teacher(model) -> a slow copy; the loss gets its `teacher` and `centre`: see distill.py
     teacher: Callable | None = None
-    # names of the settings that the loss gets as options
-    settings: tuple = ()
-    # frames that a clip must have
-    min_frames: int = 2
+    settings: tuple = ()       # names of those that the loss gets as options
+    min_frames: int = 2        # that a clip must have
 
 
 def objective(loss):

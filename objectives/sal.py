@@ -11,8 +11,7 @@ def draw_triplets(valid, count=8):
     """Random triplets of different valid frames of a clip, each in order of time.
 
     valid (B, 2, T), T at least 3 -> positions int64 (B, 2, count, 3), and which of them exist,
-    bool (B, 2, count): a clip with less than three valid frames has none. Drawn from the device's
-    global random generator.
+    bool (B, 2, count): a clip with less than three valid frames has none.
     """
     B, views, T = valid.shape
     # Three frames at random without repetition: those that drew the three highest numbers.

@@ -1,7 +1,5 @@
-"""Supervised training on the phase labels: the upper bound beside the rows of the paper's Table 4.
-
-The same model, with a linear classifier on the embedding in place of SCL's projection head.
-"""
+"""Supervised training on the phase labels, the upper bound beside the rows of the paper's Table 4:
+the same model, with a linear classifier in place of SCL's projection head."""
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn

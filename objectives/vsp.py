@@ -9,8 +9,7 @@ def draw_bridges(valid, segments=5):
     """Random positions h < p < t in each segment of a clip; segments overlap by a fifth.
 
     h lies in the first fifth of its segment, t in the last (to the frame), p anywhere between.
-    valid (B, 2, T) -> int64 (B, 2, segments, 3); (0, 0, 0), which is no bridge, in a clip with less
-    than three valid frames. Drawn from the device's global random generator.
+    valid (B, 2, T) -> int64 (B, 2, segments, 3); (0, 0, 0), no bridge, for less than three frames.
     """
     n = valid.sum(-1, keepdim=True)                                   # (B, 2, 1)
     width = (n - 1) / (1 + 0.8 * (segments - 1))
@@ -36,7 +35,6 @@ def vsp(z, time, length, valid, *, segments=5, bridges=None):
         d(x)  = -|x - (1 - alpha) z_h - alpha z_t|^2 / (2 sigma^2)
         L     = -log(exp d(z_p) / (exp d(z_p) + sum_x exp d(x)))
     where x are the three points of every other bridge of this process's batch; mean over bridges.
-    With more processes there are fewer negatives, and the loss is another.
     A Brownian bridge's variance at p is sigma itself; the method's scale is its square.
     bridges: int64 (B, 2, S, 3), h < p < t; a row of another kind, as (0, 0, 0), is none. Without it
     `segments` a clip are drawn.

@@ -32,10 +32,7 @@ def vsp_f(z, time, length, valid, *, labels, weight=1., temperature=0.1):
     Repaired: the authors' code minimises the positives' share itself, without the -log, and so
     drives frames of one phase apart; with two bridges a clip it matches the k-th bridge of one clip
     with the k-th of another, whether or not their phases agree. So the published numbers are those
-    of another loss than this one.
-
-    Zhang et al., Modeling Video as Stochastic Processes for Fine-Grained Video Representation
-    Learning, CVPR 2023 (the paper's [54]).
+    of another loss than this one. Source: as vsp.py.
     """
     bridges = draw_phases(labels, valid)                              # (B, 2, S, 3)
     walk = vsp(z, time, length, valid, bridges=bridges)

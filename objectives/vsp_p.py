@@ -11,8 +11,7 @@ def draw_phases(labels, valid):
 
     A phase is a stretch of frames of one label; a label that comes back later is another phase.
     labels int64 (B, 2, T), -1 = unlabelled, valid bool (B, 2, T) -> int64 (B, 2, T // 3, 3): h the
-    phase's first frame, t its last, p between them at random; (0, 0, 0), which is no bridge, in the
-    rest. Drawn from the device's global random generator.
+    phase's first frame, t its last, p at random between; (0, 0, 0), no bridge, in the rest.
     """
     T = labels.shape[-1]
     phase = labels.masked_fill(~valid, -1)
@@ -46,10 +45,7 @@ def vsp_p(z, time, length, valid, *, labels):
     one phase in training and over the whole video in evaluation. Their code for FineGym and Pouring
     shows the whole video, as here, but draws two phases of it, next to each other in the order of
     their numbers, takes a label that comes back for one phase with all between, and fails where a
-    clip has less than two.
-
-    Zhang et al., Modeling Video as Stochastic Processes for Fine-Grained Video Representation
-    Learning, CVPR 2023 (the paper's [54]).
+    clip has less than two. Source: as vsp.py.
     """
     bridges = draw_phases(labels, valid)
     return vsp(z, time, length, valid, bridges=bridges)
