@@ -1,4 +1,4 @@
-"""All that is looked at: attention, alignment, phases, training (Figures 1 and 3).
+"""All that is looked at: attention, alignment, training (Figures 1 and 3).
 
 What is drawn is handed over: a model, arrays, and evaluate.py's records `EmbeddedVideo`,
     video   data.Video                       frames   n, how many it has
@@ -23,6 +23,7 @@ from pictures.align import by_clock, film_alignment
 from pictures.canvas import (BLUE, RED, WIDTH, colour_bar, draw_bars, figure, on_screen, plain,
                              save, show, shortened, spaced, tinted, to_bytes)
 from pictures.film import Panel, play
+from running.errors import UserError
 
 PART = 16             # frames that go through the backbone at once
 
@@ -253,6 +254,8 @@ def other_phase(embedded, pair, match):
 def best_pairs(embedded, embeddings):
     """All pairs, those first in which the most similar frames are most often of the same phase."""
     pairs = pairs_of(embedded, embeddings)
+    if not pairs:
+        raise UserError('no action has two val videos')
     return sorted(pairs, key=lambda pair: other_phase(embedded, pair, pair.nearest).mean())
 
 
@@ -260,8 +263,6 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=8):
     """What the embedding knows: all similarities of two videos, between frames of both."""
     from scipy.stats import kendalltau
     pairs = best_pairs(embedded, embeddings)
-    if not pairs:
-        return 'no alignment.png: no action has two val videos'
     pair = pairs[0]
     query = embedded[pair.query]
     other = embedded[pair.other]
@@ -302,7 +303,7 @@ def draw_clock(network, embedded, embeddings, path, *, frames=10):
              if (embedded[pair.query].labels >= 0).any()
              and (embedded[pair.other].labels >= 0).any()]
     if not pairs:
-        return 'no clock.png: no action has two labelled val videos'
+        raise UserError('no action has two labelled val videos')
     wrong = {'by the clock': [other_phase(embedded, pair, pair.clock) for pair in pairs],
              'most similar': [other_phase(embedded, pair, pair.nearest) for pair in pairs]}
     gains = [clock.mean() - model.mean() for clock, model in zip(*wrong.values())]
@@ -333,8 +334,6 @@ def draw_clock(network, embedded, embeddings, path, *, frames=10):
 def draw_alignment_film(embedded, embeddings, path):
     """A video and its nearest neighbours in two others of its action, moving side by side."""
     pairs = best_pairs(embedded, embeddings)
-    if not pairs:
-        return 'no alignment.mp4: no action has two val videos'
     query = embedded[pairs[0].query]
     videos = [query.video]
     places = [query.kept]
@@ -347,38 +346,14 @@ def draw_alignment_film(embedded, embeddings, path):
 
 
 # ------------------------------------------------------------------------------------------------
-# Phases over time, and training
-
-def draw_phases(predictions, path):
-    """Predicted and true phases over time: [dict(video=EmbeddedVideo, predicted=(n,))]."""
-    if not predictions:
-        return 'no phases.png: no action has train and val videos with labels of 2 to 20 classes'
-    fig = figure(WIDTH, 1.3 * len(predictions) + 0.5, layout='constrained')
-    grid = fig.subplots(len(predictions), 1, squeeze=False)
-    for axes, one in zip(grid[:, 0], predictions):
-        true = one['video'].labels
-        predicted = one['predicted']
-        video = one['video'].video
-        wrong = (true >= 0) & (predicted != true)
-        right = 1 - wrong.sum() / max(1, (true >= 0).sum())
-        draw_bars(axes, {'predicted': predicted, 'true': true}, video.classes)
-        axes.bar(np.flatnonzero(wrong) + 0.5, 0.2, width=1, bottom=-0.75, color=RED)
-        axes.set_title(f'{shortened(video.name, 66)}: {right:.0%} right', fontsize=10)
-    axes.set_xlabel('frame; colours: phases')
-    save(fig, path, 'Below each, in red: the frames that are given another phase than theirs.')
-
+# Training
 
 def draw_training(log, path):
     """From log.jsonl of train.py: loss and learning rate over steps, and metrics over epochs if
     there are several evaluations."""
-    try:
-        lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        return f'no training.png: no log beside the checkpoint ({error})'
+    lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
     steps = [line for line in lines if 'loss' in line]
     evaluations = [line for line in lines if 'tau' in line]
-    if not steps:
-        return f'no training.png: {log} has no training step'
     fig = figure(WIDTH, 2.8, layout='constrained')
     loss, rate, *metrics = fig.subplots(1, 3 if len(evaluations) > 1 else 2)
     step = [line['step'] for line in steps]
@@ -415,7 +390,6 @@ def draw_all(network, result, name, folder, log):
         'entities.png': partial(draw_entities, network, val, wanted=4),
         'alignment.png': partial(draw_alignment, network, val, embeddings),
         'clock.png': partial(draw_clock, network, val, embeddings),
-        'phases.png': partial(draw_phases, result.get('predictions')),
         'training.png': partial(draw_training, log),
         'entities.mp4': partial(film_entities, network, val),
         'alignment.mp4': partial(draw_alignment_film, val, embeddings),
@@ -423,9 +397,8 @@ def draw_all(network, result, name, folder, log):
     notes = []
     for file, draw in drawings.items():
         try:
-            note = draw(path=Path(folder, file))
+            draw(path=Path(folder, file))
         except Exception as error:  # a picture must never cost the numbers it illustrates
-            note = f'no {file}: {type(error).__name__}: {error}'
-        if note:
-            notes.append(' '.join(note.split()))
+            why = ' '.join(str(error).split())
+            notes.append(f'no {file}: {why} ({type(error).__name__})')
     return notes

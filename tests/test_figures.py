@@ -16,6 +16,7 @@ from pictures import figures
 import model as models
 from made import arc, embedded, grey
 import lesson
+from running.errors import UserError
 from pictures import canvas, film
 
 SMALL = dict(backbone='tiny', layers=[1, 2, 4], entity_width=16, frames=8, fc_width=16,
@@ -126,26 +127,12 @@ def test_features_that_are_alike_have_like_colours(network):
     assert apart > 100
 
 
-def prediction(true, predicted):
-    return dict(video=embedded(grey('v', len(true)), true), predicted=np.array(predicted))
-
-
-def test_wrong_phases_are_counted(saved):
-    wrong = prediction([0, 0, 1, 1, -1], [0, 1, 1, 1, 0])
-    right = prediction([0, 1], [0, 1])
-    figures.draw_phases([wrong, right], 'p.png')
-    fig, _ = saved[0]
-    assert [axes.get_title() for axes in fig.axes] == ['v: 75% right', 'v: 100% right']
-
-
-def test_what_cannot_be_drawn_is_said(saved, network, tmp_path):
+def test_what_cannot_be_drawn_is_said(network, tmp_path):
     alone = [embedded(grey('squat/0', 12, PICTURE, 'squat'))]
-    assert 'no action has two' in figures.draw_alignment(network, alone, [arc(12)], 'a.png')
-    assert 'no action has two' in figures.draw_alignment_film(alone, [arc(12)], 'a.mp4')
-    assert 'two labelled' in figures.draw_clock(network, 2 * alone, 2 * [arc(12)], 'c.png')
-    assert 'no phases.png' in figures.draw_phases([], 'p.png')
-    assert 'no log' in figures.draw_training(tmp_path / 'nowhere', 't.png')
-    assert saved == []
+    with pytest.raises(UserError, match='no action has two val'):
+        figures.draw_alignment(network, alone, [arc(12)], 'a.png')
+    with pytest.raises(UserError, match='two labelled'):
+        figures.draw_clock(network, 2 * alone, 2 * [arc(12)], 'c.png')
 
 
 @pytest.mark.parametrize('evaluations, panels', [(1, 2), (2, 3)])
@@ -155,7 +142,7 @@ def test_metrics_are_shown_if_there_are_several(saved, tmp_path, evaluations, pa
         lines.append(dict(step=2, epoch=epoch, tau=0.9, ap5=0.5))
     log = tmp_path / 'log.jsonl'
     log.write_text('\n'.join(map(json.dumps, lines)))
-    assert figures.draw_training(log, 't.png') is None
+    figures.draw_training(log, 't.png')
     fig, _ = saved[0]
     assert len(fig.axes) == panels
 
@@ -163,8 +150,8 @@ def test_metrics_are_shown_if_there_are_several(saved, tmp_path, evaluations, pa
 # ------------------------------------------------------------------------------------------------
 # All of them
 
-DRAWINGS = ('draw_entities', 'draw_alignment', 'draw_clock', 'draw_phases', 'draw_training',
-            'film_entities', 'draw_alignment_film')
+DRAWINGS = ('draw_entities', 'draw_alignment', 'draw_clock', 'draw_training', 'film_entities',
+            'draw_alignment_film')
 
 
 @pytest.fixture
@@ -177,8 +164,7 @@ def result():
     for one in chosen:
         z = rng.normal(size=(one.frames, 8))
         embeddings.append(z / np.linalg.norm(z, axis=1, keepdims=True))
-    return dict(embedded={'val': chosen}, embeddings={'a': {'val': embeddings}},
-                predictions=[prediction([0, 1], [0, 1])])
+    return dict(embedded={'val': chosen}, embeddings={'a': {'val': embeddings}})
 
 
 def test_draw_all_makes_every_picture(network, result, tmp_path, monkeypatch):
@@ -187,7 +173,7 @@ def test_draw_all_makes_every_picture(network, result, tmp_path, monkeypatch):
     log.write_text('{"step": 1, "loss": 1.5, "lr": 0.1}')
     assert figures.draw_all(network, result, 'a', tmp_path, log) == []
     made = {path.name for path in tmp_path.iterdir()} - {'log.jsonl'}
-    assert made == {'entities.png', 'alignment.png', 'clock.png', 'phases.png', 'training.png',
+    assert made == {'entities.png', 'alignment.png', 'clock.png', 'training.png',
                     'entities.mp4', 'alignment.mp4'}
 
 
@@ -199,7 +185,7 @@ def test_a_picture_that_fails_is_a_note(network, result, tmp_path, monkeypatch):
         monkeypatch.setattr(figures, name, fails)
     notes = figures.draw_all(network, result, 'a', tmp_path, 'nowhere')
     assert len(notes) == len(DRAWINGS)
-    assert notes[0] == 'no entities.png: ValueError: two lines'
+    assert notes[0] == 'no entities.png: two lines (ValueError)'
 
 
 def test_the_backend_of_a_notebook_does_not_matter(tmp_path):
