@@ -282,6 +282,8 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=8):
     columns = frames_at(network, other, middles(m, frames))
     show(left, [row[None] for row in rows[::-1]])
     show(below, [columns])
+    left.set_aspect('auto')     # as long as the sides of the matrix
+    below.set_aspect('auto')
     left.set_ylabel(f'{shortened(query.video.name, 50)}: time runs up')
     below.set_xlabel(f'{shortened(other.video.name, 70)}: time runs to the right')
     matrix.set_title('How similar are the frames of two videos?')

@@ -62,7 +62,7 @@ def test_the_command(checkpoint, tmp_path, capsys):
     for text in ('clock', 'untrained', 'mass', 'left out, cannot be read (1): e: does not decode'):
         assert text in out
     drawn = sorted(path.stem for path in pictures.glob('*.png'))
-    assert drawn == ['alignment', 'clock', 'entities', 'phases', 'training']
+    assert drawn == ['alignment', 'clock', 'entities', 'training']
     assert len(list((arrays / 'val').glob('*.npy'))) == 3
     assert not checkpoint.with_name('entities.png').exists()
 
