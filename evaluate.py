@@ -302,36 +302,6 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
             'skipped': skipped, 'embedded': embedded, 'embeddings': embeddings}
 
 
-def predictions(result, name, wanted=3):
-    """What figures.draw_phases draws, both regressions frame by frame in a few val videos:
-    [{'video': EmbeddedVideo, 'predicted': (n,), 'progress': {k: (true (n,), predicted (n,))}}].
-    result: of assess; name: the model's in it."""
-    embedded, embeddings = result['embedded'], result['embeddings'][name]
-    actions = actions_of(result['dataset'], embedded).values()
-    found = []
-    for members in actions:
-        x, y = labelled_only(*lists_of(members, embedded, embeddings)[:2])
-        if not x or not 2 <= len(np.unique(np.concatenate(y))) <= 20:
-            continue
-        labelled = [i for i in members['val'] if (embedded['val'][i].labels >= 0).any()]
-        for i in labelled[:max(1, wanted // len(actions))]:
-            video, z = embedded['val'][i], embeddings['val'][i]
-            found.append(predict_one(video, z, np.concatenate(x), y))
-    return found[:wanted]
-
-
-def predict_one(video, z, x, y):
-    """A val video and its embeddings (n, D), train frames (M, D) and [labels] -> its dict."""
-    progress = {}
-    for k in np.unique(np.concatenate([video.labels, *y])).tolist()[:-1]:
-        true = time_since_end(video.labels, k)
-        target = np.concatenate([time_since_end(labels, k) for labels in y])
-        if np.isfinite(true).all() and np.isfinite(target).any():
-            progress[k] = true, predict_time(x, target, z)
-    predicted = predict_phases(x, np.concatenate(y), z)
-    return {'video': video, 'predicted': predicted, 'progress': progress}
-
-
 def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
     """What train.py calls: prints the table -> the means {metric: value}, {} where nothing can be
     measured and in all processes but rank 0. log(**means) is called before `picture` is drawn."""
@@ -384,7 +354,6 @@ def run(args):
         attempt(args.json, write_json, result, settings, groups, args.json)
     if args.figures:
         print(f'drawing {args.figures}')
-        result['predictions'] = attempt('predictions', predictions, result, name)
         log = args.checkpoints[0].with_name('log.jsonl')
         notes = attempt('pictures', figures.draw_all, first, result, name, args.figures, log)
         for note in notes or []:

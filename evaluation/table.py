@@ -198,7 +198,7 @@ def verdict(rows, names, columns):
 def write_json(result, settings, groups, path):
     """All numbers of evaluate.assess, with the spread of each group."""
     numbers = {key: value for key, value in result.items()
-               if key not in ('embedded', 'embeddings', 'predictions')}
+               if key not in ('embedded', 'embeddings')}
     numbers['videos'] = {split: len(videos) for split, videos in result['embedded'].items()}
     numbers['settings'] = settings
     numbers['groups'] = groups

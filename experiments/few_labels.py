@@ -31,7 +31,7 @@ def carry_over(lists, count, rng):
     chosen = rng.permutation(len(train))[:count]
     teacher = learn([train[i] for i in chosen], [labels[i] for i in chosen], None,
                     evaluate.fit_classifier)
-    predicted = np.concatenate([apply(teacher, one).phase for one in val])
+    predicted = np.concatenate([apply(teacher, one)[0] for one in val])
     return np.mean(predicted == np.concatenate(truth)), teacher.accuracy
 
 

@@ -27,7 +27,7 @@ from running.errors import UserError
 FROZEN = '#D9E6F2'
 TRAINED = '#FBE3B5'
 ROWS = (2.85, 2.05, 1.1)  # inches: where the first, the second and the last frame are drawn
-WIDTHS = {'entities.mp4': 800, 'alignment.mp4': 480}  # pixels, of the animated images
+WIDTHS = {'entities.mp4': 850, 'alignment.mp4': 850}  # pixels, of the animated images
 
 
 # ------------------------------------------------------------------------------------------------

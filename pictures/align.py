@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pictures.film import Curve, Panel, play
+from pictures.film import Curves, Panel, play
 
-CELLS = 5_000 ** 2     # pairs of frames; longer videos are matched at every second or third frame
+CELLS = 2_500 ** 2     # pairs of frames; longer videos are matched at every second or third frame
 PART = 64              # frames decoded at once
 RATE = 25.             # frames a second, where a video does not say
 CLOCK = 'hardly more than the clock'
@@ -83,9 +83,9 @@ def known_times(videos, times):
 
 
 def read_at(video, indices):
-    """Yield the frames at `indices`, in that order, uint8 (H, W, 3).
+    """Yield the frames at `indices`, in that order, uint8 (H, W, 3), holding a few at a time.
 
-    Where they never run backwards, the file is read once, and one frame is held.
+    Where the indices never run backwards, the file is opened once.
     """
     positions = video.positions(indices)
     if (np.diff(positions) >= 0).all():
@@ -98,19 +98,14 @@ def read_at(video, indices):
             yield frame.permute(1, 2, 0).numpy()
 
 
-def like_the_clock(matched, stretched, frames):
-    """Does a match into so many frames differ from pure time stretching by hardly anything?"""
-    return np.abs(matched - stretched).mean() < max(1, frames / 100)
-
-
-def compare(name, matched, similarity, seconds, stretched, stretched_similarity):
+def compare(matched, similarity, seconds, stretched, stretched_similarity):
     """One sentence on how a match differs from pure time stretching. Arrays (n,)."""
     frames = np.abs(matched - stretched)
     away = np.abs(seconds[matched] - seconds[stretched])
-    sentence = (f'{name}: on average the match is {away.mean():.2f} s ({frames.mean():.1f} frames) '
+    sentence = (f'on average the match is {away.mean():.2f} s ({frames.mean():.1f} frames) '
                 f'from pure time stretching, at most {away.max():.2f} s; similarity '
                 f'{similarity.mean():.3f}, by time stretching {stretched_similarity.mean():.3f}')
-    if like_the_clock(matched, stretched, len(seconds)):
+    if frames.mean() < max(1, len(seconds) / 100):
         sentence += f'; it says {CLOCK}'
     return sentence
 
@@ -129,39 +124,34 @@ def align(videos, embeddings, out, *, times=None, method='dtw'):
     times, notes = known_times(videos, times or [None] * len(videos))
     names = [first.name]
     matches = [np.arange(n)]
-    similarities = []
+    rows = []
     for video, own, z in zip(others, times[1:], embeddings[1:]):
         matched = match(embeddings[0], z, method)
         stretched = by_clock(n, len(z))
         similar = (embeddings[0] * z[matched]).sum(1)
         by_stretching = (embeddings[0] * z[stretched]).sum(1)
-        notes.append(compare(video.name, matched, similar, own, stretched, by_stretching))
-        is_clock = like_the_clock(matched, stretched, len(z))
-        names.append(f'{video.name}: {CLOCK}' if is_clock else video.name)
+        sentence = compare(matched, similar, own, stretched, by_stretching)
+        notes.append(f'{video.name}: {sentence}')
+        names.append(f'{video.name}: {CLOCK}' if sentence.endswith(CLOCK) else video.name)
         matches.append(matched)
-        similarities.append(similar)
-    write_table(out.with_suffix('.csv'), others, times, matches, similarities)
+        for i, j in enumerate(matched):
+            seconds = [f'{times[0][i]:.3f}', f'{own[j]:.3f}']
+            rows.append([video.name, i, j, *seconds, f'{similar[i]:.4f}'])
+    with open(out.with_suffix('.csv'), 'w', newline='', encoding='utf-8') as file:
+        table = csv.writer(file)
+        table.writerow(['video', 'frame_a', 'frame_b', 'seconds_a', 'seconds_b', 'similarity'])
+        table.writerows(rows)
     shown = [own[matched] for own, matched in zip(times, matches)]
     title = f'the most similar moment of each, matched by {method}'
-    film_alignment(out, videos, matches, similarities, names=names, times=shown, title=title)
+    film_alignment(out, videos, matches, names=names, times=shown, title=title)
     return notes
 
 
-def write_table(path, others, times, matches, similarities):
-    with open(path, 'w', newline='', encoding='utf-8') as file:
-        table = csv.writer(file)
-        table.writerow(['video', 'frame_a', 'frame_b', 'seconds_a', 'seconds_b', 'similarity'])
-        for video, own, matched, similar in zip(others, times[1:], matches[1:], similarities):
-            for i, j in enumerate(matched):
-                seconds = [f'{times[0][i]:.3f}', f'{own[j]:.3f}']
-                table.writerow([video.name, i, j, *seconds, f'{similar[i]:.4f}'])
-
-
-def film_alignment(path, videos, indices, similarities, *, names, times=None, title=''):
-    """The film: videos in a grid; under them the similarity, and where each follower stands.
+def film_alignment(path, videos, indices, *, names, times=None, title=''):
+    """The film: videos in a grid, and under them where each follower stands.
 
     indices: [(n,)] which frame of each video is shown; times: [(n,)] its seconds, if it has any;
-    similarities: [(n,)] of each other with the first; names: what is written over each.
+    names: what is written over each.
     """
     panels = []
     for number, (video, wanted) in enumerate(zip(videos, indices)):
@@ -170,11 +160,9 @@ def film_alignment(path, videos, indices, similarities, *, names, times=None, ti
         panels.append(Panel(names[number], read_at(video, wanted), size, own))
     unit = 'seconds' if times else 'frame'
     first, *others = times or indices
-    xlabel = f'{unit} of {videos[0].name}'
-    followers = [video.name for video in videos[1:]]
-    similarities = [similarity.clip(0) for similarity in similarities]
-    curves = [Curve(first, followers, similarities, xlabel, 'similarity\n(below 0: 0)', 1.02),
-              Curve(first, followers, others, xlabel, f'{unit} of\nthe other')]
+    lines = {f'{number}. {video.name}': line
+             for number, (video, line) in enumerate(zip(videos[1:], others), 2)}
+    curves = Curves(first, lines, f'{unit} of {videos[0].name}', f'{unit} of the other')
     rate = SLOW
     if times and first[-1] > first[0]:
         rate = (len(first) - 1) / (first[-1] - first[0])

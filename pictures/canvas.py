@@ -121,8 +121,7 @@ def colour_bar(fig, axes):
     scale = ScalarMappable(LogNorm(1 / STRONGEST, STRONGEST), colours)
     bar = fig.colorbar(scale, ax=axes, fraction=0.02, pad=0.01, aspect=30)
     bar.set_label('attention, 1 = spread evenly')
-    bar.set_ticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8])
-    bar.set_ticklabels(['1/8', '1/4', '1/2', '1', '2', '4', '8'])
+    bar.set_ticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], labels='1/8 1/4 1/2 1 2 4 8'.split())
     bar.minorticks_off()
 
 
@@ -147,12 +146,6 @@ def show(axes, rows, row_names=(), column_names=(), marked=()):
     axes.spines[:].set_visible(False)
 
 
-def runs(labels):
-    """Stretches of equal labels -> [(start, stop, label)]."""
-    cuts = [0, *np.flatnonzero(np.diff(labels)) + 1, len(labels)]
-    return [(start, stop, labels[start]) for start, stop in zip(cuts, cuts[1:])]
-
-
 def class_name(names, label):
     """The name of a label, where the data set has names; else its number."""
     if names and names[label]:
@@ -160,21 +153,27 @@ def class_name(names, label):
     return str(label)
 
 
-def phase_name(names, label):
-    return class_name(names, label) if names else f'phase {label}'
+def draw_bars(axes, bars, names=None, letters=100):
+    """Phases over time, a bar of coloured stretches for each of {name: labels (n,)}, from below up.
 
-
-def draw_bar(axes, height, labels, classes, names=None, letters=60):
-    """Phases as a coloured bar, named where there is room for it: `letters` in the whole bar;
-    unlabelled stays white."""
-    for start, stop, label in runs(labels):
-        if label < 0:
-            continue
-        colour = COLOURS[np.searchsorted(classes, label) % len(COLOURS)]
-        axes.barh(height, stop - start, left=start, height=0.8, color=colour)
-        room = (stop - start) / len(labels) * letters
-        name = class_name(names, label)
-        if room > 4 or len(name) < room:
-            middle = (start + stop) / 2
-            name = shortened(name, room)
-            axes.text(middle, height, name, ha='center', va='center', fontsize=8)
+    names: of the phases, by number, written where there is room: `letters` in the whole width.
+    Unlabelled stays white.
+    """
+    classes = np.unique(np.concatenate([*bars.values()]))
+    longest = max(map(len, bars.values()))
+    for height, labels in enumerate(bars.values()):
+        starts = [0, *np.flatnonzero(np.diff(labels)) + 1]
+        for start, stop in zip(starts, [*starts[1:], len(labels)]):
+            label = labels[start]
+            if label < 0:
+                continue
+            colour = COLOURS[np.searchsorted(classes[classes >= 0], label) % len(COLOURS)]
+            axes.barh(height, stop - start, left=start, height=0.8, color=colour)
+            room = (stop - start) / longest * letters
+            name = class_name(names, label)
+            if room > 4 or len(name) < room:
+                axes.text((start + stop) / 2, height, shortened(name, room), fontsize=8,
+                          ha='center', va='center')
+    axes.set_yticks(range(len(bars)), [shortened(name, 20) for name in bars])
+    axes.set_xlim(0, longest)
+    plain(axes)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pictures.align import known_times, read_at
-from pictures.canvas import (BLUE, WIDTH, class_name, draw_bar, figure, plain, save, show,
+from pictures.canvas import (BLUE, WIDTH, class_name, draw_bars, figure, plain, save, show,
                              shortened, spaced)
 from running.errors import UserError
 
@@ -23,18 +23,10 @@ FRAMES = 10           # of the filmstrip
 class Teacher(NamedTuple):
     """What the labelled videos of one action teach."""
     classifier: Any      # frames (M, D) -> phase, with its probability
-    progress: dict       # {phase: regression of phase_progress}
     videos: int          # how many they are
     names: list | None   # of the phases, by number
     accuracy: float      # share of right frames in held-out ones, nan if it cannot be told
     clock: float = math.nan  # the same of the control that sees no pixel
-
-
-class Prediction(NamedTuple):
-    """Of each frame of a video, arrays (n,)."""
-    phase: np.ndarray
-    probability: np.ndarray
-    progress: np.ndarray  # how much of the phase has gone by, 0..1
 
 
 def labelled_frames(embeddings, labels):
@@ -62,34 +54,17 @@ def held_out_accuracy(embeddings, labels, fit):
     return float(np.mean(right)) if right else math.nan
 
 
-def phase_progress(labels):
-    """How much of its phase has gone by at each frame, 0..1 (n,); nan where unlabelled."""
-    progress = np.full(len(labels), np.nan)
-    ends = np.flatnonzero(np.diff(labels)) + 1
-    for stretch in np.split(np.arange(len(labels)), ends):
-        if labels[stretch[0]] >= 0:
-            progress[stretch] = (stretch - stretch[0]) / max(1, len(stretch) - 1)
-    return progress
-
-
 def learn(embeddings, labels, names, fit):
     """Teacher of one action, from the embeddings (n_i, D) and labels (n_i,) of its videos."""
-    from sklearn.linear_model import Ridge
     x, y = labelled_frames(embeddings, labels)
-    target = np.concatenate([phase_progress(one)[one >= 0] for one in labels])
-    progress = {k: Ridge().fit(x[y == k], target[y == k]) for k in np.unique(y)}
     accuracy = held_out_accuracy(embeddings, labels, fit)
-    return Teacher(fit(x, y), progress, len(embeddings), names, accuracy)
+    return Teacher(fit(x, y), len(embeddings), names, accuracy)
 
 
 def apply(teacher, embeddings):
-    """Teacher, (n, D) -> Prediction."""
+    """Teacher, (n, D) -> the phase of each frame and its probability, (n,) each."""
     probability = teacher.classifier.predict_proba(embeddings)               # (n, K)
-    phase = teacher.classifier.classes_[probability.argmax(1)]               # (n,)
-    progress = np.empty(len(phase))
-    for k in np.unique(phase):
-        progress[phase == k] = teacher.progress[k].predict(embeddings[phase == k])
-    return Prediction(phase, probability.max(1), progress.clip(0, 1))
+    return teacher.classifier.classes_[probability.argmax(1)], probability.max(1)
 
 
 def teachers(embedded, embeddings, fit):
@@ -139,11 +114,11 @@ def predict(embedded, embeddings, videos, others, paths, *, fit, times=None, clo
     for action, teacher in found.items():
         notes.append(f'{action or "phases"}: {how_sure(teacher)}')
     for video, z, seconds, path, teacher in zip(videos, others, times, paths, chosen):
-        prediction = apply(teacher, z)
+        phase, probability = apply(teacher, z)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_table(f'{path}.csv', prediction, seconds, teacher.names)
-        draw_prediction(video, prediction, teacher, seconds, f'{path}.png')
+        write_table(f'{path}.csv', phase, probability, seconds, teacher.names)
+        draw_prediction(video, phase, probability, teacher, seconds, f'{path}.png')
     return notes
 
 
@@ -156,25 +131,23 @@ def how_sure(teacher):
     if math.isnan(teacher.clock):
         return sentence
     sentence += f', by the clock alone {teacher.clock:.0%}'
-    return sentence + (' (hardly more than the clock)' if hardly_more(teacher) else '')
+    if teacher.accuracy < teacher.clock + 0.03:
+        sentence += ' (hardly more than the clock)'
+    return sentence
 
 
-def hardly_more(teacher):
-    return teacher.accuracy < teacher.clock + 0.03
-
-
-def write_table(path, prediction, seconds, names):
+def write_table(path, phases, probabilities, seconds, names):
     with open(path, 'w', newline='', encoding='utf-8') as file:
         table = csv.writer(file)
-        table.writerow(['frame', 'seconds', 'phase', 'probability', 'progress'])
-        for frame, (second, phase, probability, progress) in enumerate(zip(seconds, *prediction)):
-            numbers = [f'{probability:.3f}', f'{progress:.3f}']
-            table.writerow([frame, f'{second:.3f}', class_name(names, phase), *numbers])
+        table.writerow(['frame', 'seconds', 'phase', 'probability'])
+        for frame, (second, phase) in enumerate(zip(seconds, phases)):
+            name = class_name(names, phase)
+            table.writerow([frame, f'{second:.3f}', name, f'{probabilities[frame]:.3f}'])
 
 
-def draw_prediction(video, prediction, teacher, seconds, path):
+def draw_prediction(video, phase, probability, teacher, seconds, path):
     """A filmstrip, the predicted phases as a bar under it, their probability under that."""
-    n = len(prediction.phase)
+    n = len(phase)
     at = spaced(n, FRAMES)
     strip = np.stack([*read_at(video, at)])                                  # (F, H, W, 3)
     _, height, width, _ = strip.shape
@@ -183,11 +156,9 @@ def draw_prediction(video, prediction, teacher, seconds, path):
     frames, bar, curve = fig.subplots(3, 1, height_ratios=[tall, 0.4, 0.8])
     show(frames, [strip], (), [f'{seconds[i]:.1f} s' for i in at])
     frames.set_title(shortened(video.name, 80), fontsize=10)
-    draw_bar(bar, 0, prediction.phase, teacher.classifier.classes_, teacher.names, 100)
-    bar.set(xlim=(0, n), xticks=[], yticks=[0])
-    bar.set_yticklabels(['phase'])
-    bar.spines[:].set_visible(False)
-    curve.step(np.arange(n), prediction.probability, where='post', color=BLUE)
+    draw_bars(bar, {'phase': phase}, teacher.names)
+    bar.set_xticks([])
+    curve.step(np.arange(n), probability, where='post', color=BLUE)
     curve.set(xlim=(0, n), ylim=(0, 1.05), xlabel='frame', ylabel='probability')
     plain(curve)
     save(fig, path, f'Phases carried over {how_sure(teacher)}.')

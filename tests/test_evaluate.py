@@ -62,7 +62,7 @@ def test_the_command(checkpoint, tmp_path, capsys):
     for text in ('clock', 'untrained', 'mass', 'left out, cannot be read (1): e: does not decode'):
         assert text in out
     drawn = sorted(path.stem for path in pictures.glob('*.png'))
-    assert drawn == ['alignment', 'clock', 'entities', 'phases', 'training']
+    assert drawn == ['alignment', 'clock', 'entities', 'training']
     assert len(list((arrays / 'val').glob('*.npy'))) == 3
     assert not checkpoint.with_name('entities.png').exists()
 
@@ -239,14 +239,13 @@ def test_pictures_tables_and_files_that_fail_are_notes(checkpoint, tmp_path, mon
     monkeypatch.setattr(figures, 'draw_all', fail)
     monkeypatch.setattr(evaluate, 'focus_table', fail)
     monkeypatch.setattr(evaluate, 'write_json', fail)
-    monkeypatch.setattr(evaluate, 'predictions', fail)
     monkeypatch.setattr(np, 'save', full_disk)
     file = tmp_path / 'a.json'
     evaluate.main([str(checkpoint), '--json', str(file), '--figures', str(tmp_path / 'pictures'),
                    '--embeddings', str(tmp_path / 'arrays'), '--focus'])
     out = capsys.readouterr().out
     assert 'untrained model' in out
-    for what in ('focus table', file, 'pictures', 'predictions'):
+    for what in ('focus table', file, 'pictures'):
         assert f'note: no {what}: two lines' in out
     unsaved = '3 embeddings were not saved, the first: [Errno 28] No space left on device'
     assert f'note: {unsaved}' in out

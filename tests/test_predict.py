@@ -37,7 +37,6 @@ def test_phases_are_carried_over(tmp_path):
     np.testing.assert_allclose(seconds, np.arange(12) / 24, atol=1e-3)
     for row in rows:
         assert 0.5 < float(row['probability']) <= 1
-        assert 0 <= float(row['progress']) <= 1
     assert Image.open(f'{path}.png').width == canvas.WIDTH * canvas.DPI
 
 
@@ -72,11 +71,6 @@ def test_the_clock_stands_beside_the_model(tmp_path, clock, says):
                             fit=fit, clock={'squat': clock})
     assert notes[-1].endswith(says)
     assert len(list(tmp_path.glob('*.png'))) == 2
-
-
-def test_phase_progress():
-    progress = predict.phase_progress(np.array([-1, 0, 0, 0, 2, 0, 0]))
-    np.testing.assert_array_equal(progress, [np.nan, 0, 0.5, 1, 0, 0, 1])
 
 
 @pytest.mark.parametrize('label, says', [

@@ -11,8 +11,7 @@ from pictures import figures
 import model as models
 from evaluation import embedding, focus, table
 from evaluation import labels as label_files
-from noise import (SETTINGS, Film, embedded_of, films, optimum, paced_videos,
-                   random_videos, with_ones)
+from noise import (SETTINGS, Film, embedded_of, films, random_videos)
 from running.errors import UserError
 
 torch.set_num_threads(1)                                  # the frames are tiny
@@ -161,7 +160,7 @@ def test_the_sentence_follows_the_table_with_both_controls_only(network, capsys)
 
 
 # ------------------------------------------------------------------------------------------------
-# Few labels, and the predictions that a picture shows
+# Few labels
 
 def test_few_labels_are_those_of_the_first_videos():
     asked = []
@@ -185,40 +184,6 @@ def test_fractions_that_are_none(text, capsys):
         evaluate.main(['x.pt', '--fractions=' + text])
     assert stop.value.code == 2
     assert 'must be numbers above 0' in capsys.readouterr().err
-
-
-def test_predictions_of_a_few_val_videos():
-    embedded = {'train': [], 'val': []}
-    embeddings = {'train': [], 'val': []}
-    known = {}
-    for action, seed in (('jump', 0), ('run', 1), ('bare', 2)):
-        for split, count in (('train', 6), ('val', 3)):
-            x, y = paced_videos(seed, 4, count)
-            known[action, split] = np.concatenate(x), np.concatenate(y)
-            if action == 'bare':
-                y = [np.full(len(one), -1) for one in y]
-            embedded[split] += embedded_of(y, action)
-            embeddings[split] += x
-    result = dict(dataset='penn', embedded=embedded, embeddings={'a': embeddings})
-    found = evaluate.predictions(result, 'a')
-    names = [one['video'].video.name for one in found]
-    assert names == ['jump0', 'run0']                                    # of each action some
-    for one in found:
-        labels = one['video'].labels
-        n = len(labels)
-        assert one['predicted'].shape == (n,)
-        assert list(one['progress']) == [0, 1, 2]
-        for k, (true, guess) in one['progress'].items():
-            last = max(np.flatnonzero(labels == k))
-            np.testing.assert_allclose(true, (np.arange(n) - last) / n)
-            assert guess.shape == (n,)
-    z = with_ones(embeddings['val'][0])
-    x, y = known['jump', 'train']
-    expected = (z @ optimum(x, y)).argmax(1)
-    np.testing.assert_array_equal(found[0]['predicted'], expected)
-    targets = [evaluate.time_since_end(one.labels, 1) for one in embedded['train'][:6]]
-    weights = np.linalg.lstsq(with_ones(x), np.concatenate(targets))[0]
-    np.testing.assert_allclose(found[0]['progress'][1][1], z @ weights, atol=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------
