@@ -76,12 +76,10 @@ class SeenVideo(data.Video):
             yield self.features(0, indices[start:start + size])
 
 
-def see(model, videos, folder, versions, strength, *, device='cpu', rank=0, world=1):
+def see(model, videos, folder, versions, strength, *, longest=0, device='cpu', rank=0, world=1):
     """{'train': [Video], 'val': [Video]} -> the same of SeenVideo; puts `Unpack` into the model.
-    Each process makes its share of what the folder lacks. strength: options of data.augment.
-    Errors: UserError."""
-    if any(weight.requires_grad for weight in model.backbone.parameters()):
-        raise UserError('--versions: the backbone is trained, and its features change; give 0')
+    Each process makes its share of what the folder lacks. strength: options of data.augment;
+    longest: as of data.Clips, which then reads no other frames of a version. Errors: UserError."""
     backbone = model.backbone
     if torch.device(device).type == 'cpu' and torch.cpu._is_avx512_bf16_supported():
         backbone = copy.deepcopy(backbone).bfloat16()             # twice as fast there
