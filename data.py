@@ -112,13 +112,16 @@ class Clips(Dataset):
     seeds     int64 (2,), from which each view's augmentation is drawn
     skipped   {name: reason} of broken videos that were drawn before; another took their place
 
-    sample: draws the time stamps; sampling: its options.
+    sample: draws the time stamps; sampling: its options. longest (ours): a video of more frames is
+    taken as if it had every k-th alone, k as small as can be; time and length count these.
     """
 
-    def __init__(self, videos, *, frames, seed=0, with_labels=False, sample=two_views, **sampling):
+    def __init__(self, videos, *, frames, seed=0, with_labels=False, sample=two_views, longest=0,
+                 **sampling):
         self.videos = videos
         self.T = frames
         self.seed = seed
+        self.longest = longest
         self.sample = partial(sample, frames=frames, **sampling)
         self.first_class, self.classes = number_phases(videos) if with_labels else ({}, 0)
 
@@ -145,13 +148,14 @@ class Clips(Dataset):
     def read(self, rng, video, views, skipped):
         """So many views of a video -> the part of an item that is known of them, or None."""
         try:
-            time = self.sample(rng, video.frames)[:views]                 # (views, T)
-            valid = time < video.frames
-            time = np.minimum(time, video.frames - 1)
-            frames = video.views(rng, time)                               # (views * T, 3, H, W)
+            time, length, step = self.times(rng, video)
+            time = time[:views]                                           # (views, T)
+            valid = time < length
+            time = np.minimum(time, length - 1)
+            frames = video.views(rng, time * step)                        # (views * T, 3, H, W)
             labels = np.full(time.shape, -1)
             if video.action in self.first_class and video.labels is not None:
-                phases = video.labels[time]
+                phases = video.labels[time * step]
                 numbers = self.first_class[video.action] + phases
                 labels = np.where(valid & (phases >= 0), numbers, -1)
         except UserError as error:
@@ -161,35 +165,41 @@ class Clips(Dataset):
             'names': [video.name],
             'frames': list(frames.split(self.T)),
             'time': torch.from_numpy(time),
-            'length': torch.full((views,), video.frames),
+            'length': torch.full((views,), length),
             'valid': torch.from_numpy(valid),
             'labels': torch.from_numpy(labels),
         }
 
+    def times(self, rng, video):
+        """Time stamps int64 (2, T) of two views, in units of `step` frames; those >= length are
+        padding -> time, length, step."""
+        step = stride(video.frames, self.longest)
+        length = math.ceil(video.frames / step)
+        return self.sample(rng, length), length, step
+
+
+def stride(frames, longest):
+    """k, where every k-th of so many frames are `longest` or fewer; 1 where that is 0."""
+    return max(1, math.ceil(frames / longest)) if longest else 1
+
 
 def number_phases(videos):
     """{action: the class of its phase 0}, and how many classes there are: actions share none."""
-    of_action = {}
-    for video in videos:
-        of_action.setdefault(video.action, []).append(video)
     first = {}
     classes = 0
-    for action, members in of_action.items():
+    for action in dict.fromkeys(video.action for video in videos):
         first[action] = classes
-        classes += count_phases(members)
+        classes += count_phases([video for video in videos if video.action == action])
     return first, classes
 
 
-STACKED = ('time', 'length', 'valid', 'labels', 'seeds')
-
-
 def collate(items):
-    """Items -> a batch: the tensors of STACKED as (B, ...), lists of the rest."""
+    """Items -> a batch: tensors as (B, ...), a list of the rest but `skipped`, one for all."""
     batch = {}
-    for key in items[0]:
+    for key, value in items[0].items():
         batch[key] = [item[key] for item in items]
-    for key in STACKED:
-        batch[key] = torch.stack(batch[key])
+        if torch.is_tensor(value):
+            batch[key] = torch.stack(batch[key])
     batch['skipped'] = {}
     for item in items:
         batch['skipped'] |= item['skipped']

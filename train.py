@@ -11,7 +11,6 @@ widths, learning rate, weight decay, clipping) is from the authors' configuratio
 import argparse
 import math
 import os
-import sys
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,14 +26,15 @@ import data
 import evaluate
 import model as models
 from backbones.weights import load_strictly
-from loss import OBJECTIVES
+from loss import OBJECTIVES, without_target
 from running.batchnorm import share_batchnorm
+from running.command import StopSignals, end_well, on_stop
 from running.counting import say_if_slow
 from running.errors import UserError
 from running.features import see
-from running.processes import (anyone, half_dtype, join_processes, leave_processes,
-                               mixed_precision, print_rank0, rank0_first, wait_for_all)
-from running.record import Log, StopSignals, any_name, open_folder, report_skipped, save_checkpoint
+from running.processes import (all_gather, half_dtype, join_processes, mixed_precision,
+                               print_rank0, rank0_first, wait_for_all)
+from running.record import Log, open_folder, report_skipped, save_checkpoint
 from running.settings import add_arguments, check_limits, refuse_changes, setting
 from running.workers import DIED, start_worker, watched
 
@@ -52,7 +52,9 @@ PRESETS = {
     'finegym99': dict(frames=240, layers=[10, 11, 12], entities=6, readout='avg', fc_width=1536,
                       embedding=256, epochs=300, batch=8, block='clip'),
     'k400': dict(epochs=10, batch=8),
-    'folder': dict(backbone='dino_vits16', frames=32, epochs=100, lr=5e-4),
+    # 20 videos of 100 frames in a quarter of an hour on two cores
+    'folder': dict(backbone='dino_vits16', image_size=112, frames=16, longest=256, versions=4,
+                   epochs=100, lr=5e-4),
 }
 # at 1e-3 three entities stayed at the clock's level in a scene much like it (RESULTS.md)
 PRESETS['garden'] = PRESETS['synthetic'] | dict(backbone='tiny_local', epochs=16, lr=5e-4)
@@ -73,6 +75,7 @@ class Settings(models.Architecture):
     hue: float = setting(0.2, 'strength of its hue shift', least=0, most=0.5)
     block: str = setting('length', 'a view comes from 1 to 1.5 lengths of the video or the clip',
                          choices=['length', 'clip'])
+    longest: int = setting(0, 'of a video with more frames, every k-th; 0: all of any', least=0)
     versions: int = setting(0, 'augmented once, so often, not anew each time', least=0)
     features: str = setting(None, 'where versions lie; else in the run', metavar='DIR')
     shift: float = setting(0.8, 'block=clip: reach of the second view, in clips', least=0)
@@ -111,8 +114,12 @@ def parse(argv=None):
     """The command line -> (parser, Settings, fresh). The data set decides the other defaults."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument('--dataset', choices=list(data.DATASETS), default='synthetic')
+    first.add_argument('--backbone')
     known, _ = first.parse_known_args(argv)
     defaults = preset(known.dataset)
+    other = models.backbones().get(known.backbone)
+    if defaults.image_size and other:                     # no more pixels than another is used to
+        defaults.image_size = min(defaults.image_size, other.image_size)
     parser = argparse.ArgumentParser(
         usage='%(prog)s [options]', allow_abbrev=False,
         description=f'Train MV-Former. In brackets: the defaults for --dataset {defaults.dataset}.',
@@ -125,15 +132,16 @@ def parse(argv=None):
     return parser, Settings(**arguments), fresh
 
 
-def check(settings, world, videos):
+def check(s, world, videos):
     """Refuse settings that cannot train on these videos. Errors: UserError."""
-    s = settings
-    check_limits(s)
     objective = OBJECTIVES[s.loss]
     if objective.interleaved and s.frames % 2:
         raise UserError(f'--frames {s.frames}: {s.loss} takes pairs of them; choose an even number')
     if s.frames < objective.min_frames:
         raise UserError(f'--frames {s.frames}: {s.loss} needs at least {objective.min_frames}')
+    if s.versions and s.train_backbone:
+        raise UserError(f'--versions {s.versions}: its features are those of a frozen backbone, '
+                        f'and --train-backbone changes it; give --versions 0')
     if s.batch % world:
         raise UserError(f'--batch {s.batch}: {world} processes do not divide it evenly; '
                         f'choose a multiple of {world}')
@@ -145,8 +153,9 @@ def check(settings, world, videos):
         raise UserError(f'--loss {s.loss}: needs phase labels, and no video to train on has any')
     there = len(videos['train'])
     if there < s.batch:
-        raise UserError(f'--batch {s.batch}: only {there} videos to train on; '
-                        f'choose --batch {there - there % world} or less')
+        most = there - there % world
+        remedy = f'--batch {most} or less' if most else f'at most {there} processes'
+        raise UserError(f'--batch {s.batch}: only {there} videos to train on; choose {remedy}')
 
 
 # ----------------------------------------------------------------------------------------------
@@ -154,7 +163,7 @@ def check(settings, world, videos):
 
 def train(settings, fresh=False):
     """From the settings to the table. Errors: UserError, OSError."""
-    s = settings
+    s = settings.resolve()
     rank, world, device = join_processes(s.device)
     check_limits(s)
     videos = data.load(s.dataset, s.data, image_size=s.image_size, seed=s.data_seed,
@@ -165,36 +174,25 @@ def train(settings, fresh=False):
     objective = OBJECTIVES[s.loss]
     clips = make_clips(s, objective, videos['train'])
     model = make_model(s, objective, clips.classes, resumed)
-    fingerprint = models.fingerprint(model.backbone)
+    about = dict(settings=asdict(s), backbone=models.fingerprint(model.backbone),
+                 videos=[video.name for video in videos['train']])
     prepare(model, s, device)
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=s.lr, weight_decay=s.weight_decay)
     teacher = objective.teacher(model) if objective.teacher else None
+    step = resume(resumed, optimizer, teacher, path) if resumed else 0
     steps = len(clips) // s.batch                                          # of an epoch
     last = s.epochs * steps
-    step = resume(resumed, optimizer, teacher, path) if resumed else 0
     net = DistributedDataParallel(model) if world > 1 else model
     options = {name: getattr(s, name) for name in objective.settings}
     if objective.head and not objective.loss_on_head_output:
         options['classifier'] = model.head
-    lock = open_folder(path.parent, fresh, asdict(s))                      # held to the end
-    if s.versions:                                        # the backbone sees each video once
-        strength = dict(crop=s.crop, jitter=s.jitter, hue=s.hue)
-        videos = see(model, videos, s.features or path.with_name('features'), s.versions, strength,
-                     device=device, rank=rank, world=world)
-        clips.videos = videos['train']
-    log = Log(path.parent, step, epochs=s.epochs, steps=steps, frames=s.batch * 2 * s.frames)
-    if step == last and log.ends_with_metrics:
-        return print_rank0(f'this run is finished; evaluate it by: python evaluate.py {path}   '
-                           f'(--fresh begins anew)')
-    announce(s, model, parameters, videos, resumed, step, last, world, device)
     stop = StopSignals()
 
     def save():
         log.report()
-        checkpoint = dict(settings=asdict(s), model=model.trained_state(), step=step,
-                          optimizer=optimizer.state_dict(), backbone=fingerprint,
-                          videos=names_of(videos))
+        checkpoint = about | dict(model=model.trained_state(), optimizer=optimizer.state_dict(),
+                                  step=step)
         if teacher:
             checkpoint['teacher'] = teacher.trained_state()
         save_checkpoint(path, checkpoint)
@@ -202,61 +200,77 @@ def train(settings, fresh=False):
     def evaluate_now(final=False):
         """The table; the controls and the picture only at the end."""
         save()
-        with stop.paused():                               # Ctrl-C exits; a resumed run repeats it
+        with stop.at_once():                              # a resumed run evaluates again
             evaluate.evaluate(model, videos, vars(s), controls=final, log=partial(log.write, step),
                               picture=path.with_name('entities.png') if final else None)
         model.train()
 
-    model.train()
-    skipped = {}                                          # videos that could not be read: why
-    if evaluation_is_due(s, step, steps) and not log.ends_with_metrics:
-        evaluate_now()                                    # it was stopped in this evaluation
-    for batch in watched(loader(s, clips, step, rank, world, device)):
-        if anyone(stop.asked or batch is None):           # all processes leave at the same step
-            save()
-            stop.restore()
-            if batch is None:
-                raise UserError(f'step {step} is saved: {DIED}')
-            return print_rank0(f'\nstopped at step {step}; the same command goes on from there')
-        lr = learning_rate(s, step // steps)
-        for group in optimizer.param_groups:
-            group['lr'] = lr
-        views = data.views(batch, s.image_size, device,
-                           crop=s.crop, jitter=s.jitter, hue=s.hue)        # (B, 2, T, 3, S, S)
-        time_, length, valid, labels = on_device(batch, device)
-        seed_step(s.seed, step, rank)
+    with open_folder(path.parent, fresh, asdict(s)), on_stop(stop.ask):
+        if s.versions:                                    # the backbone sees each video once
+            with stop.at_once():
+                videos = see(model, videos, s.features or path.with_name('features'), s.versions,
+                             dict(crop=s.crop, jitter=s.jitter, hue=s.hue), longest=s.longest,
+                             device=device, rank=rank, world=world)
+            clips.videos = videos['train']
+        log = Log(path.parent, step, epochs=s.epochs, steps=steps, frames=s.batch * 2 * s.frames,
+                  every=10 if device.type == 'cuda' else 1)
+        if step == last == log.evaluated:
+            return print_rank0(f'this run is finished; evaluate it by: python evaluate.py {path}   '
+                               f'(--fresh begins anew)')
+        announce(s, model, about, resumed, clips, videos, step, world, device)
+        model.train()
+        saved = time.time()
+        skipped = {}                                      # videos that could not be read: why
+        for batch in watched(loader(s, clips, step, rank, world, device)):
+            leave_if_asked(stop, batch, step, save)       # all processes leave at the same step
+            if evaluation_is_due(s, step, steps) and step != log.evaluated:
+                evaluate_now()
+            lr = learning_rate(s, step // steps)
+            for group in optimizer.param_groups:
+                group['lr'] = lr
+            views = data.views(batch, s.image_size, device,
+                               crop=s.crop, jitter=s.jitter, hue=s.hue)    # (B, 2, T, 3, S, S)
+            time_, length, valid, labels = on_device(batch, device)
+            seed_step(s.seed, step, rank)
 
-        with mixed_precision(device):
-            z = net(views.flatten(0, 1), valid.flatten(0, 1), normalize=objective.unit_length,
-                    project=objective.loss_on_head_output)                 # (B * 2, T, D)
+            with mixed_precision(device):
+                z = net(views.flatten(0, 1), valid.flatten(0, 1), normalize=objective.unit_length,
+                        project=objective.loss_on_head_output)             # (B * 2, T, D)
+                if teacher:
+                    options |= teacher(views.flatten(0, 1), valid.flatten(0, 1))
+            z = z.unflatten(0, (-1, 2))                                    # (B, 2, T, D)
+            if objective.labels:
+                options['labels'] = labels
+            loss = objective.loss(z, time_, length, valid, **options)
+            optimizer.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(parameters, 10)
+            optimizer.step()
+
+            step += 1
             if teacher:
-                options |= teacher(views.flatten(0, 1), valid.flatten(0, 1))
-        z = z.unflatten(0, (-1, 2))                                        # (B, 2, T, D)
-        if objective.labels:
-            options['labels'] = labels
-        loss = objective.loss(z, time_, length, valid, **options)
-        optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 10)
-        optimizer.step()
+                teacher.follow(model, step / last)
+            log.add(step, lr, batch['names'], loss, norm, resemblance(z, valid))
+            skipped |= batch['skipped']
+            if step % steps == 0:
+                report_skipped(path.with_name('skipped.txt'), skipped)
+                skipped = {}
+            if time.time() - saved > s.save_every:
+                save()
+                saved = time.time()
+        evaluate_now(final=True)
 
-        step += 1
-        if teacher:
-            teacher.follow(model, step / last)
-        log.add(step, lr, batch['names'], loss, norm, resemblance(z, valid))
-        skipped |= batch['skipped']
-        if step % steps == 0:
-            report_skipped(path.with_name('skipped.txt'), skipped)
-            skipped = {}
-        if step % steps == 0 or step % log.every(device) == 0:
-            log.report()
-        if evaluation_is_due(s, step, steps):
-            evaluate_now()
-        elif time.time() - log.saved > s.save_every:
-            save()
-    evaluate_now(final=True)
-    stop.restore()
-    del lock
+
+def leave_if_asked(stop, batch, step, save):
+    """Save and leave where any process has a signal, or no batch since a worker died."""
+    stops, died = zip(*all_gather((stop.asked, batch is None)))
+    if not any(stops) and not any(died):
+        return
+    save()
+    wait_for_all()
+    if any(died):
+        raise UserError(f'step {step} is saved: {DIED}')
+    raise KeyboardInterrupt(max(stops), f'stopped at step {step}')
 
 
 def learning_rate(settings, epoch):
@@ -288,7 +302,7 @@ def make_clips(s, objective, videos):
     kind = data.VideoPairs if s.pairs == 'videos' else data.Clips
     sample = data.interleaved_views if objective.interleaved else data.two_views
     return kind(videos, frames=s.frames, seed=s.seed, with_labels=objective.labels, sample=sample,
-                block=s.block, shift=s.shift)
+                block=s.block, shift=s.shift, longest=s.longest)
 
 
 def make_model(s, objective, classes, resumed):
@@ -385,49 +399,46 @@ def evaluation_is_due(s, step, steps):
     return every > 0 and step % every == 0 and 0 < step < s.epochs * steps
 
 
-def names_of(videos):
-    """The names of the videos to train on, in one line each: a run notices when they change."""
-    return [video.name for video in videos['train']]
-
-
-def announce(s, model, parameters, videos, resumed, step, last, world, device):
+def announce(s, model, about, resumed, clips, videos, step, world, device):
     print_rank0(' '.join(f'{name}={value}' for name, value in asdict(s).items()))
-    trained = sum(weight.numel() for weight in parameters)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     precision = next(model.backbone.parameters()).dtype
     line = (f'{len(videos["train"])} videos to train on, {len(videos["val"])} to validate; '
-            f'{last // s.epochs} steps an epoch; {trained:,} weights are trained; '
+            f'{len(clips) // s.batch} steps an epoch; {trained:,} weights are trained; '
             f'{world} x {device.type}, backbone in {precision}')
     if step:
         line += f'; going on from step {step}'
     print_rank0(line, flush=True)
-    if resumed and resumed['videos'] != names_of(videos):
+    if resumed and resumed['videos'] != about['videos']:
         print_rank0(f'note: the videos to train on are not those that the run began with '
                     f'({len(resumed["videos"])} then); --fresh begins anew')
+    if 'sigma2' in OBJECTIVES[s.loss].settings:
+        say_if_far_apart(s, clips)
     if device.type == 'cpu' and not s.versions:
-        frames = (last - step) * s.batch * 2 * s.frames // world
-        say_if_slow(model, frames, s.image_size, s.backbone)
+        frames = (s.epochs * len(clips) - step * s.batch) * 2 * s.frames // world
+        say_if_slow(model, frames, s.image_size)
+
+
+def say_if_far_apart(s, clips, most=100):
+    """How many of the frames that epoch 0 draws, from at most so many videos, have no target?"""
+    shares = []
+    for index, video in enumerate(clips.videos[:most]):
+        try:
+            time, length, _ = clips.times(np.random.default_rng([s.seed, 0, index]), video)
+        except UserError:                                 # it will be skipped
+            continue
+        time = torch.from_numpy(time)[None]                                # (1, 2, T)
+        shares.append(float(without_target(time, time < length, s.sigma2)))
+    share = sum(shares) / max(1, len(shares))
+    if share > 0.05:
+        print_rank0(f'note: sigma2 {s.sigma2:g}: {share:.0%} of the frames drawn have no frame of '
+                    f'the other view within reach, and learn nothing; raise --sigma2 or --frames, '
+                    f'or give --longest {16 * s.frames}')
 
 
 def main():
-    any_name(sys.stdout, sys.stderr)
     parser, settings, fresh = parse()
-    try:
-        train(settings.resolve(), fresh)
-        wait_for_all()
-    except torch.OutOfMemoryError:
-        print(f'\n{parser.prog}: error: out of GPU memory; a lower --batch or --frames needs less',
-              file=sys.stderr, flush=True)
-        sys.exit(2)
-    except (UserError, OSError) as error:
-        error.__traceback__ = None                        # it holds the loader and its workers
-        lines = str(error).splitlines() or [repr(error)]
-        print(f'\n{parser.prog}: error: {lines[-1]}', file=sys.stderr, flush=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print('\nstopped; the same command goes on from the last checkpoint', file=sys.stderr)
-        sys.exit(130)
-    finally:
-        leave_processes()
+    end_well(parser.prog, train, settings, fresh)
 
 
 if __name__ == '__main__':

@@ -5,18 +5,7 @@ PyTorch's SyncBatchNorm does this on CUDA only; here the CPU does the same, and 
 import torch
 import torch.distributed as dist
 from torch import nn
-
-
-class SumOverProcesses(torch.autograd.Function):
-    """The sum of every process's x, for each; its gradient is the sum of all their gradients."""
-
-    @staticmethod
-    def forward(ctx, x):
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    backward = forward
+from torch.distributed.nn.functional import all_reduce
 
 
 class SharedBatchNorm(nn.BatchNorm1d):
@@ -26,12 +15,13 @@ class SharedBatchNorm(nn.BatchNorm1d):
         if not self.training:
             return super().forward(x)
         rows = x.float()
+        # all_reduce is the sum of every process's, and so is its gradient
         sums = torch.cat([rows.sum(0), rows.new_full((1,), len(rows))])
-        sums = SumOverProcesses.apply(sums)
+        sums = all_reduce(sums)
         count = sums[-1]
         mean = sums[:-1] / count                                               # (C,)
         squares = (rows - mean).square().sum(0)
-        variance = SumOverProcesses.apply(squares) / count                     # (C,)
+        variance = all_reduce(squares) / count                     # (C,)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

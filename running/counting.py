@@ -38,14 +38,13 @@ def remember_shape(shapes, name):
 
 
 @torch.no_grad()
-def say_if_slow(model, frames, size, backbone_name):
+def say_if_slow(model, frames, size):
     """Before a run on a CPU: how long its frames take in the backbone, from a trial of two."""
     images = torch.zeros(2, 3, size, size)
     model.features(images)                                # the first call prepares
     begin = time.perf_counter()
     model.features(images)
-    speed = 2 / (time.perf_counter() - begin)             # frames a second
-    hours = frames / speed / 3600
+    hours = (time.perf_counter() - begin) / 2 * frames / 3600
     if hours > 1:
-        print_rank0(f'{backbone_name} sees {speed:.1f} frames a second on this CPU: {hours:.0f} '
-                    f'hours or more. A GPU is faster; --backbone tiny is there to try things out')
+        print_rank0(f'the backbone takes {hours:.0f} hours or more on this CPU. A GPU is faster, '
+                    f'--versions 4 lets it see each video once; --backbone tiny is for trials')

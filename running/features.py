@@ -31,7 +31,7 @@ from backbones.weights import fingerprint
 from evaluation.embedding import file_names
 from model import Features
 from running.errors import UserError
-from running.processes import all_gather, print_rank0
+from running.processes import all_gather, print_rank0, wait_for_all
 from running.record import lock_folder
 
 
@@ -55,14 +55,15 @@ class Unpack(nn.Module):
 
 
 class SeenVideo(data.Video):
-    """A video whose features lie in `files`; `read` still gives its pixels, for pictures of it."""
+    """A video whose features lie in `files`, of the versions every `step`-th frame's; `read` still
+    gives its pixels, for pictures of it."""
 
     def features(self, version, indices):
         """Packed frames, float16 (n, 1, P*L + 1, C). Errors: UserError."""
         if not self.files[version].exists():
             raise UserError(f'{self.name}: could not be read to its end')
         rows = np.load(self.files[version], mmap_mode='r')
-        return torch.from_numpy(rows[self.positions(indices)])
+        return torch.from_numpy(rows[np.asarray(indices) // (self.step if version else 1)])
 
     def views(self, rng, time):
         """time (views, T) -> packed frames (views * T, ...), each view from another version."""
@@ -76,34 +77,38 @@ class SeenVideo(data.Video):
             yield self.features(0, indices[start:start + size])
 
 
-def see(model, videos, folder, versions, strength, *, device='cpu', rank=0, world=1):
+def see(model, videos, folder, versions, strength, *, longest=0, device='cpu', rank=0, world=1):
     """{'train': [Video], 'val': [Video]} -> the same of SeenVideo; puts `Unpack` into the model.
-    Each process makes its share of what the folder lacks. strength: options of data.augment.
-    Errors: UserError."""
-    if any(weight.requires_grad for weight in model.backbone.parameters()):
-        raise UserError('--versions: the backbone is trained, and its features change; give 0')
+    Each process makes its share of what the folder lacks. strength: options of data.augment;
+    longest: that of data.Clips, which reads no other frames of a version. Errors: UserError."""
     backbone = model.backbone
+    backbone.with_cls = True              # this model may not read it; others that share these may
     if torch.device(device).type == 'cpu' and torch.cpu._is_avx512_bf16_supported():
         backbone = copy.deepcopy(backbone).bfloat16()             # twice as fast there
     distinct = list(dict.fromkeys(videos['train'] + videos['val']))
     key = dict(weights=fingerprint(model.backbone), layers=getattr(backbone, 'layers', None),
                pixels=backbone.image_size, precision=str(next(backbone.parameters()).dtype),
-               augmentation=strength, videos=[identity(video) for video in distinct])
+               augmentation=strength, longest=longest, videos=[identity(each) for each in distinct])
     open_folder(Path(folder), key, rank)
-    jobs, seen = [], {}
-    for video, name in zip(distinct, file_names(distinct)):
-        seen[video] = copy.copy(video)
-        seen[video].__class__ = SeenVideo
+    jobs, seen, frames = [], {}, 0
+    for video, name, (_, length, _) in zip(distinct, file_names(distinct), key['videos']):
+        seen[video] = one = copy.copy(video)
+        one.__class__ = SeenVideo
+        one.step = data.stride(length, longest)
         last = versions if video in videos['train'] else 0
-        seen[video].files = [Path(folder, f'{name}.{k}.npy') for k in range(last + 1)]
-        jobs += [(video, k) for k, file in enumerate(seen[video].files) if not file.exists()]
+        one.files = [Path(folder, f'{name}.{k}.npy') for k in range(last + 1)]
+        for k, file in enumerate(one.files):
+            if not file.exists():
+                step = one.step if k else 1
+                jobs.append((video, k, step, file))
+                frames += len(range(0, length, step))
     if any(all_gather(len(jobs))):                                # all have looked by now
         lock = lock_folder(Path(folder)) if rank == 0 else None
-        lengths = {video: length for video, (_, length, _) in zip(distinct, key['videos'])}
-        announce(backbone, sum(lengths[video] for video, _ in jobs), folder, device, world)
-        for video, k in tqdm(jobs[rank::world], 'backbone', unit='video', disable=None):
-            make(backbone, video, k, seen[video].files[k], strength, device)
-        all_gather(lock is None)                                  # until the others are done too
+        announce(backbone, frames, folder, device, world)
+        for job in tqdm(jobs[rank::world], 'backbone', unit='video', disable=None):
+            make(backbone, *job, strength, device)
+        wait_for_all()
+        del lock
     model.backbone = Unpack(model.backbone)
     return {split: [seen[video] for video in videos[split]] for split in videos}
 
@@ -125,7 +130,7 @@ def open_folder(folder, key, rank):
             folder.mkdir(parents=True, exist_ok=True)
             path.with_suffix('.new').write_text(json.dumps(key))
             path.with_suffix('.new').replace(path)
-        all_gather(None)
+        wait_for_all()
         old = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f'{path}: no key to features ({error}); give another --features') from None
@@ -154,20 +159,20 @@ def look(backbone, images):
     return torch.cat([rows, cls[:, None]], 1)[:, None].half().cpu()
 
 
-def make(backbone, video, version, file, strength, device):
+def make(backbone, video, version, step, file, strength, device):
     """One version's features, written beside and renamed when whole. Errors: UserError."""
     seed = zlib.crc32(f'{video.name} {version}'.encode())
     beside = file.with_suffix('.new')
     try:
         with open(beside, 'wb') as out:
-            for frames in video.parts(32):
+            for frames in video.parts(32, step):
                 if version == 0:
                     images = data.center(frames.to(device), backbone.image_size)
                 else:
                     images = data.augment(frames.to(device), seed, backbone.image_size, **strength)
                 rows = look(backbone, images)
                 if out.tell() == 0:
-                    shape = video.frames, *rows.shape[1:]
+                    shape = len(range(0, video.frames, step)), *rows.shape[1:]
                     header = dict(descr='<f2', fortran_order=False, shape=shape)
                     np.lib.format.write_array_header_1_0(out, header)
                 out.write(rows.numpy().data)

@@ -6,7 +6,10 @@ from functools import cache
 
 import torch
 import torch.distributed as dist
+
 from running.errors import UserError
+
+WAIT = timedelta(hours=12)    # the first to finish its share of an evaluation may wait for hours
 
 
 def pick_device(name=None, local_rank=0):
@@ -56,9 +59,7 @@ def join_processes(device_name=None):
         if 'MASTER_ADDR' not in os.environ:
             raise UserError(f'WORLD_SIZE is {numbers["WORLD_SIZE"]}, but nobody says where the '
                             f'others are; start by torchrun')
-        # the first to finish its share of an evaluation may wait for hours
-        backend = 'nccl' if device.type == 'cuda' else 'gloo'
-        dist.init_process_group(backend, timeout=timedelta(hours=12))
+        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=WAIT)
     return numbers['RANK'], numbers['WORLD_SIZE'], device
 
 
@@ -67,50 +68,40 @@ def cpu_group():
     """The group whose messages go by the CPU: the usual one (None), or another beside NCCL."""
     if dist.get_backend() == 'gloo':
         return None
-    return dist.new_group(backend='gloo', timeout=timedelta(hours=12))
+    return dist.new_group(backend='gloo', timeout=WAIT)
+
+
+def all_gather(value):
+    """The list of what every process holds; any object that can be pickled. It goes by the CPU: no
+    GPU is waited for."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value, group=cpu_group())
+    return values
+
+
+def wait_for_all():
+    """At the end: a process that left with messages of others still in its threads could crash."""
+    all_gather(None)
 
 
 @contextmanager
 def rank0_first():
     """What is in this block rank 0 does first, for instance fetching a file that all will read."""
-    wait = dist.is_initialized()
-    if wait and dist.get_rank() > 0:
-        dist.barrier(group=cpu_group())
+    if not is_rank0():
+        wait_for_all()
     try:
         yield
     finally:
-        if wait and dist.get_rank() == 0:
-            dist.barrier(group=cpu_group())
-
-
-def anyone(asked):
-    """Whether it is so in any process. Goes by the CPU: no GPU is waited for."""
-    if not dist.is_initialized():
-        return asked
-    answers = torch.tensor([asked], dtype=torch.uint8)
-    dist.all_reduce(answers, dist.ReduceOp.MAX, group=cpu_group())
-    return bool(answers)
-
-
-def wait_for_all():
-    """At the end: a process that left with messages of others still in its threads could crash."""
-    if dist.is_initialized():
-        dist.barrier(group=cpu_group())
+        if is_rank0():
+            wait_for_all()
 
 
 def leave_processes():
     cpu_group.cache_clear()
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def all_gather(value):
-    """The list of what every process holds; any object that can be pickled."""
-    if not dist.is_initialized():
-        return [value]
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
 
 
 def is_rank0():

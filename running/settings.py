@@ -2,8 +2,8 @@
 import argparse
 import math
 from dataclasses import asdict, field, fields
-from running.errors import UserError
 
+from running.errors import UserError
 
 
 def setting(default, help, **about):
@@ -16,24 +16,21 @@ def add_arguments(parser, defaults):
     """A flag for every setting of a dataclass, in the groups that they name."""
     group = parser
     for each in fields(defaults):
-        argument = dict(each.metadata)
-        argument.pop('least', None)
-        argument.pop('most', None)
+        about = dict(each.metadata)
+        argument = {name: about[name] for name in ('help', 'metavar', 'choices') if name in about}
         if callable(argument.get('choices')):
             argument['choices'] = list(argument['choices']())
-        if 'group' in argument:
-            group = parser.add_argument_group(argument.pop('group'))
+        if 'group' in about:
+            group = parser.add_argument_group(about['group'])
         default = getattr(defaults, each.name)
         shown = ','.join(map(str, default)) if isinstance(default, (list, tuple)) else default
         if shown not in (None, ''):
             argument['help'] += f' [{shown}]'
         if each.type is bool:
             argument['action'] = argparse.BooleanOptionalAction
-        elif each.type is list:
-            argument['type'] = comma_separated
         else:
-            argument['type'] = each.type
-            argument.setdefault('metavar', {int: 'N', float: 'X', str: 'NAME'}[each.type])
+            argument['type'] = comma_separated if each.type is list else each.type
+            argument.setdefault('metavar', {int: 'N', float: 'X'}.get(each.type, 'NAME'))
         group.add_argument('--' + each.name.replace('_', '-'), default=default, **argument)
 
 
@@ -54,16 +51,12 @@ def check_limits(settings):
 
 
 def refuse_changes(settings, old, may_change, path):
-    """Going on with a run needs the settings it began with. Errors: UserError.
-
-    old: the dict in the checkpoint at `path`; a setting that it lacks, being of an earlier version,
-    had its default.
-    """
-    old = asdict(type(settings)()) | old
+    """Going on with a run needs the settings it began with. old: the dict in the checkpoint at
+    `path`. Errors: UserError."""
     changes = []
     for name, value in asdict(settings).items():
-        if name not in may_change and value != old[name]:
-            changes.append(f'{name} was {old[name]}, now {value}')
+        if name not in may_change and value != old.get(name):
+            changes.append(f'{name} was {old.get(name)}, now {value}')
     if changes:
         raise UserError(f'{path}: was trained with other settings ({"; ".join(changes)}); '
                         f'give those, another --out, or --fresh to begin anew')

@@ -1,6 +1,10 @@
-"""The scripts are flat files in the repository's root: put it on the path, wherever pytest is started."""
+"""The scripts are flat files in the repository's root: put it on the path, wherever pytest is started.
+The tests run on the CPU, also where a GPU is; what a GPU needs is walked by test_gpu_path."""
+import os
 import sys
 from pathlib import Path
+
+os.environ['CUDA_VISIBLE_DEVICES'] = ''    # before PyTorch is imported, and for what tests start
 
 import pytest
 

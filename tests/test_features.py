@@ -114,6 +114,39 @@ def test_clips_are_drawn_as_ever(made):
     assert len(pairs) > 3
 
 
+def test_of_a_long_video_the_versions_have_every_kth_frame(tmp_path):
+    """What training draws of it is what it drew of all frames' features; evaluation sees all."""
+    seen = see(tmp_path / 'some', longest=4)
+    whole = see(tmp_path / 'all')
+    for index in range(4):
+        clips = [data.Clips(each['train'], frames=4, longest=4)[1, index] for each in (seen, whole)]
+        for frames, same in zip(clips[0]['frames'], clips[1]['frames']):
+            assert torch.allclose(frames.float(), same.float(), atol=0.02)
+    video = seen['train'][3]
+    assert video.frames == 12 and [len(np.load(file)) for file in video.files] == [12, 4, 4, 4]
+
+
+def test_where_labels_are_fewer_than_frames(tmp_path):
+    """As Penn Action has it: the frames that fit the labels are those with features."""
+    halves = videos()
+    sparse = video('sparse', 12)
+    sparse.fit, sparse.annotate = True, lambda n: np.zeros(9)
+    halves['train'][0] = sparse
+    seen = see(tmp_path, halves=halves)['train'][0]
+    assert seen.frames == 9 and len(np.load(seen.files[0])) == 9
+    assert torch.equal(torch.cat(list(seen.parts())), seen.features(0, range(9)))
+
+
+def test_cls_is_there_for_who_reads_it(tmp_path):
+    """Features made for a pooler without CLS, of layers before the last, serve one with CLS."""
+    with_cls = model(pool='cls', layers=[2])
+    expected = with_cls.backbone(data.center(videos()['train'][0].read([0]), 24)).cls
+    video = see(tmp_path, model(layers=[2]))['train'][0]
+    see(tmp_path, with_cls)
+    found = with_cls.backbone(video.features(0, [0]).float()).cls
+    assert (found - expected).norm() < 0.03 * expected.norm()
+
+
 def test_one_version_and_pairs_of_videos(made):
     seen = see(made, versions=1)['train']
     item = data.VideoPairs(seen, frames=4, seed=0)[0, 0]
@@ -170,10 +203,9 @@ def test_killed_at_any_moment_it_goes_on(made, tmp_path, monkeypatch):
 
 def test_shares_of_processes(made, tmp_path, monkeypatch):
     """Each process makes its own; together they make all, none twice."""
-    monkeypatch.setattr(features, 'all_gather', lambda value: [1])
     names = []
 
-    def note(backbone, video, version, file, *options):
+    def note(backbone, video, version, step, file, *options):
         names.append(file.name)
     monkeypatch.setattr(features, 'make', note)
     for rank in (0, 1, 2):
@@ -220,12 +252,6 @@ def test_other_features_are_never_taken(made, changes, what):
         changes = changes | dict(weights=None)
     with pytest.raises(UserError, match=f'features of other .*{what}'):
         see(made, model(**changes), strength=strength)
-
-
-def test_a_trained_backbone_is_refused(tmp_path):
-    with pytest.raises(UserError, match='--versions.*trained'):
-        see(tmp_path, model(train_backbone=['blocks']))
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_key_is_refused(tmp_path):

@@ -16,14 +16,15 @@ import train
 from running import processes
 from running.errors import UserError
 from running.processes import half_dtype, join_processes, pick_device
-from running.record import StopSignals, lock_folder, report_skipped
+from running.command import StopSignals, end_well, on_stop
+from running.record import lock_folder, open_folder, report_skipped
 from running.workers import start_worker, watched
 
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
 TINY = ['--dataset', 'folder', '--backbone', 'tiny', '--weights', 'random', '--layers', '1',
         '--frames', '4', '--batch', '4', '--fc-width', '32', '--embedding', '16',
-        '--image-size', '24', '--save-every', '1000']
+        '--image-size', '24', '--save-every', '1000', '--versions', '0', '--device', 'cpu']
 
 
 # ------------------------------------------------------------------------------------- devices
@@ -199,19 +200,28 @@ def test_a_file_system_without_locks_is_said_and_used(code, tmp_path, monkeypatc
 
 
 def test_stop_signals_are_noted_and_given_back():
-    before = signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGINT)
+    numbers = signal.SIGUSR1, signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in numbers]
     stop = StopSignals()
-    os.kill(os.getpid(), signal.SIGUSR1)
-    assert stop.asked
-    with pytest.raises(KeyboardInterrupt), stop.paused():
-        pass
-    stop.restore()
-    assert (signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGINT)) == before
+    with pytest.raises(KeyError), on_stop(stop.ask):      # also where the loop ends by an error
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop.asked == signal.SIGUSR1
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            assert False, 'it was asked before'
+        raise KeyError
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_command_says_so_and_has_the_exit_code_of_shells(number, code, capsys):
+    with pytest.raises(SystemExit) as exited:
+        end_well('train.py', os.kill, os.getpid(), number)
+    assert exited.value.code == code
+    assert capsys.readouterr().err == '\ntrain.py: stopped; the same command goes on\n'
 
 
 def test_the_lock_is_not_what_makes_a_folder_a_run(tmp_path, monkeypatch):
     """--fresh keeps an old run under another name; a folder that holds only a lock is no run."""
-    from running.record import open_folder
     open_folder(tmp_path / 'run', fresh=True, settings={}).close()
     assert not (tmp_path / 'run.1').exists()
     (tmp_path / 'run' / 'log.jsonl').write_text('')

@@ -8,23 +8,25 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
+import data
 import loss
 import miniatures
 import model as models
 import train
+from made import grey
 from running.batchnorm import share_batchnorm
 from running.record import save_checkpoint
 
 ROOT = Path(train.__file__).parent
-TINY = '--dataset folder --backbone tiny --weights random --layers 1 --image-size 24 --frames 4'
-TINY += ' --batch 4 --fc-width 32 --embedding 16 --workers 0'
-ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+TINY = ('--dataset folder --backbone tiny --weights random --layers 1 --image-size 24 --frames 4 '
+        '--batch 4 --fc-width 32 --embedding 16 --workers 0 --versions 0 --device cpu').split()
 
 
 @pytest.fixture(scope='module')
@@ -32,20 +34,35 @@ def videos(tmp_path_factory):
     """A small data set, as flags."""
     folder = tmp_path_factory.mktemp('videos')
     miniatures.folder(folder, train=16, val=3, frames=8)
-    return [*TINY.split(), '--data', str(folder)]
+    return [*TINY, '--data', folder]
 
 
-def run(*arguments, processes=1, check=True):
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """run(*flags) -> exit code, stdout, stderr of train.py, in this process."""
+    def run(*flags):
+        monkeypatch.setattr(sys, 'argv', ['train.py', *map(str, flags)])
+        code = 0
+        try:
+            train.main()
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+    return run
+
+
+def start(*flags, processes=0):
+    """train.py as a process of its own, or several by torchrun."""
     launcher = []
-    if processes > 1:
+    if processes:
         launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', processes]
-    command = [sys.executable, *launcher, ROOT / 'train.py', *arguments]
-    done = subprocess.run([str(part) for part in command], env=ENVIRONMENT,
-                          capture_output=True, text=True, timeout=200)
-    if check:
-        assert done.returncode == 0, done.stdout + done.stderr
-    return done
+    command = [sys.executable, *launcher, ROOT / 'train.py', *flags]
+    return subprocess.Popen([*map(str, command)], text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, env=os.environ | dict(OMP_NUM_THREADS='1'))
 
+
+# ----------------------------------------------------------------------------------------------
+# Settings
 
 PAPER = {
     'penn': dict(layers=[4, 8, 12], entities=3, readout='cls', frames=80, epochs=500, batch=4,
@@ -57,11 +74,12 @@ PAPER = {
 }
 
 
-@pytest.mark.parametrize('dataset', PAPER)
-def test_presets_are_the_papers(dataset):
-    settings = train.preset(dataset).resolve()
-    for name, value in PAPER[dataset].items():
-        assert getattr(settings, name) == value, name
+def test_presets_are_the_papers():
+    for dataset, values in PAPER.items():
+        settings = train.preset(dataset).resolve()
+        for name, value in values.items():
+            assert getattr(settings, name) == value, (dataset, name)
+        assert settings.versions == settings.longest == 0, dataset
 
 
 def settings_of(flags):
@@ -76,6 +94,16 @@ def test_a_preset_may_be_overruled_by_flags_and_layers_follow_the_backbone():
     assert settings.image_size == 60
     assert settings_of('--dataset penn --pool max').layers == [12]
     assert settings_of('--dataset penn --layers 3,1').layers == [3, 1]
+
+
+def test_the_folders_pixels_fit_every_backbone():
+    """Small pictures, for a laptop; never more pixels than the backbone usually has."""
+    own = settings_of('--dataset folder')
+    assert (own.backbone, own.image_size, own.layers) == ('dino_vits16', 112, [4, 8, 12])
+    for name, row in models.backbones().items():
+        size = settings_of(f'--dataset folder --backbone {name}').image_size
+        assert size % row.multiple_of == 0 and row.patch_size <= size <= 112, name
+    assert settings_of('--dataset folder --image-size 224').image_size == 224
 
 
 def test_learning_rate_is_the_cosine():
@@ -166,37 +194,45 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
 
 
 def test_torchrun_trains_and_only_rank_0_writes(tmp_path, videos):
-    done = run('--out', tmp_path, *videos, '--epochs', 2, processes=2)
-    assert '2 x cpu' in done.stdout
-    assert done.stdout.count('videos to train on') == 1
+    process = start('--out', tmp_path, *videos, '--epochs', 2, processes=2)
+    screen, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert '2 x cpu' in screen
+    assert screen.count('videos to train on') == 1
     lines = (tmp_path / 'log.jsonl').read_text().splitlines()
     steps = [json.loads(line)['step'] for line in lines]
     assert steps == sorted(steps)
     assert steps[-1] == torch.load(tmp_path / 'checkpoint.pt')['step']
 
 
+def test_under_torchrun_an_error_is_what_its_report_ends_with(tmp_path, videos):
+    process = start('--out', tmp_path, *videos, '--batch', 3, processes=2)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode not in (0, None)
+    assert '--batch 3: 2 processes' in ' '.join(errors.splitlines()[-2:])
+
+
 # ----------------------------------------------------------------------------------------------
 # Interruption
 
-@pytest.mark.parametrize('how, objective', [(signal.SIGKILL, 'distill'), (signal.SIGTERM, 'scl')])
-def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, videos, how, objective):
-    """Bit-identical weights and log, also with another number of workers."""
-    flags = [*videos, '--epochs', '5', '--save-every', '0', '--loss', objective]
+def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, videos, run):
+    """Killed once and ended by SIGTERM once: bit-identical weights and log; also with another
+    number of workers. distill has a teacher to be kept."""
+    flags = [*videos, '--epochs', 5, '--save-every', 0, '--loss', 'distill']
     whole = tmp_path / 'whole'
     stopped = tmp_path / 'stopped'
-    log = stopped / 'log.jsonl'
-    run('--out', whole, *flags)
-    first = stop_after(3, how, log, '--out', stopped, *flags)
-    run('--out', stopped, *flags, '--workers', 1)
+    assert run('--out', whole, *flags)[0] == 0
+    first = stop_after(3, signal.SIGKILL, stopped, *flags)
+    second = stop_after(first + 4, signal.SIGTERM, stopped, *flags)
+    assert run('--out', stopped, *flags, '--workers', 1)[0] == 0
     a = torch.load(whole / 'checkpoint.pt')
     b = torch.load(stopped / 'checkpoint.pt')
-    assert 0 < first < a['step'] == b['step']
+    assert 0 < first < second < a['step'] == b['step']
     assert_same(a['model'], b['model'])
-    if objective == 'distill':
-        assert 'centre' in a['teacher']
-        assert not torch.equal(a['teacher']['model.pool.shared'], a['model']['pool.shared'])
-        assert_same(a['teacher'], b['teacher'])
-    assert without_time(whole / 'log.jsonl') == without_time(log)
+    assert 'centre' in a['teacher']
+    assert not torch.equal(a['teacher']['model.pool.shared'], a['model']['pool.shared'])
+    assert_same(a['teacher'], b['teacher'])
+    assert without_time(whole / 'log.jsonl') == without_time(stopped / 'log.jsonl')
 
 
 def without_time(log):
@@ -207,20 +243,20 @@ def without_time(log):
     return entries
 
 
-def stop_after(lines, how, log, *arguments):
+def stop_after(lines, how, out, *flags):
     """Send a run the signal once its log has so many lines -> the step that it has saved."""
-    command = [sys.executable, ROOT / 'train.py', *map(str, arguments)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
-    deadline = time.time() + 60
+    log = out / 'log.jsonl'
+    process = start('--out', out, *flags)
+    deadline = time.time() + 90
     while not (log.exists() and log.read_text().count('\n') >= lines) and time.time() < deadline:
         time.sleep(0.01)
     process.send_signal(how)
-    output = process.communicate(timeout=30)[0]
+    _, errors = process.communicate(timeout=60)
     if how == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
+        assert process.returncode == -signal.SIGKILL, errors
     else:
-        assert process.returncode == 0 and 'goes on from there' in output
-    return torch.load(log.with_name('checkpoint.pt'))['step']
+        assert process.returncode == 128 + how and 'the same command goes on' in errors, errors
+    return torch.load(out / 'checkpoint.pt')['step']
 
 
 def assert_same(a, b):
@@ -234,23 +270,87 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_finished_run_says_so_and_other_settings_are_refused(tmp_path, videos):
+def test_a_finished_run_says_so_and_other_settings_are_refused(tmp_path, videos, run):
     flags = ['--out', tmp_path / 'run', *videos, '--epochs', 2]
-    run(*flags)
+    assert run(*flags)[0] == 0
     before = contents(tmp_path / 'run')
-    assert 'finished' in run(*flags).stdout
-    refused = run(*flags, '--lr', 1, check=False)
-    assert refused.returncode == 2
-    assert 'lr was 0.0005, now 1.0' in refused.stderr
-    assert 'Traceback' not in refused.stderr
+    assert 'finished' in run(*flags)[1]
+    code, _, errors = run(*flags, '--lr', 1)
+    assert code == 2 and 'lr was 0.0005, now 1.0' in errors
     assert contents(tmp_path / 'run') == before
-    run(*flags, '--lr', 1e-3, '--fresh')
+    assert run(*flags, '--lr', 1e-3, '--fresh')[0] == 0
     assert contents(tmp_path / 'run.1')['checkpoint.pt'] == before['checkpoint.pt']
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, videos):
-    done = run('--out', tmp_path, *videos, '--lr', 1e30, check=False)
-    assert done.returncode == 2
-    assert 'Traceback' not in done.stderr
+def test_a_data_set_that_changed_between_two_calls_is_said(tmp_path, run):
+    miniatures.folder(tmp_path / 'videos', train=5, val=3, frames=8)
+    flags = [*TINY, '--data', tmp_path / 'videos', '--out', tmp_path / 'run']
+    assert 'note: the videos' not in run(*flags, '--epochs', 1)[1]
+    checkpoint = torch.load(tmp_path / 'run' / 'checkpoint.pt')
+    checkpoint['settings']['epochs'] = 2                  # as if it had been stopped half way
+    torch.save(checkpoint, tmp_path / 'run' / 'checkpoint.pt')
+    film = min((tmp_path / 'videos' / 'train').rglob('*.mp4'))
+    film.rename(film.with_name('another.mp4'))
+    code, screen, _ = run(*flags, '--epochs', 2)
+    assert code == 0 and 'not those that the run began with' in screen
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, videos, run):
+    code, _, errors = run('--out', tmp_path, *videos, '--lr', 1e30)
+    assert code == 2
     for part in ('step 2', 'videos:', 'last good checkpoint'):
-        assert part in done.stderr
+        assert part in errors
+
+
+def test_a_checkpoint_is_written_no_more_often_than_told(tmp_path, videos, run, monkeypatch):
+    """Time passes by 10 s at each look at the clock; 16 steps, and the last evaluation saves."""
+    clock = iter(range(0, 10 ** 6, 10))
+    monkeypatch.setattr(train.time, 'time', lambda: next(clock))
+    written = []
+    monkeypatch.setattr(train, 'save_checkpoint', lambda path, checkpoint:
+                        written.append(checkpoint['step']))
+    assert run('--out', tmp_path, *videos, '--epochs', 2, '--save-every', 1000)[0] == 0
+    assert written == [16]
+
+
+# ----------------------------------------------------------------------------------------------
+# Long videos
+
+def share_without_target(length, **changes):
+    """Of the frames that training draws from a video of so many, those without a target in SCL."""
+    s = train.preset('folder')
+    for name, value in changes.items():
+        setattr(s, name, value)
+    clips = train.make_clips(s, loss.OBJECTIVES['scl'], [grey('long', length)])
+    shares = []
+    for seed in range(40):
+        time, length, _ = clips.times(np.random.default_rng(seed), clips.videos[0])
+        time = torch.from_numpy(time)[None]
+        shares.append(float(loss.without_target(time, time < length, s.sigma2)))
+    return np.mean(shares)
+
+
+@pytest.mark.parametrize('frames, before', [(264, 0), (1057, .11), (2000, .32), (18000, .88)])
+def test_frames_of_long_videos_have_targets(frames, before):
+    """before: as 32 frames were drawn from all of the video."""
+    assert share_without_target(frames, longest=0, frames=32) == pytest.approx(before, abs=0.04)
+    assert share_without_target(frames) < 0.02
+
+
+def test_frames_too_far_apart_are_said_before_the_first_step(capsys):
+    s = train.Settings(frames=32, sigma2=10.)
+    objective = loss.OBJECTIVES['scl']
+    train.say_if_far_apart(s, train.make_clips(s, objective, [grey('short', 264)]))
+    assert capsys.readouterr().out == ''
+    train.say_if_far_apart(s, train.make_clips(s, objective, [grey('long', 18000)]))
+    said = capsys.readouterr().out
+    for part in ('sigma2 10: 9', '--frames', '--sigma2', '--longest 512'):
+        assert part in said
+
+
+def test_a_long_video_is_every_kth_frame():
+    """Pixels, time and length: as of the shorter video that these frames are."""
+    item = data.Clips([grey('long', 38)], frames=8, longest=10)[0, 0]
+    assert item['length'].tolist() == [10, 10] and (item['time'] < 10).all()
+    for frames, numbers in zip(item['frames'], item['time']):
+        assert torch.equal(frames[:, 0, 0, 0], (6 * 4 * numbers % 256).byte())

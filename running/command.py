@@ -1,0 +1,85 @@
+"""How a command ends, the same for all: with a line that says why, and an exit code.
+
+    0         it is done
+    2         it cannot be done: a UserError's line, on stderr, names the thing and the remedy
+    128 + n   stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM
+"""
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from running.errors import UserError
+from running.processes import is_rank0, leave_processes, wait_for_all
+
+# Ctrl-C, and what batch systems send before they end a job; Windows lacks the last
+STOPS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
+
+
+@contextmanager
+def on_stop(handler):
+    """In this block the signals of STOPS call handler(number, frame); afterwards what they did."""
+    before = [signal.signal(number, handler) for number in STOPS]
+    try:
+        yield
+    finally:
+        for number, handler in zip(STOPS, before):
+            signal.signal(number, handler)
+
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt(number, 'stopped')
+
+
+class StopSignals:
+    """For a loop that leaves after its step: on_stop(stop.ask) only notes the signal."""
+
+    def __init__(self):
+        self.asked = 0                                    # the signal's number
+
+    def ask(self, number, frame):
+        self.asked = number
+
+    @contextmanager
+    def at_once(self):
+        """What lies in this block can be interrupted."""
+        with on_stop(interrupt):
+            if self.asked:
+                interrupt(self.asked, None)
+            yield
+
+
+def end_well(program, function, *arguments):
+    """Call the function; if it does not end by itself, say why and exit. All commands' main."""
+    for stream in sys.stdout, sys.stderr:
+        if hasattr(stream, 'reconfigure'):                # a notebook's cannot, and shows all
+            stream.reconfigure(errors='backslashreplace')    # letters that a screen lacks
+    try:
+        with on_stop(interrupt):
+            function(*arguments)
+            wait_for_all()
+    except torch.OutOfMemoryError:
+        end(2, f'{program}: error: out of GPU memory; a lower --batch or --frames needs less')
+    except (UserError, OSError) as error:
+        error.__traceback__ = None                        # it holds the loader and its workers
+        lines = str(error).splitlines() or [repr(error)]
+        end(2, f'{program}: error: {lines[-1]}')
+    except KeyboardInterrupt as stopped:
+        number, line = stopped.args or (signal.SIGINT, 'stopped')
+        end(128 + number, f'{program}: {line}; the same command goes on' if is_rank0() else '')
+    finally:
+        leave_processes()
+
+
+def end(code, line):
+    if line:
+        print('\n' + line, file=sys.stderr, flush=True)
+    told = os.environ.get('TORCHELASTIC_ERROR_FILE')
+    if told:                                              # torchrun ends its report with it
+        Path(told).write_text(json.dumps(dict(message=line, timestamp=int(time.time()))))
+    sys.exit(code)
