@@ -11,7 +11,6 @@ weights (seed 0) on the same backbone; `frozen` is that backbone's own features,
 What is not above all of them has learned nothing that a metric can see.
 """
 import math
-import sys
 from functools import partial
 
 import numpy as np
@@ -27,8 +26,8 @@ from evaluation.linear import linear_classifier
 from evaluation.own_videos import align_files, predict_folder
 from evaluation.table import mean, mean_row, print_result, remarks, write_json
 from pictures import figures
-from running.errors import UserError
-from running.processes import is_rank0, join_processes, leave_processes, wait_for_all
+from running.command import end_well
+from running.processes import is_rank0, join_processes
 from running.record import attempt
 
 BLOCK = 2 ** 22  # numbers in a metric's largest temporary array
@@ -190,9 +189,9 @@ def same_label(embeddings, labels, k, stride=1):
         for queries, near in closeness(video, frames):
             near[:, start:stop] = -math.inf  # a video is not searched for its own frames
             several = min(k + 3, len(frames) - len(video))
-            candidates = near.topk(several).indices                           # (F, k + 3)
+            candidates = near.topk(several).indices.sort(dim=1).values        # (F, k + 3)
             away = queries[:, None].double() - frames[candidates].double()
-            rank = away.square().sum(-1).argsort(dim=1)[:, :k]
+            rank = away.square().sum(-1).argsort(dim=1, stable=True)[:, :k]
             nearest.append(candidates.gather(1, rank))
         found.append(labels[torch.cat(nearest)] == labels[start:stop, None])
         start = stop
@@ -361,18 +360,7 @@ def run(args):
 
 
 def main(argv=None):
-    for stream in sys.stdout, sys.stderr:
-        if hasattr(stream, 'reconfigure'):                # a notebook's own has no such thing
-            stream.reconfigure(errors='backslashreplace')
-    args = parse(argv)
-    try:
-        run(args)
-        wait_for_all()
-    except (UserError, OSError) as error:
-        print('evaluate.py: error: ' + ' '.join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    finally:
-        leave_processes()
+    end_well('evaluate.py', run, parse(argv))
 
 
 if __name__ == '__main__':

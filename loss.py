@@ -82,6 +82,12 @@ def time_target(time, valid, sigma2):
     return target / total.masked_fill(total == 0, 1)
 
 
+def without_target(time, valid, sigma2):
+    """The share of valid frames that have no target, and so teach nothing: a scalar."""
+    has_none = time_target(time, valid, sigma2).sum(-1) == 0          # (B, 2, T)
+    return has_none[valid].float().mean()
+
+
 def batch_logits(z, valid, temperature):
     """z (B, 2, T, D) -> z_i.z_k / temperature (B, 2, T, B * 2 * T), k not of i's own view."""
     B, views = z.shape[:2]

@@ -231,7 +231,9 @@ class MVFormer(nn.Module):
         if valid is None:
             entities, _ = self.entities(images)                                    # (B*T, N, d)
         else:
-            needed, place = without_repeats(valid)
+            # from the CPU, where a batch's lies: to count what is on a GPU, the CPU waits for it
+            needed, place = without_repeats(valid.cpu())
+            needed, place, valid = on_device([needed, place, valid], images.device)
             entities, _ = self.entities(images[needed])
             entities = entities.index_select(0, place)                             # (B*T, N, d)
         z = self.mtf(rearrange(entities, '(b t) n d -> b t n d', b=b), valid)      # (B, T, D)
@@ -270,6 +272,11 @@ class MVFormer(nn.Module):
         return {key: value for key, value in self.state_dict().items() if key not in frozen}
 
 
+def on_device(tensors, device):
+    """Small tensors from the CPU. Not to wait for them is safe on CUDA alone."""
+    return [tensor.to(device, non_blocking=device.type == 'cuda') for tensor in tensors]
+
+
 def without_repeats(valid):
     """ours: all padding of a clip is one frame, so the backbone need see only the first of it.
 
@@ -279,8 +286,6 @@ def without_repeats(valid):
     needed[:, 0] = True
     needed[:, 1:] |= valid[:, :-1]
     needed = needed.flatten()                                                      # (B*T,)
-    # To count them, the CPU waits for the GPU, once a step: far less than a fifth to a half of
-    # the backbone's work, which is what padding costs
     return needed.nonzero()[:, 0], needed.cumsum(0) - 1
 
 

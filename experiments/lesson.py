@@ -44,7 +44,7 @@ def stages(rows, settings):
         ('Backbone', f'{settings["backbone"]}\nlayers {layers}',
          parameters['backbone'], trained['backbone']),
         ('LSTP', 'a learned query\nfor each entity', parameters['pool'], True),
-        ('MTF: FC', 'one-hot id\n3 FC layers\n+ time code', parameters['mtf.fc'], True),
+        ('MTF: FC', 'one-hot id\n2 FC layers\n+ linear\n+ time code', parameters['mtf.fc'], True),
         ('MTF: fusion', f'{settings["depth"]} blocks in which\nall frames meet\nreadout: {readout}',
          sum(parameters[name] for name in fusion), True),
     ]

@@ -41,7 +41,6 @@ ROWS = {                             # pooler, entities, several layers?
     'LSTP-3, last layer': ('lstp', 3, False),
     'AVG': ('avg', 1, False),
     'MAX': ('max', 1, False),
-    'LSTP-1, several layers': ('lstp', 1, True),
     'LSTP-1, last layer': ('lstp', 1, False),
     'FWB-3': ('fwb', 3, False),
 }
@@ -112,8 +111,6 @@ def make_model(row, seed, args, backbone):
 def train_row(model, videos, seed, args):
     """The loop of train.py without its folder -> mean loss of the last epoch."""
     clips = data.Clips(videos, frames=args.frames, seed=seed)
-    # what the backbone said in bfloat16 is kept so where the pooler takes it, as on a GPU
-    dtype = torch.bfloat16 if model.pool.attends else torch.float32
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, weight_decay=1e-5, fused=True)
     model.train()
@@ -127,7 +124,7 @@ def train_row(model, videos, seed, args):
             views = torch.stack(list(itertools.chain(*batch['frames'])))
             for name in ('time', 'length', 'valid'):
                 batch[name] = batch[name].to(args.device)
-            z = model(views.to(args.device, dtype),
+            z = model(views.to(args.device).float(),
                       rearrange(batch['valid'], 'b v t -> (b v) t'), project=True)
             z = rearrange(z, '(b v) t d -> b v t d', v=2)
             loss = OBJECTIVES['scl'].loss(z, batch['time'], batch['length'], batch['valid'],

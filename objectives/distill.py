@@ -86,11 +86,11 @@ class Teacher(nn.Module):
     def forward(self, clips, valid):
         """Two views a video (B * 2, T, 3, H, W), valid (B * 2, T) -> what distill takes besides."""
         self.logits = self.model(clips, valid, project=True, normalize=False)
-        self.valid = valid
+        self.valid = valid.to(clips.device, non_blocking=clips.is_cuda)
         # DINO and SVT start with a centre of 0. Then what all frames say outweighs what tells them
         # apart, and in our trials all embeddings met in one point within 25 steps.
         unset = (self.centre == 0).all()
-        mean = new_centre(self.centre, self.logits, valid, momentum=0)
+        mean = new_centre(self.centre, self.logits, self.valid, momentum=0)
         self.centre.copy_(torch.where(unset, mean, self.centre))
         return dict(teacher=rearrange(self.logits, '(b v) t k -> b v t k', v=2), centre=self.centre)
 

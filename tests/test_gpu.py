@@ -137,8 +137,8 @@ def test_an_evaluation_ends_in_numpy(half, gpu, monkeypatch, tmp_path):
         for values in focus(attention, look.actor).values():
             assert values.device == DEVICE and values.dtype == torch.float32
         assert figures.tinted(look.images, attention[:, 0]).dtype == np.uint8
-    features = figures.patch_features(model, VIDEOS['val'][0], [0, 1])
-    assert features.numpy().dtype == np.float32
+    _, features, _ = figures.features_of(model, VIDEOS['val'][0], [0, 1])
+    assert features.device == DEVICE and features.dtype == torch.float32
 
 
 @pytest.mark.parametrize('half', HALVES, ids=str)
