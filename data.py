@@ -227,14 +227,22 @@ def augmentation(size, crop, jitter, hue):
         v2.RandomGrayscale(0.2)])
 
 
+def are_pixels(frames):
+    """False: packed features, of running/features.py. Errors: UserError where they are neither."""
+    if frames.dtype not in (torch.uint8, torch.float16) or frames.ndim != 4:
+        raise UserError(f'frames are {frames.dtype} {tuple(frames.shape)}: a video must decode to '
+                        f'torch.uint8 (n, 3, H, W), 0 to 255')
+    return frames.dtype == torch.uint8
+
+
 def augment(frames, seed, size, *, crop=0.8, jitter=0.8, hue=0.2):
     """A view augmented: uint8 (T, 3, H, W) on any device -> normalised (T, 3, S, S).
 
     crop: smallest share of the area that is kept; jitter, hue: strengths. Drawn from the seed on
     the CPU, so that no GPU is waited for, and the global generators stay as they are.
     """
-    if frames.dtype == torch.float16:
-        return frames.float()               # packed features, no pixels: running/features.py
+    if not are_pixels(frames):
+        return frames.float()
     height, width = frames.shape[2:]
     if min(1, 4 / 3 * height / width, 4 / 3 * width / height) < crop:
         # FineGym's 640 x 360 has no crop of aspect 4/3 and 0.8 of the area: all of it (release: the
@@ -257,8 +265,8 @@ def views(batch, size, device='cpu', **strength):
 
 def center(frames, size):
     """At evaluation: the central S x S pixels (a smaller side whole) -> normalised (n, 3, S, S)."""
-    if frames.dtype == torch.float16:
-        return frames.float()               # packed features, no pixels: running/features.py
+    if not are_pixels(frames):
+        return frames.float()
     height, width = frames.shape[2:]
     top = max(0, math.ceil((height - size) / 2))
     left = max(0, math.ceil((width - size) / 2))

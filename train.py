@@ -139,9 +139,6 @@ def check(s, world, videos):
         raise UserError(f'--frames {s.frames}: {s.loss} takes pairs of them; choose an even number')
     if s.frames < objective.min_frames:
         raise UserError(f'--frames {s.frames}: {s.loss} needs at least {objective.min_frames}')
-    if s.versions and s.train_backbone:
-        raise UserError(f'--versions {s.versions}: its features are those of a frozen backbone, '
-                        f'and --train-backbone changes it; give --versions 0')
     if s.batch % world:
         raise UserError(f'--batch {s.batch}: {world} processes do not divide it evenly; '
                         f'choose a multiple of {world}')
@@ -328,7 +325,11 @@ def make_model(s, objective, classes, resumed):
 
 
 def prepare(model, s, device):
-    """Bring the model to its device; there a frozen backbone computes in half precision."""
+    """Bring the model to its device; there a frozen backbone computes in half precision.
+    Errors: UserError."""
+    if s.versions and s.train_backbone:
+        raise UserError(f'--versions {s.versions}: its features are those of a frozen backbone, '
+                        f'and --train-backbone changes it; give --versions 0')
     model.to(device)
     if not s.train_backbone:
         models.to_half(model.backbone, s.backbone, half_dtype(device))

@@ -61,7 +61,9 @@ class SeenVideo(data.Video):
     def features(self, version, indices):
         """Packed frames, float16 (n, 1, P*L + 1, C). Errors: UserError."""
         if not self.files[version].exists():
-            raise UserError(f'{self.name}: could not be read to its end')
+            for _ in super().parts():
+                pass                                      # says what is wrong with the video
+            raise UserError(f'{self.name}: its features are gone; the same command makes them')
         rows = np.load(self.files[version], mmap_mode='r')
         return torch.from_numpy(rows[np.asarray(indices) // (self.step if version else 1)])
 

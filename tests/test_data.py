@@ -371,6 +371,14 @@ def test_a_frame_that_no_crop_fits_is_squashed_whole():
         assert abs(seen_share(green.T)) == pytest.approx(1, abs=0.05)
 
 
+def test_frames_that_are_no_bytes_are_refused_in_one_line():
+    """Of a user's own reader: colours from 0 to 1 would all become black."""
+    for frames in noise(2, 3, 40, 40) / 255, noise(2, 40, 40):
+        for prepare in (lambda: data.center(frames, 24)), (lambda: data.augment(frames, 0, 24)):
+            with pytest.raises(UserError, match='uint8'):
+                prepare()
+
+
 def test_denormalise():
     frames = noise(2, 3, 4, 5) / 255
     assert torch.allclose(data.denormalise(data.normalise(frames)), frames, atol=1e-6)

@@ -295,6 +295,12 @@ def test_a_data_set_that_changed_between_two_calls_is_said(tmp_path, run):
     assert code == 0 and 'not those that the run began with' in screen
 
 
+def test_features_of_a_backbone_that_is_trained_are_refused(tmp_path, videos, run):
+    flags = [*videos, '--train-backbone', 'patch_embed', '--versions', 4]
+    code, _, errors = run('--out', tmp_path, *flags)
+    assert code == 2 and '--versions 4' in errors and 'give --versions 0' in errors
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, videos, run):
     code, _, errors = run('--out', tmp_path, *videos, '--lr', 1e30)
     assert code == 2
