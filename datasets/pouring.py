@@ -89,14 +89,13 @@ def records(path, content, missing):
 def sequence_example(content, record):
     """-> name, (start, end) of each frame's JPEG, each frame's label."""
     features = {}
-    entries = values(content, record, 1, 1) + values(content, record, 2, 1)
-    for entry in entries:
-        key = only(values(content, entry, 1))
-        features[content[slice(*key)]] = only(values(content, entry, 2))
-    name = only(values(content, features[b'name'], 1, 1))
+    for entry in values(content, record, 1, 1) + values(content, record, 2, 1):
+        start, end = values(content, entry, 1)[0]
+        features[content[start:end]] = values(content, entry, 2)[0]
+    start, end = values(content, features[b'name'], 1, 1)[0]
     images = values(content, features[b'video'], 1, 1, 1)
     labels = values(content, features[b'frame_labels'], 1, 3, 1)
-    return content[slice(*name)].decode(), images, [integer(content, label) for label in labels]
+    return content[start:end].decode(), images, [integer(content, label) for label in labels]
 
 
 def values(content, span, *path):
@@ -112,25 +111,17 @@ def values(content, span, *path):
     return spans
 
 
-def only(values):
-    value, = values
-    return value
-
-
 def fields(content, start, end):
     """Yield each field of a message: its number; an integer, or the (start, end) of its bytes."""
     while start < end:
         tag, start = varint(content, start)
+        value, start = varint(content, start)
         number, kind = divmod(tag, 8)
-        if kind == 0:
-            value, start = varint(content, start)
-        else:
-            if kind == 2:
-                size, start = varint(content, start)
-            else:
-                size = {1: 8, 5: 4}[kind]
-            value = (start, start + size)
-            start += size
+        if kind == 2:
+            value = (start, start + value)
+            start = value[1]
+        elif kind != 0:
+            raise ValueError('neither an integer nor bytes')
         yield number, value
     if start > end:
         raise ValueError('a field runs past its message')
@@ -148,10 +139,8 @@ def varint(content, at):
 
 
 def integer(content, value):
-    """A signed 64-bit integer, that may be packed: bytes that hold it."""
-    if isinstance(value, tuple):
-        value, _ = varint(content, value[0])
-    return value - 2 ** 64 if value >= 2 ** 63 else value
+    """An integer, that may be packed: bytes that hold it."""
+    return varint(content, value[0])[0] if isinstance(value, tuple) else value
 
 
 ROW = DataSet(

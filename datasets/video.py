@@ -8,7 +8,8 @@ becomes a `UserError` of one line.
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
+from threading import get_ident
 
 import av
 import numpy as np
@@ -196,19 +197,30 @@ BT709 = 1              # the colours and tones of an ordinary screen
 HDR_TONES = 16, 18     # PQ and HLG of ITU-R BT.2100
 
 
+@lru_cache(maxsize=16)
+def reformatter(*_kind):
+    """libswscale takes 4 s to set up its map of HDR's tones: once for each kind of frames."""
+    return av.video.reformatter.VideoReformatter()
+
+
+def rgb(frame, width, height):
+    """A PyAV frame -> uint8 (height, width, 3); HDR is mapped to an ordinary screen."""
+    if frame.color_trc not in HDR_TONES:
+        return frame.to_ndarray(width=width, height=height, format='rgb24')
+    kind = frame.format.name, frame.width, frame.height, frame.color_trc, width, height
+    scale = reformatter(get_ident(), *kind)    # no two threads may share one
+    tones = {'dst_color_trc': BT709, 'dst_color_primaries': BT709}
+    return scale.reformat(frame, width, height, 'rgb24', **tones).to_ndarray()
+
+
 def read_file(path, indices, size=None):
     """Yield frames of a video file: uint8 (3, H, W), as a player shows them or, if a size is
-    given, squashed to size x size. HDR is mapped to an ordinary screen, by libswscale."""
-    scale = av.video.reformatter.VideoReformatter()
+    given, squashed to size x size."""
     try:
         table = timetable(path)
         width, height = (size, size) if size else table.size
         for frame in decoded(path, indices):
-            tones = {}
-            if frame.color_trc in HDR_TONES:
-                tones = {'dst_color_trc': BT709, 'dst_color_primaries': BT709}
-            rgb = scale.reformat(frame, width, height, 'rgb24', **tones)
-            stored = torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1)
+            stored = torch.from_numpy(rgb(frame, width, height)).permute(2, 0, 1)
             yield upright(stored, table.turn)    # of a square, the same after squashing
     except Exception as error:  # as above
         raise UserError(f'{path}: does not decode ({one_line(error)})') from None

@@ -11,7 +11,7 @@ import pytest
 import data
 import evaluate
 import train
-from miniatures import LAYOUTS, write_video
+from miniatures import LAYOUTS, write_layout, write_video
 
 SMALL = (
     '--weights random --backbone tiny --layers 1 --entities 2 --entity-width 8 --fc-width 16 '
@@ -47,7 +47,7 @@ def run(monkeypatch, capfd):
 
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_train_and_evaluate(layout, run, tmp_path):
-    LAYOUTS[layout](tmp_path / 'data')
+    write_layout(layout, tmp_path / 'data')
     dataset = layout.split(',')[0]
     out = tmp_path / 'run'
     where = ['--data', tmp_path / 'data']
@@ -89,25 +89,27 @@ def test_kinetics_then_penn(run, tmp_path):
     """Table 2: pre-train on one data set, go on from all of its weights on another."""
     first = tmp_path / 'a'
     second = tmp_path / 'b'
-    LAYOUTS['k400'](tmp_path / 'k400')
-    LAYOUTS['penn'](tmp_path / 'penn')
+    write_layout('k400', tmp_path / 'k400')
+    write_layout('penn', tmp_path / 'penn')
     run(train, '--dataset', 'k400', '--data', tmp_path / 'k400', '--out', first, *SMALL)
     said = run(train, '--dataset', 'penn', '--data', tmp_path / 'penn', '--out', second, *SMALL,
                '--init', first / 'checkpoint.pt')
     assert f'init={first}' in said and (second / 'checkpoint.pt').exists()
 
 
-def test_penn_by_torchrun(tmp_path):
-    """Two processes train and evaluate; one table on the screen."""
-    LAYOUTS['penn'](tmp_path / 'data')
+def test_penn_evaluated_by_torchrun(run, tmp_path):
+    """Two processes embed; one table on the screen, with the numbers of a single process."""
+    write_layout('penn', tmp_path / 'data')
     out = tmp_path / 'run'
-    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
-    where = ['--data', tmp_path / 'data']
-    commands = [
-        [ROOT / 'train.py', '--dataset', 'penn', *where, '--out', out, *SMALL],
-        [ROOT / 'evaluate.py', out / 'checkpoint.pt', '--workers', 0]]
-    for command in commands:
-        done = subprocess.run([*launch, *map(str, command)], text=True, capture_output=True,
-                              env=os.environ | dict(OMP_NUM_THREADS='1'), timeout=200)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count('untrained model') == 1
+    run(train, '--dataset', 'penn', '--data', tmp_path / 'data', '--out', out, *SMALL)
+    trained = json.loads((out / 'log.jsonl').read_text().splitlines()[-1])
+    numbers = tmp_path / 'all.json'
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2,
+               ROOT / 'evaluate.py', out / 'checkpoint.pt', '--workers', 0, '--json', numbers]
+    done = subprocess.run([*map(str, command)], text=True, capture_output=True,
+                          env=os.environ | dict(OMP_NUM_THREADS='1'), timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count('untrained model') == 1
+    means = json.loads(numbers.read_text())['rows'][str(out / 'checkpoint.pt')]['mean']
+    for metric in MEASURED['phases']:
+        assert means[metric] == pytest.approx(trained[metric], abs=1e-6)
