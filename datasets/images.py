@@ -167,7 +167,7 @@ def turn_to(stack, page):
 
 
 def read_stack(path, indices, size=None):
-    """As read_images, of the pages of a file, which is opened once: one page may need those before."""
+    """As read_images, of the pages of one file, opened once: a page may need those before."""
     with naming(path):
         stack = Image.open(path)
     with stack:

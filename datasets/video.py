@@ -96,7 +96,7 @@ class Video:
         return frames[torch.from_numpy(back)]                         # (n, 3, H, W)
 
     def views(self, rng, time):
-        """Frames of each view, time (views, T) -> (views * T, 3, H, W). features.py draws from rng."""
+        """Time stamps (views, T) -> frames (views * T, 3, H, W). features.py draws from rng."""
         return self.read(time.ravel())
 
     def parts(self, size=64, step=1):

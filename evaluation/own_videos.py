@@ -41,8 +41,9 @@ def embed(network, videos, settings, what):
     for record in embedded:
         step = thinning(record.frames, limit)
         if step > 1:
-            print(printable(f'note: {record.video.name}: of {record.frames} frames one in {step} is '
-                            f'embedded; those between are interpolated'))
+            note = (f'note: {record.video.name}: of {record.frames} frames one in {step} is '
+                    f'embedded; those between are interpolated')
+            print(printable(note))
     return embedded, embeddings['model'], skipped
 
 

@@ -25,7 +25,8 @@ def open_folder(out, fresh, settings):
     """Make the run's folder, lock it, and write the settings there, to be read by people; with
     `fresh` an old run is kept under another name.
 
-    Returns the locked file: the lock ends when it is closed, or with the process. Errors: UserError.
+    Returns the locked file; the lock ends when it is closed, or with the process.
+    Errors: UserError.
     """
     lock = None
     try:
@@ -183,8 +184,8 @@ class Log:
     def refuse(self, step, loss, norm, names):
         names = ', '.join(itertools.chain(*all_gather(names)))
         good = self.folder / 'checkpoint.pt'
-        raise UserError(f'step {step}: loss {loss}, gradient norm {norm}: overflow; videos: {names}; '
-                        f'last good checkpoint: {good if good.exists() else "none yet"}; '
+        raise UserError(f'step {step}: loss {loss}, gradient norm {norm}: overflow; '
+                        f'videos: {names}; last good checkpoint: {good if good.exists() else "none yet"}; '
                         f'try a lower --lr')
 
     def show(self, step, lr, seconds):
