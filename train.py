@@ -53,7 +53,7 @@ PRESETS = {
                       embedding=256, epochs=300, batch=8, block='clip'),
     'k400': dict(epochs=10, batch=8),
     # 20 videos of 100 frames in a quarter of an hour on two cores
-    'folder': dict(backbone='dinov2_vits14', layers=[4, 8, 12], image_size=112, frames=16,
+    'folder': dict(backbone='dinov2_vits14', image_size=112, frames=16,
                    longest=256, versions=4, epochs=100, lr=1e-3),
 }
 # at 1e-3 three entities stayed at the clock's level in a scene much like it (RESULTS.md)

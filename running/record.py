@@ -184,8 +184,9 @@ class Log:
     def refuse(self, step, loss, norm, names):
         names = ', '.join(itertools.chain(*all_gather(names)))
         good = self.folder / 'checkpoint.pt'
+        good = good if good.exists() else 'none yet'
         raise UserError(f'step {step}: loss {loss}, gradient norm {norm}: overflow; '
-                        f'videos: {names}; last good checkpoint: {good if good.exists() else "none yet"}; '
+                        f'videos: {names}; last good checkpoint: {good}; '
                         f'try a lower --lr')
 
     def show(self, step, lr, seconds):

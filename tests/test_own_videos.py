@@ -74,8 +74,8 @@ def film_size(path):
 
 def one_line(code, error, *words):
     assert code == 2, error
-    assert error.startswith('evaluate.py: error: '), error
-    assert error.count('\n') == 1, error
+    assert error.startswith('\nevaluate.py: error: '), error    # first out of a progress bar's line
+    assert error.count('\n') == 2, error
     for word in words:
         assert word in error
 

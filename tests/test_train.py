@@ -99,7 +99,7 @@ def test_a_preset_may_be_overruled_by_flags_and_layers_follow_the_backbone():
 def test_the_folders_pixels_fit_every_backbone():
     """Small pictures, for a laptop; never more pixels than the backbone usually has."""
     own = settings_of('--dataset folder')
-    assert (own.backbone, own.image_size, own.layers) == ('dino_vits16', 112, [4, 8, 12])
+    assert (own.backbone, own.image_size, own.layers) == ('dinov2_vits14', 112, [4, 8, 12])
     for name, row in models.backbones().items():
         size = settings_of(f'--dataset folder --backbone {name}').image_size
         assert size % row.multiple_of == 0 and row.patch_size <= size <= 112, name
@@ -276,7 +276,7 @@ def test_a_finished_run_says_so_and_other_settings_are_refused(tmp_path, videos,
     before = contents(tmp_path / 'run')
     assert 'finished' in run(*flags)[1]
     code, _, errors = run(*flags, '--lr', 1)
-    assert code == 2 and 'lr was 0.0005, now 1.0' in errors
+    assert code == 2 and 'lr was 0.001, now 1.0' in errors
     assert contents(tmp_path / 'run') == before
     assert run(*flags, '--lr', 1e-3, '--fresh')[0] == 0
     assert contents(tmp_path / 'run.1')['checkpoint.pt'] == before['checkpoint.pt']
