@@ -270,7 +270,7 @@ def animate(film, path, *, width, rate=10, seconds=8):
                 image = frame.to_image()
                 images.append(image.resize((width, round(image.height * width / image.width))))
     images[0].save(path, save_all=True, append_images=images[1:], duration=1000 // rate, loop=0,
-                   quality=70, method=6)
+                   quality=70, method=2)
 
 
 def shrink(path):
