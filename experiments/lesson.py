@@ -235,13 +235,14 @@ def animate(film, path, *, width, rate=10, seconds=8):
                 image = frame.to_image()
                 images.append(image.resize((width, round(image.height * width / image.width))))
     images[0].save(path, save_all=True, append_images=images[1:], duration=1000 // rate, loop=0,
-                   quality=70, method=6)
+                   quality=70, method=2)
 
 
 def shrink(path):
-    """A PNG with a palette of 256 colours in place of 16 million: a third of its size."""
+    """A PNG of over a megabyte with a palette of 256 colours in place of 16 million: a third of its
+    size. Not a smaller one: a colour that is rare, as of a single dot, may lose its place."""
     image = Image.open(path)
-    if image.mode != 'P':
+    if path.stat().st_size > 1e6:
         image.convert('RGB').quantize(256, Image.Quantize.MEDIANCUT).save(path, optimize=True)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from pictures.film import Curves, Panel, play
 
-CELLS = 2_500 ** 2     # pairs of frames; longer videos are matched at every second or third frame
+CELLS = 5_000 ** 2     # pairs of frames; longer videos are matched at every second or third frame
 PART = 64              # frames decoded at once
 RATE = 25.             # frames a second, where a video does not say
 CLOCK = 'hardly more than the clock'

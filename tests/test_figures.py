@@ -229,10 +229,17 @@ def test_the_architecture_is_drawn_with_all_of_its_parameters():
 def test_the_architecture_is_drawn_from_a_video(tmp_path, network):
     settings = asdict(models.Architecture(**SMALL).resolve())
     lesson.draw_architecture(network, grey('a', 8, PICTURE), settings, tmp_path / 'a.png')
-    lesson.shrink(tmp_path / 'a.png')
     with Image.open(tmp_path / 'a.png') as image:
-        assert image.mode == 'P'
         assert image.width == canvas.WIDTH * canvas.DPI
+
+
+def test_only_large_pictures_lose_colours(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    for name, size in (('large.png', 600), ('small.png', 60)):
+        Image.fromarray(noise[:size, :size]).save(tmp_path / name)
+        lesson.shrink(tmp_path / name)
+    assert Image.open(tmp_path / 'large.png').mode == 'P'
+    assert Image.open(tmp_path / 'small.png').mode == 'RGB'
 
 
 def test_a_film_becomes_an_animated_image(tmp_path):
