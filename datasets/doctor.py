@@ -3,7 +3,6 @@
     python data.py NAME --data DIR [--decode]
 """
 import argparse
-import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -48,8 +47,6 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
     if row.actor:
         whys = [row.actor(video, reports[video].frames) for video in listed]
         problems += [f'{NOTE}no known actor: {why}' for why in whys if why]
-    if row.whole:
-        problems += far_apart([reports[video].frames for video in videos['train']])
     wrong = {
         'note': [line.removeprefix(NOTE) for line in remarks + problems if line.startswith(NOTE)],
         'missing': [line for line in remarks if not line.startswith(NOTE)],
@@ -84,21 +81,6 @@ def examine(video, decode):
     given = len(video.annotate(frames)) if video.fit else frames
     differ = f'{video.name}: {frames} frames, {given} labels' if given != frames else ''
     return Report(video.frames, labelled, sampled_down=differ)
-
-
-def far_apart(lengths, frames=32, sigma2=10):
-    """[a note] where more than a tenth of a clip's frames have no target in SCL, or [].
-
-    lengths: of the train videos. Of a video of L frames, `frames` are drawn from about 1.25 L for
-    each view. A target exp(-d^2 / (2 sigma2)) is 0 in float32 from d^2 = 206 sigma2 on, so a frame
-    has none if the other view drew nothing within d: a share of exp(-2 d frames / (1.25 L)).
-    """
-    reach = math.sqrt(206 * sigma2)
-    shares = [math.exp(-2 * reach * frames / (1.25 * length)) for length in lengths if length]
-    share = sum(shares) / max(1, len(shares))
-    note = (f'{NOTE}the videos are long: of {frames} frames drawn from each, {share:.0%} have no '
-            'frame of the other view near enough for a target in SCL; cut the videos')
-    return [note] if share > 0.1 else []
 
 
 def table(row, videos, reports, counted):

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import data
 
 BATCH, STEPS = 3, 2                                       # videos a step, steps an epoch
-STOPPED = (0, 130, -signal.SIGTERM, -signal.SIGKILL)      # how a run may end that is told to stop
+STOPPED = (0, 130, 143, -signal.SIGTERM, -signal.SIGKILL)      # how a run may end that is told to stop
 
 
 def write_videos(folder):
