@@ -23,7 +23,6 @@ from torch import nn
 from backbones.weights import fingerprint, load_trained, read_file  # noqa: F401, for users
 from lstp import POOLERS
 from mtf import MTF, READOUTS, Block
-from running.counting import count
 from running.errors import UserError
 from running.settings import add_arguments, check_limits, setting
 
@@ -421,17 +420,9 @@ def load_model(path, weights=None):
 
 def architecture(settings):
     """Rows (part, paper's section, output shape, parameters, trained?, multiply-adds) of a clip."""
-    with torch.device('meta'):                            # no memory, no time
-        model = build_model(settings | dict(weights='random'))
-        size = model.backbone.image_size
-        clips = torch.empty(1, model.mtf.frames, 3, size, size)
-    parts = {'backbone': model.backbone, 'pool': model.pool, 'mtf.fc': model.mtf.fc}
-    for number, block in enumerate(model.mtf.blocks):
-        parts[f'mtf.blocks.{number}'] = block
-    parts['mtf.out'] = model.mtf.out
-    sections = {'backbone': '3.2', 'pool': '3.3'}
-    counts = count(model, clips, parts)
-    return [(name, sections.get(name, '3.4'), *counts[name]) for name in parts]
+    from running.counting import costs    # late: slow to import
+    with torch.device('meta'):            # no memory, no time
+        return costs(build_model(settings | dict(weights='random')))
 
 
 def main():

@@ -29,7 +29,6 @@ from backbones.weights import load_strictly
 from loss import OBJECTIVES, without_target
 from running.batchnorm import share_batchnorm
 from running.command import StopSignals, end_well, on_stop
-from running.counting import say_if_slow
 from running.errors import UserError
 from running.features import see
 from running.processes import (all_gather, half_dtype, join_processes, mixed_precision,
@@ -227,7 +226,8 @@ def train(settings, fresh=False):
                 group['lr'] = lr
             views = data.views(batch, s.image_size, device,
                                crop=s.crop, jitter=s.jitter, hue=s.hue)    # (B, 2, T, 3, S, S)
-            time_, length, valid, labels = on_device(batch, device)
+            time_, length, valid, labels = models.on_device(
+                [batch[name] for name in ('time', 'length', 'valid', 'labels')], device)
             clips_valid = batch['valid'].flatten(0, 1)                     # on the CPU (B * 2, T)
             seed_step(s.seed, step, rank)
 
@@ -346,11 +346,9 @@ def prepare(model, s, device):
 
 def resume(resumed, optimizer, teacher, path):
     """Take up what Adam and the teacher knew -> the step to go on from. Errors: UserError."""
-    try:
-        optimizer.load_state_dict(resumed['optimizer'])
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f'{path}: lacks what Adam knew ({error}); choose another --out, or '
-                        f'--fresh') from None
+    if 'optimizer' not in resumed:
+        raise UserError(f'{path}: lacks what Adam knew; choose another --out, or --fresh')
+    optimizer.load_state_dict(resumed['optimizer'])
     if teacher:
         load_strictly(teacher, teacher.state_dict() | resumed['teacher'], path)
     return resumed['step']
@@ -388,13 +386,6 @@ def batches(videos, settings, first_step, rank, world):
                 yield [(epoch, int(index)) for index in order[start:start + local]]
 
 
-def on_device(batch, device):
-    """What the loss takes of a batch beside the embeddings."""
-    wait = device.type != 'cuda'                          # elsewhere its memory is not pinned
-    names = ('time', 'length', 'valid', 'labels')
-    return [batch[name].to(device, non_blocking=not wait) for name in names]
-
-
 def evaluation_is_due(s, step, steps):
     """Between epochs; the last evaluation follows the loop."""
     every = s.eval_every * steps
@@ -416,9 +407,6 @@ def announce(s, model, about, resumed, clips, videos, step, world, device):
                     f'({len(resumed["videos"])} then); --fresh begins anew')
     if 'sigma2' in OBJECTIVES[s.loss].settings:
         say_if_far_apart(s, clips)
-    if device.type == 'cpu' and not s.versions:
-        frames = (s.epochs * len(clips) - step * s.batch) * 2 * s.frames // world
-        say_if_slow(model, frames, s.image_size)
 
 
 def say_if_far_apart(s, clips, most=100):

@@ -1,31 +1,34 @@
-"""What a model costs: output shapes, parameters, multiply-adds of its parts, as PyTorch counts."""
-import time
-
+"""What each part of a model costs: output shape, parameters, multiply-adds, as PyTorch counts."""
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from running.processes import print_rank0
+SECTIONS = {'backbone': '3.2', 'pool': '3.3'}             # of the paper; the rest is 3.4
 
 
-def count(model, inputs, parts):
-    """Run a model once -> {part: (output shape, parameters, trained?, multiply-adds)}.
-
-    parts: {name: module} by the names that they have in the model. On the "meta" device this takes
-    no memory and no time.
-    """
-    from torch.utils.flop_counter import FlopCounterMode  # late: slow to import
+def costs(model):
+    """A model on the "meta" device -> for each part of it, in the order of a clip's way,
+    (name, paper's section, output shape, parameters, trained?, multiply-adds)."""
+    parts = {'backbone': model.backbone, 'pool': model.pool, 'mtf.fc': model.mtf.fc}
+    for number, block in enumerate(model.mtf.blocks):
+        parts[f'mtf.blocks.{number}'] = block
+    parts['mtf.out'] = model.mtf.out
     shapes = {}
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        for name, module in parts.items():
-            module.register_forward_hook(remember_shape(shapes, name))
-        model(inputs)
-    flops = counter.get_flop_counts()
-    counts = {}
     for name, module in parts.items():
-        parameters = sum(weight.numel() for weight in module.parameters())
-        trained = any(weight.requires_grad for weight in module.parameters())
-        own = flops.get(f'{type(model).__name__}.{name}', {})      # an average multiplies nothing
-        counts[name] = shapes[name], parameters, trained, sum(own.values()) // 2
-    return counts
+        module.register_forward_hook(remember_shape(shapes, name))
+    size = model.backbone.image_size
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, model.mtf.frames, 3, size, size))
+    flops = counter.get_flop_counts()
+    rows = []
+    for name, module in parts.items():
+        weights = list(module.parameters())
+        parameters = sum(weight.numel() for weight in weights)
+        trained = any(weight.requires_grad for weight in weights)
+        own = flops.get(f'MVFormer.{name}', {})           # an average multiplies nothing
+        macs = sum(own.values()) // 2
+        section = SECTIONS.get(name, '3.4')
+        rows.append((name, section, shapes[name], parameters, trained, macs))
+    return rows
 
 
 def remember_shape(shapes, name):
@@ -35,18 +38,3 @@ def remember_shape(shapes, name):
         shapes.setdefault(name, [0, *tensor.shape[1:]])
         shapes[name][0] += len(tensor)
     return hook
-
-
-@torch.no_grad()
-def say_if_slow(model, frames, size):
-    """Before a run on a CPU: how long its frames take in the backbone, from a trial of two."""
-    images = torch.zeros(2, 3, size, size)
-    seconds = []
-    for _ in range(3):                                    # the first call prepares
-        begin = time.perf_counter()
-        model.features(images)
-        seconds.append(time.perf_counter() - begin)
-    hours = min(seconds) / 2 * frames / 3600
-    if hours > 1:
-        print_rank0(f'the backbone takes {hours:.0f} hours or more on this CPU. A GPU is faster, '
-                    f'--versions 4 lets it see each video once; --backbone tiny is for trials')
