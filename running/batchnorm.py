@@ -5,7 +5,20 @@ PyTorch's SyncBatchNorm does this on CUDA only; here the CPU does the same, and 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of every process's tensor; and so is the sum of their gradients."""
+
+    @staticmethod
+    def forward(context, x):
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context, gradient):
+        return SumOverProcesses.forward(context, gradient)
 
 
 class SharedBatchNorm(nn.BatchNorm1d):
@@ -15,13 +28,12 @@ class SharedBatchNorm(nn.BatchNorm1d):
         if not self.training:
             return super().forward(x)
         rows = x.float()
-        # all_reduce is the sum of every process's, and so is its gradient
         sums = torch.cat([rows.sum(0), rows.new_full((1,), len(rows))])
-        sums = all_reduce(sums)
+        sums = SumOverProcesses.apply(sums)
         count = sums[-1]
         mean = sums[:-1] / count                                               # (C,)
         squares = (rows - mean).square().sum(0)
-        variance = all_reduce(squares) / count                     # (C,)
+        variance = SumOverProcesses.apply(squares) / count                     # (C,)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

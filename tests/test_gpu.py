@@ -42,9 +42,10 @@ CASES += [(torch.float16, kind) for kind in MODELS]
 
 class Gpu(TorchDispatchMode):
     """Over a FakeTensorMode: what is on the CPU stays real. Collects the copies between the two
-    that the CPU waits for. (To read a fake value, as .item() and nonzero do, is an error.)"""
+    that the CPU waits for, and float64, which MPS lacks. (To read a fake value, as .item() and
+    nonzero do, is an error.)"""
 
-    waits = []
+    faults = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -55,7 +56,9 @@ class Gpu(TorchDispatchMode):
             goes_on = kwargs.get('non_blocking') or args[-1] is True
             devices = {each.device for each in (*args, out) if torch.is_tensor(each)}
             if len(devices) > 1 and not goes_on:
-                self.waits.append(str(function))
+                self.faults.append(str(function))
+        if isinstance(out, FakeTensor) and out.dtype == torch.float64:
+            self.faults.append(f'{function} in float64')
         return out
 
 
@@ -99,12 +102,12 @@ def gpu(half, monkeypatch):
 
 
 def take_a_step(gpu, monkeypatch, folder, **changes):
-    """train.train for one step -> its model, and what it logs of the step. The waits: gpu.waits."""
+    """train.train for one step -> its model, and what it logs of the step."""
     logged, trained = [], []
 
     def one_batch(s, clips, *_):
         data.statistics(DEVICE)                           # sent once, before the first step
-        gpu.waits.clear()
+        gpu.faults.clear()
         yield data.collate([clips[0, 0], clips[0, 1]])
 
     monkeypatch.setattr(train, 'loader', one_batch)
@@ -117,7 +120,7 @@ def take_a_step(gpu, monkeypatch, folder, **changes):
 @pytest.mark.parametrize('half, changes', CASES, ids=str)
 def test_a_step_stays_on_the_gpu(half, changes, gpu, monkeypatch, tmp_path):
     model, logged = take_a_step(gpu, monkeypatch, tmp_path, **changes)
-    assert not gpu.waits
+    assert not gpu.faults
     assert all(value.device == DEVICE for value in logged)
     assert logged[0].dtype == torch.float32
     stays = 'train_backbone' in changes or half == torch.float16 and 'dinov3' in str(changes)

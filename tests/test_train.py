@@ -20,6 +20,7 @@ import loss
 import miniatures
 import model as models
 import train
+from lstp import POOLERS
 from made import grey
 from running.batchnorm import share_batchnorm
 from running.record import save_checkpoint
@@ -175,15 +176,51 @@ def gradients(rank=0, world=1):
     return found
 
 
+# every objective and pooler, and what else decides which weights take part
+KINDS = [dict(loss=name) for name in loss.OBJECTIVES] + [dict(pool=name) for name in POOLERS]
+KINDS += [dict(disjoint=True), dict(readout='avg'), dict(train_backbone=['patch_embed'])]
+
+
+def gradients_by_ddp(**changes):
+    """Two forward and backward passes: DDP refuses the second where the first left a trained weight
+    without a gradient. -> the names of the weights that have none."""
+    small = dict(backbone='tiny', weights='random', layers=[1], frames=6, entity_width=16,
+                 fc_width=16, embedding=16, image_size=24, depth=1)
+    s = train.Settings(**small | changes).resolve()
+    objective = loss.OBJECTIVES[s.loss]
+    model = train.make_model(s, objective, 3, None)
+    train.prepare(model, s, torch.device('cpu'))
+    parallel = DistributedDataParallel(model)
+    when = torch.arange(6).expand(1, 2, 6)
+    valid = torch.ones(1, 2, 6, dtype=torch.bool)
+    options = {}
+    if objective.labels:
+        options['labels'] = when // 2
+    if objective.head and not objective.loss_on_head_output:
+        options['classifier'] = model.head
+    for _ in range(2):
+        clips = torch.randn(2, 6, 3, 24, 24)
+        if objective.teacher:
+            options |= objective.teacher(model)(clips, valid[0])
+        z = parallel(clips, valid[0], normalize=objective.unit_length,
+                     project=objective.loss_on_head_output)
+        objective.loss(z[None], when, torch.full((1, 2), 6), valid, **options).backward()
+    return [name for name, weight in model.named_parameters()
+            if weight.requires_grad and weight.grad is None]
+
+
 def process(rank, world, folder):
     meet = f'file://{folder}/meet'
     dist.init_process_group('gloo', init_method=meet, rank=rank, world_size=world)
     torch.save(gradients(rank, world), f'{folder}/{rank}.pt')
+    for changes in KINDS:
+        assert gradients_by_ddp(**changes) == [], changes
     dist.destroy_process_group()
 
 
 def test_two_processes_have_the_gradients_of_one(tmp_path):
-    """BatchNorm included: ours takes its statistics over all processes on the CPU as well."""
+    """BatchNorm included: ours takes its statistics over all processes on the CPU as well. And no
+    objective or pooler leaves a weight unused."""
     mp.spawn(process, args=(2, tmp_path), nprocs=2)
     alone = gradients()
     for rank in range(2):

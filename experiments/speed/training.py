@@ -94,7 +94,8 @@ def training_step(model, batch, s, optimizer, device, options):
     """The step of train.py's loop -> the loss."""
     objective = OBJECTIVES[s.loss]
     views = data.views(batch, s.image_size, device)                   # (B, 2, T, 3, S, S)
-    time, length, valid, _ = train.on_device(batch, device)
+    names = ('time', 'length', 'valid')
+    time, length, valid = models.on_device([batch[name] for name in names], device)
     with mixed_precision(device):
         z = model(views.flatten(0, 1), valid.flatten(0, 1), normalize=objective.unit_length,
                   project=objective.loss_on_head_output)
