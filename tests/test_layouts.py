@@ -1,8 +1,6 @@
 """Every data set in every layout people have, by the real commands: doctor, an epoch, evaluation."""
 import json
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -96,21 +94,3 @@ def test_kinetics_then_penn(run, tmp_path):
     said = run(train, '--dataset', 'penn', '--data', tmp_path / 'penn', '--out', second, *SMALL,
                '--init', first / 'checkpoint.pt')
     assert f'init={first}' in said and (second / 'checkpoint.pt').exists()
-
-
-def test_penn_evaluated_by_torchrun(run, tmp_path):
-    """Two processes embed; one table on the screen, with the numbers of a single process."""
-    write_layout('penn', tmp_path / 'data')
-    out = tmp_path / 'run'
-    run(train, '--dataset', 'penn', '--data', tmp_path / 'data', '--out', out, *SMALL)
-    trained = json.loads((out / 'log.jsonl').read_text().splitlines()[-1])
-    numbers = tmp_path / 'all.json'
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2,
-               ROOT / 'evaluate.py', out / 'checkpoint.pt', '--workers', 0, '--json', numbers]
-    done = subprocess.run([*map(str, command)], text=True, capture_output=True,
-                          env=os.environ | dict(OMP_NUM_THREADS='1'), timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count('untrained model') == 1
-    means = json.loads(numbers.read_text())['rows'][str(out / 'checkpoint.pt')]['mean']
-    for metric in MEASURED['phases']:
-        assert means[metric] == pytest.approx(trained[metric], abs=1e-6)

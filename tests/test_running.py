@@ -220,6 +220,18 @@ def test_a_stopped_command_says_so_and_has_the_exit_code_of_shells(number, code,
     assert capsys.readouterr().err == '\ntrain.py: stopped; the same command goes on\n'
 
 
+def test_under_torchrun_an_error_is_what_its_report_ends_with(tmp_path, monkeypatch, capsys):
+    """torchrun prints what a process that failed has left in this file, instead of a traceback."""
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'error.json'))
+
+    def fail():
+        raise UserError('--batch 3: no')
+    with pytest.raises(SystemExit):
+        end_well('train.py', fail)
+    told = json.loads((tmp_path / 'error.json').read_text())
+    assert told['message'] == 'train.py: error: --batch 3: no' in capsys.readouterr().err
+
+
 def test_the_lock_is_not_what_makes_a_folder_a_run(tmp_path, monkeypatch):
     """--fresh keeps an old run under another name; a folder that holds only a lock is no run."""
     open_folder(tmp_path / 'run', fresh=True, settings={}).close()

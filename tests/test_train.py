@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 import data
+import evaluate
 import loss
 import miniatures
 import model as models
@@ -231,36 +232,40 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
 
 
 def test_torchrun_trains_and_only_rank_0_writes(tmp_path, videos):
-    process = start('--out', tmp_path, *videos, '--epochs', 2, processes=2)
+    """And both embed for the evaluation at the end: a single process finds the same metrics."""
+    process = start('--out', tmp_path, *videos, '--epochs', 1, processes=2)
     screen, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     assert '2 x cpu' in screen
-    assert screen.count('videos to train on') == 1
+    assert screen.count('videos to train on') == screen.count('untrained model') == 1
     lines = (tmp_path / 'log.jsonl').read_text().splitlines()
-    steps = [json.loads(line)['step'] for line in lines]
+    entries = [json.loads(line) for line in lines]
+    steps = [entry['step'] for entry in entries]
     assert steps == sorted(steps)
     assert steps[-1] == torch.load(tmp_path / 'checkpoint.pt')['step']
-
-
-def test_under_torchrun_an_error_is_what_its_report_ends_with(tmp_path, videos):
-    process = start('--out', tmp_path, *videos, '--batch', 3, processes=2)
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode not in (0, None)
-    assert '--batch 3: 2 processes' in ' '.join(errors.splitlines()[-2:])
+    evaluate.main([str(tmp_path), '--device', 'cpu', '--json', str(tmp_path / 'one.json')])
+    rows = json.loads((tmp_path / 'one.json').read_text())['rows']
+    means = next(iter(rows.values()))['mean']
+    for metric in 'classification', 'progression', 'tau', 'ap5':
+        assert means[metric] == pytest.approx(entries[-1][metric], abs=1e-6)
 
 
 # ----------------------------------------------------------------------------------------------
 # Interruption
 
-def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, videos, run):
+def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, videos, run, monkeypatch):
     """Killed once and ended by SIGTERM once: bit-identical weights and log; also with another
     number of workers. distill has a teacher to be kept."""
-    flags = [*videos, '--epochs', 5, '--save-every', 0, '--loss', 'distill']
+    flags = [*videos, '--epochs', 3, '--save-every', 0, '--loss', 'distill']
     whole = tmp_path / 'whole'
     stopped = tmp_path / 'stopped'
     assert run('--out', whole, *flags)[0] == 0
-    first = stop_after(3, signal.SIGKILL, stopped, *flags)
-    second = stop_after(first + 4, signal.SIGTERM, stopped, *flags)
+    first = kill_after(3, stopped, *flags)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, 'seed_step', terminate_at(first + 2))
+        code, _, errors = run('--out', stopped, *flags)
+    assert code == 128 + signal.SIGTERM and 'the same command goes on' in errors
+    second = torch.load(stopped / 'checkpoint.pt')['step']
     assert run('--out', stopped, *flags, '--workers', 1)[0] == 0
     a = torch.load(whole / 'checkpoint.pt')
     b = torch.load(stopped / 'checkpoint.pt')
@@ -280,20 +285,28 @@ def without_time(log):
     return entries
 
 
-def stop_after(lines, how, out, *flags):
-    """Send a run the signal once its log has so many lines -> the step that it has saved."""
+def kill_after(lines, out, *flags):
+    """Kill a run once its log has so many lines -> the step that it has saved."""
     log = out / 'log.jsonl'
     process = start('--out', out, *flags)
     deadline = time.time() + 90
     while not (log.exists() and log.read_text().count('\n') >= lines) and time.time() < deadline:
         time.sleep(0.01)
-    process.send_signal(how)
+    process.kill()
     _, errors = process.communicate(timeout=60)
-    if how == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL, errors
-    else:
-        assert process.returncode == 128 + how and 'the same command goes on' in errors, errors
+    assert process.returncode == -signal.SIGKILL, errors
     return torch.load(out / 'checkpoint.pt')['step']
+
+
+def terminate_at(last):
+    """seed_step, which sends SIGTERM within step `last`."""
+    seed_step = train.seed_step
+
+    def terminate(seed, step, rank):
+        if step == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        seed_step(seed, step, rank)
+    return terminate
 
 
 def assert_same(a, b):
