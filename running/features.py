@@ -31,7 +31,7 @@ from backbones.weights import fingerprint
 from evaluation.embedding import file_names
 from model import Features
 from running.errors import UserError
-from running.processes import all_gather, print_rank0, wait_for_all
+from running.processes import all_gather, print_rank0, rank0_first, wait_for_all
 from running.record import lock_folder
 
 
@@ -60,11 +60,11 @@ class SeenVideo(data.Video):
 
     def features(self, version, indices):
         """Packed frames, float16 (n, 1, P*L + 1, C). Errors: UserError."""
-        if not self.files[version].exists():
-            for _ in super().parts():
-                pass                                      # says what is wrong with the video
-            raise UserError(f'{self.name}: its features are gone; the same command makes them')
-        rows = np.load(self.files[version], mmap_mode='r')
+        try:
+            rows = np.load(self.files[version], mmap_mode='r')
+        except OSError:
+            raise UserError(f'{self.name}: has no features, for it could not be read, or they are '
+                            f'gone; the same command tries again') from None
         return torch.from_numpy(rows[np.asarray(indices) // (self.step if version else 1)])
 
     def views(self, rng, time):
@@ -83,6 +83,7 @@ def see(model, videos, folder, versions, strength, *, longest=0, device='cpu', r
     """{'train': [Video], 'val': [Video]} -> the same of SeenVideo; puts `Unpack` into the model.
     Each process makes its share of what the folder lacks. strength: options of data.augment;
     longest: that of data.Clips, which reads no other frames of a version. Errors: UserError."""
+    folder = Path(folder)
     backbone = model.backbone
     backbone.with_cls = True              # this model may not read it; others that share these may
     if torch.device(device).type == 'cpu' and torch.cpu._is_avx512_bf16_supported():
@@ -91,21 +92,22 @@ def see(model, videos, folder, versions, strength, *, longest=0, device='cpu', r
     key = dict(weights=fingerprint(model.backbone), layers=getattr(backbone, 'layers', None),
                pixels=backbone.image_size, precision=str(next(backbone.parameters()).dtype),
                augmentation=strength, longest=longest, videos=[identity(each) for each in distinct])
-    open_folder(Path(folder), key, rank)
+    with rank0_first():
+        check_key(folder / 'key.json', key)
     jobs, seen, frames = [], {}, 0
     for video, name, (_, length, _) in zip(distinct, file_names(distinct), key['videos']):
         seen[video] = one = copy.copy(video)
         one.__class__ = SeenVideo
         one.step = data.stride(length, longest)
         last = versions if video in videos['train'] else 0
-        one.files = [Path(folder, f'{name}.{k}.npy') for k in range(last + 1)]
+        one.files = [folder / f'{name}.{k}.npy' for k in range(last + 1)]
         for k, file in enumerate(one.files):
             if not file.exists():
                 step = one.step if k else 1
                 jobs.append((video, k, step, file))
                 frames += len(range(0, length, step))
     if any(all_gather(len(jobs))):                                # all have looked by now
-        lock = lock_folder(Path(folder)) if rank == 0 else None
+        lock = lock_folder(folder) if rank == 0 else None
         announce(backbone, frames, folder, device, world)
         for job in tqdm(jobs[rank::world], 'backbone', unit='video', disable=None):
             make(backbone, *job, strength, device)
@@ -124,21 +126,19 @@ def identity(video):
         return [video.name, 0, 0]
 
 
-def open_folder(folder, key, rank):
-    """Make the folder, or refuse one whose features are of something else. Errors: UserError."""
-    path = folder / 'key.json'
+def check_key(path, key):
+    """Write the key of a new folder, or refuse features of something else. Errors: UserError."""
     try:
-        if rank == 0 and not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix('.new').write_text(json.dumps(key))
             path.with_suffix('.new').replace(path)
-        wait_for_all()
         old = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f'{path}: no key to features ({error}); give another --features') from None
     other = [name for name in key if old.get(name) != json.loads(json.dumps(key[name]))]
     if other:
-        raise UserError(f'{folder}: holds features of other {", ".join(other)}; '
+        raise UserError(f'{path.parent}: holds features of other {", ".join(other)}; '
                         f'give another --features, or delete it')
 
 
