@@ -71,20 +71,22 @@ def progression(train, train_labels, val, val_labels):
     """Phase progression: R^2 on val, mean over all phases but the last, of regressions of the
     signed time since the phase's end as a share of the labelled frames. This is TCC's protocol;
     the paper has it shorter, "how much time is left until the next action phase boundary"."""
-    from sklearn.metrics import r2_score
+    from sklearn.linear_model import LinearRegression
     x, y = labelled_only(train, train_labels)
     val_x, val_y = labelled_only(val, val_labels)
     if not x or not val_x:
         return math.nan
-    x, val_x = np.concatenate(x), np.concatenate(val_x)
-    classes = np.unique(np.concatenate(y + val_y))
+    x = np.concatenate(x).astype(np.float64)
+    val_x = np.concatenate(val_x).astype(np.float64)
     scores = []
-    for k in classes[:-1]:
+    for k in np.unique(np.concatenate(y + val_y))[:-1]:
         target = np.concatenate([time_since_end(labels, k) for labels in y])        # (n,)
         truth = np.concatenate([time_since_end(labels, k) for labels in val_y])     # (m,)
-        rows = np.isfinite(truth)
-        if np.isfinite(target).any() and rows.sum() > 1:
-            scores.append(r2_score(truth[rows], predict_time(x, target, val_x[rows])))
+        known = np.isfinite(target)
+        asked = np.isfinite(truth)
+        if known.any() and asked.sum() > 1:
+            regression = LinearRegression().fit(x[known], target[known])
+            scores.append(regression.score(val_x[asked], truth[asked]))
     return mean(scores)
 
 
@@ -98,17 +100,6 @@ def time_since_end(labels, k):
     if not len(frames):
         return np.full(n, np.nan)
     return (np.arange(n) - frames[-1]) / n
-
-
-def predict_time(x, target, queries):
-    """Least squares with an intercept, on the rows of x (n, D) whose target (n,) is a number, for
-    queries (m, D) -> (m,). By the normal equations: in float64, they square x's condition."""
-    rows = np.isfinite(target)
-    x, target = x[rows].astype(np.float64), target[rows]
-    middle, height = x.mean(0), target.mean()
-    x = x - middle
-    weights = np.linalg.lstsq(x.T @ x, x.T @ (target - height), rcond=None)[0]     # (D,)
-    return (queries - middle) @ weights + height
 
 
 def kendalls_tau(embeddings, stride=1):
@@ -164,24 +155,17 @@ def rank_correlation(sequences):
 
 def retrieval(embeddings, labels, k=5, stride=1):
     """Fine-grained frame retrieval, AP@k (0..1): of a frame's k nearest frames in other videos, how
-    many have its label; mean over frames, then over videos."""
-    return precision(same_label(embeddings, labels, k, stride), k)
-
-
-def same_label(embeddings, labels, k, stride=1):
-    """Whether a frame's k nearest frames in other videos have its label -> [bool (n_i, k)], nearest
-    first; k is less where the others of some video have fewer frames together.
+    many have its label; mean over frames, then over videos.
 
     float32 finds k + 3 candidates, which float64 ranks anew.
     """
     embeddings, labels = labelled_only(embeddings, labels)
     if len(embeddings) < 2:
-        return []
+        return math.nan
     videos = as_tensors([x[::stride] for x in embeddings])
     frames = torch.cat(videos)                                                # (M, D)
     labels = torch.from_numpy(np.concatenate([y[::stride] for y in labels]))  # (M,)
-    k = min(k, len(frames) - max(len(video) for video in videos))
-    found = []
+    scores = []
     start = 0
     for video in videos:
         stop = start + len(video)
@@ -193,14 +177,10 @@ def same_label(embeddings, labels, k, stride=1):
             away = queries[:, None].double() - frames[candidates].double()
             rank = away.square().sum(-1).argsort(dim=1, stable=True)[:, :k]
             nearest.append(candidates.gather(1, rank))
-        found.append(labels[torch.cat(nearest)] == labels[start:stop, None])
+        right = labels[torch.cat(nearest)] == labels[start:stop, None]        # (n, k)
+        scores.append(right.double().mean().item())
         start = stop
-    return found
-
-
-def precision(found, k):
-    """AP@k of what same_label found; of all that it found, where that is fewer than k."""
-    return mean([video[:, :k].double().mean().item() for video in found])
+    return mean(scores)
 
 
 def clock(frames):
@@ -238,9 +218,7 @@ def score(dataset, embedded, embeddings, device='cpu'):
         if any((y >= 0).any() for y in train_labels + val_labels):
             rows[action]['classification'] = classify(*lists)
             rows[action]['progression'] = progression(*lists)
-            found = same_label(val, val_labels, 15, row.stride)
-            for k in (5, 10, 15):
-                rows[action][f'ap{k}'] = precision(found, k)
+            rows[action]['ap5'] = retrieval(val, val_labels, 5, row.stride)
     if len(rows) == 1:
         return {'mean': mean_row(rows)}
     return rows | {'mean': mean_row(rows)}

@@ -107,8 +107,6 @@ def test_retrieval_against_loops(monkeypatch, k, block):
         right = [share_of_right(*one, others, k) for one in zip(queries, answers)]
         scores.append(np.mean(right))
     assert evaluate.retrieval(x, labels, k, 2) == pytest.approx(np.mean(scores), abs=1e-9)
-    found = evaluate.same_label(x, labels, 20, 2)         # one search, and the best k of it
-    assert evaluate.precision(found, k) == pytest.approx(np.mean(scores), abs=1e-9)
 
 
 def test_near_ties_are_ranked_in_float64():
@@ -116,8 +114,8 @@ def test_near_ties_are_ranked_in_float64():
     away = 1e-4 * np.array([3, 1, 4, 2], np.float32)
     other = np.stack([np.ones(4, np.float32), away], 1)
     query = np.array([[1, 0]], np.float32)
-    found = evaluate.same_label([query, other], [np.array([0]), np.array([1, 0, 1, 0])], 2)
-    assert found[0].tolist() == [[True]]    # k: the others of `other` are one frame
+    labels = [np.array([0]), np.array([1, 0, 1, 0])]
+    assert evaluate.retrieval([query, other], labels, 2) == (1 + 0.5) / 2
 
 
 def test_retrieval_never_looks_into_the_query_video():
