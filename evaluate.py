@@ -11,7 +11,6 @@ weights (seed 0) on the same backbone; `frozen` is that backbone's own features,
 What is not above all of them has learned nothing that a metric can see.
 """
 import math
-from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ import model as models
 from evaluation.command import check_arguments, load_models, parse, seeds_together
 from evaluation.embedding import Frozen, embed_splits, folders_of, write_index
 from evaluation.focus import focus_table
-from evaluation.labels import actions_of, few_labels_table, labelled_only, lists_of, needed
+from evaluation.labels import by_action, labelled_only, needed
 from evaluation.linear import linear_classifier
 from evaluation.own_videos import align_files, predict_folder
 from evaluation.table import mean, mean_row, print_result, remarks, write_json
@@ -192,13 +191,6 @@ def clock(frames):
 # --------------------------------------------------------------------------------------------------
 # From videos to numbers: embed, then each metric for each action, the controls beside the model
 
-def classifier_for(dataset, device):
-    """The classification that the field uses on this data set."""
-    if data.DATASETS[dataset].metrics == 'linear':
-        return partial(linear_classifier, device=device)
-    return classification
-
-
 def score(dataset, embedded, embeddings, device='cpu'):
     """{split: [EmbeddedVideo]}, {split: [(n_i, D)]} -> {action: {metric: value}}, and their mean:
 
@@ -206,17 +198,15 @@ def score(dataset, embedded, embeddings, device='cpu'):
     Without labels there is tau alone; FineGym has its own classifier alone.
     """
     row = data.DATASETS[dataset]
-    classify = classifier_for(dataset, device)
     rows = {}
-    for action, members in actions_of(dataset, embedded).items():
-        lists = lists_of(members, embedded, embeddings)
+    for action, lists in by_action(dataset, embedded, embeddings).items():
         _, train_labels, val, val_labels = lists
         if row.metrics == 'linear':
-            rows[action] = {'classification': classify(*lists)}
+            rows[action] = {'classification': linear_classifier(*lists, device=device)}
             continue
         rows[action] = {'tau': kendalls_tau(val, row.stride)}
         if any((y >= 0).any() for y in train_labels + val_labels):
-            rows[action]['classification'] = classify(*lists)
+            rows[action]['classification'] = classification(*lists)
             rows[action]['progression'] = progression(*lists)
             rows[action]['ap5'] = retrieval(val, val_labels, 5, row.stride)
     if len(rows) == 1:
@@ -233,7 +223,7 @@ def untrained(settings, network):
     return own.to(next(network.mtf.parameters()).device)
 
 
-def assess(networks, videos, settings, *, controls=True, folders=None, workers=0):
+def assess(networks, videos, settings, *, controls=True, folders=(), workers=0):
     """Embed and score -> a dict, or None in all processes but rank 0. Errors: UserError.
 
     rows        {model: {action: {metric: value}}}: what `score` returns of each model and control
@@ -242,8 +232,8 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
     skipped     {video: why it cannot be read}; remarks: lines about the data; dataset: its name
     paper       the values of the paper's Table 1, {metric: (mean, 2 standard deviations)}, or None
 
-    networks: {name: MVFormer}; videos: of data.load; settings: the first model's; folders: {name:
-    where its embeddings are saved}.
+    networks: {name: MVFormer}; videos: of data.load; settings: the first model's; folders: where
+    the embeddings of each are saved.
     """
     dataset = settings['dataset']
     row = data.DATASETS[dataset]
@@ -253,17 +243,17 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
     if not folders:
         videos = needed(videos, phases)
     if controls and phases:
-        frozen = {'frozen (mean of patches)': Frozen(first.backbone, cls=False)}
+        networks = networks | {'untrained': untrained(settings, first)}
+        networks['frozen (mean of patches)'] = Frozen(first.backbone, cls=False)
         if getattr(first.backbone, 'gives_cls', False):
-            frozen['frozen (CLS)'] = Frozen(first.backbone, cls=True)
-        networks = networks | {'untrained': untrained(settings, first)} | frozen
+            networks['frozen (CLS)'] = Frozen(first.backbone, cls=True)
 
     embedded, embeddings, skipped = embed_splits(
-        networks, videos, folders or {}, limit=settings.get('limit') or row.limit,
+        networks, videos, folders=folders, limit=settings.get('limit') or row.limit,
         whole=row.whole, device=device, workers=workers)
     if not is_rank0():
         return None
-    for folder in (folders or {}).values():
+    for folder in folders:
         attempt('index', write_index, folder / 'index.csv', videos, embedded)
     if controls and phases:
         embeddings['clock'] = {}
@@ -274,7 +264,7 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
     notes = [f'{dataset} has no phases: nothing to measure']
     if phases:
         rows = {name: score(dataset, embedded, embeddings[name], device) for name in embeddings}
-        notes = remarks(actions_of(dataset, embedded), embedded, skipped, row.metrics == 'phases')
+        notes = remarks(by_action(dataset, embedded, embedded), embedded, skipped)
     return {'dataset': dataset, 'paper': row.paper, 'rows': rows, 'remarks': notes,
             'skipped': skipped, 'embedded': embedded, 'embeddings': embeddings}
 
@@ -304,7 +294,7 @@ def run(args):
     _, _, device = join_processes(args.device)
     networks, all_settings = load_models(
         args.checkpoints, device, dataset=args.dataset, data=args.data, weights=args.weights,
-        data_seed=args.data_seed, label_unit=args.label_unit, workers=args.workers)
+        label_unit=args.label_unit, workers=args.workers)
     name, first = next(iter(networks.items()))
     settings = all_settings[name]
     if args.align:
@@ -321,9 +311,6 @@ def run(args):
         return
     groups = seeds_together(all_settings)
     print_result(result, groups)
-    if args.fractions and result['rows']:
-        classify = classifier_for(result['dataset'], device)
-        result['fractions'] = few_labels_table(result, groups, args.fractions, classify)
     if args.focus:
         both = networks | {'untrained': untrained(settings, first)}
         result['focus'] = attempt('focus table', focus_table, both, result['embedded'])

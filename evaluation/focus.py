@@ -4,12 +4,12 @@
 """
 import math
 
-import numpy as np
 import torch
 
-from pictures import figures
+from pictures.canvas import spaced
+from pictures.figures import look_at
 
-MEASURES = ('mass', 'area', 'ratio', 'peak', 'iou', 'entropy')
+MEASURES = ('mass', 'area', 'ratio', 'iou', 'entropy')
 
 
 def focus(attention, actor):
@@ -17,10 +17,9 @@ def focus(attention, actor):
 
     mass     share of the attention that lies on the actor: the measure to trust
     area     share of the frame that the actor covers: what attention that sees nothing would score
-    peak     1 where the strongest patch is one of the actor's: the best covered ones, as many as
-             its area comes to
-    iou      of those patches with as many of the strongest ones
-    entropy  of the attention, 1 = uniform; peak and iou flatter attention that is nearly so
+    iou      of the best covered patches, as many as its area comes to, with as many of the
+             strongest ones
+    entropy  of the attention, 1 = uniform; iou flatters attention that is nearly so
     """
     share = attention / attention.sum(-1, keepdim=True).clamp_min(1e-12)
     size = actor.sum(-1).round().clamp_min(1)[:, None]           # (F, 1), in patches
@@ -30,7 +29,6 @@ def focus(attention, actor):
     return {
         'mass': (share * actor[:, None]).sum(-1),
         'area': actor.mean(-1)[:, None].expand_as(both),
-        'peak': own.gather(1, share.argmax(-1)).float(),
         'iou': both / (2 * size - both),
         'entropy': torch.special.entr(share).sum(-1) / math.log(share.shape[-1]),
     }
@@ -41,65 +39,44 @@ def rank(values):
     return values.argsort(-1, descending=True).argsort(-1)
 
 
-def mean_focus(network, embedded, frames):
-    """Focus of the entities and of the CLS heads, mean over all frames that show a known actor
-    -> {measure: [N]}, {measure: [heads]}; {} for what there is not."""
-    of_entities, of_heads = [], []
-    for record in embedded:
-        indices = figures.spaced(record.frames, frames)
-        _, entities, heads, actor = figures.look_at(network, record.video, indices)
-        if actor is None:
-            continue
-        there = actor.sum(-1) > 0
-        for found, attention in ((of_entities, entities), (of_heads, heads)):
-            if attention is not None and there.any():
-                found.append(focus(attention[there], actor[there]))
-    return mean_of_frames(of_entities), mean_of_frames(of_heads)
+def looks_at(network, embedded, frames):
+    """[Look] at some frames of each video whose actor is known, without the images."""
+    looks = [look_at(network, one.video, spaced(one.frames, frames))._replace(images=None)
+             for one in embedded]
+    return [look for look in looks if look.actor is not None]
 
 
-def mean_of_frames(found):
-    """[{measure: (F_i, N)}] -> {measure: [N]}."""
-    if not found:
-        return {}
-    means = {}
-    for measure in found[0]:
-        means[measure] = torch.cat([one[measure] for one in found]).mean(0).tolist()
-    return means
-
-
-def focus_rows(networks, embedded, frames=8):
-    """-> [{'model', 'part', measure: value}]: every entity of each model, in val frames.
-
-    Beside them the backbone's CLS head that is best in train frames. networks: {name: model}.
-    """
-    rows = []
-    for name, network in networks.items():
-        entities, heads = mean_focus(network, embedded['val'], frames)
-        for k in range(len(entities.get('mass', []))):
-            rows.append(focus_row(name, f'entity {k + 1}', entities, k))
-        if heads and name == next(iter(networks)):
-            some = [embedded['train'][i] for i in figures.spaced(len(embedded['train']), 50)]
-            heads_in_train = mean_focus(network, some, frames)[1] or heads
-            best = int(np.argmax(heads_in_train['mass']))
-            rows.append(focus_row('backbone', f'CLS head {best + 1}', heads, best))
-    return rows
-
-
-def focus_row(model, part, means, k):
-    row = {'model': model, 'part': part, 'ratio': means['mass'][k] / means['area'][k]}
-    for measure, values in means.items():
-        row[measure] = values[k]
-    return row
+def mean_focus(looks, kind):
+    """Mean over the frames that show the actor -> [{measure: value}], one each of the 'entities'
+    or 'heads'; [] if there are none."""
+    attention = [getattr(look, kind) for look in looks]
+    if not attention or attention[0] is None:
+        return []
+    actor = torch.cat([look.actor for look in looks])
+    there = actor.sum(-1) > 0
+    parts = []
+    means = focus(torch.cat(attention)[there], actor[there])
+    for k in range(attention[0].shape[1]):
+        part = {measure: values[:, k].mean().item() for measure, values in means.items()}
+        parts.append(part | {'ratio': part['mass'] / part['area']})
+    return parts
 
 
 def focus_table(networks, embedded, frames=8):
-    """Print the rows of `focus_rows`, and return them."""
-    rows = focus_rows(networks, embedded, frames)
+    """Print and return [{'model', 'part', measure: value}] of val frames: every entity of each
+    model, and the backbone's CLS heads. networks: {name: model}, of the same backbone."""
+    rows = []
+    for name, network in networks.items():
+        looks = looks_at(network, embedded['val'], frames)
+        for k, values in enumerate(mean_focus(looks, 'entities'), 1):
+            rows.append({'model': name, 'part': f'entity {k}', **values})
+    for k, values in enumerate(mean_focus(looks, 'heads'), 1):
+        rows.append({'model': 'backbone', 'part': f'CLS head {k}', **values})
     if not rows:
         print('note: no focus table: no actor is known (masks, boxes), '
               'or the pooler has no attention')
         return rows
-    print('\nattention on the actor in val frames; the CLS head is the best of all on train frames')
+    print('\nattention on the actor in val frames')
     print(' ' * 40 + ''.join(f'{measure:>9}' for measure in MEASURES))
     for row in rows:
         model = row['model'].removesuffix('/checkpoint.pt')[-26:]
