@@ -19,7 +19,6 @@ import data
 import model as models
 from evaluation.command import check_arguments, load_models, parse, seeds_together
 from evaluation.embedding import Frozen, embed_splits, folders_of, write_index
-from evaluation.focus import focus_table
 from evaluation.labels import by_action, labelled_only, needed
 from evaluation.linear import linear_classifier
 from evaluation.own_videos import align_files, predict_folder
@@ -311,9 +310,6 @@ def run(args):
         return
     groups = seeds_together(all_settings)
     print_result(result, groups)
-    if args.focus:
-        both = networks | {'untrained': untrained(settings, first)}
-        result['focus'] = attempt('focus table', focus_table, both, result['embedded'])
     if args.json:
         attempt(args.json, write_json, result, settings, groups, args.json)
     if args.figures:

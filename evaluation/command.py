@@ -11,7 +11,7 @@ from pictures.align import METHODS
 from running.errors import UserError
 from running.processes import half_dtype
 
-TABLE_FLAGS = ('focus', 'figures', 'embeddings', 'json')  # that go with the table
+TABLE_FLAGS = ('figures', 'embeddings', 'json')  # that go with the table
 SEED_FLAGS = ('seed', 'out', 'init', 'workers', 'device', 'save_every', 'eval_every', 'compile')
 
 
@@ -36,7 +36,6 @@ def parse(argv=None):
     add('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
 
     add = parser.add_argument_group('what to make beside the table').add_argument
-    add('--focus', action='store_true', help='a table: how much attention lies on the actor')
     add('--figures', metavar='DIR', type=Path, help='all pictures of the first checkpoint')
     add('--embeddings', metavar='DIR', type=Path,
         help='one float32 array (n, D) a video, DIR/val/*.npy, and of each frame a line, index.csv')

@@ -37,12 +37,9 @@ class EmbeddedVideo(NamedTuple):
 
 
 class Frames(IterableDataset):
-    """Decodes whole videos in parts, each video in one worker.
-
-    Yields (position, uint8 (F, 3, H, W), None); at a video's end (position, None, (its frames,
-    labels)), or where it cannot be read (position, None, why). most: a video of more frames is
-    thinned out, see `thinning`.
-    """
+    """Whole videos in parts, each video by one worker: (position, uint8 (F, 3, H, W), None); at its
+    end (position, None, (its frames, labels)), or where it cannot be read (position, None, why).
+    most: a video of more frames is thinned out."""
 
     def __init__(self, videos, positions, most):
         self.videos = videos
@@ -64,8 +61,8 @@ class Frames(IterableDataset):
 
 
 class Frozen(nn.Module):
-    """The control `frozen`: of each frame one vector of the backbone's last layer, as it is, in the
-    place of an MVFormer. It stands beside one, and is given the features of that."""
+    """The control `frozen`, in the place of an MVFormer: of each frame one vector of the backbone's
+    last layer, as it is. Its features are those of the MVFormer beside it."""
 
     def __init__(self, backbone, *, cls):
         super().__init__()
@@ -107,9 +104,9 @@ def entities_of(networks, frames):
 def embed_entities(network, entities, frames, limit):
     """Entities (n, N, d) of a video of so many frames -> unit-length embeddings (frames, D).
 
-    One sequence up to `limit` frames. A longer video is ceil(n / limit) equal ones, each with its
-    own time code: the field's protocol. Where n < frames, it has been thinned out instead: it is
-    one sequence with one time code, and what lies between two of its frames is interpolated.
+    A video of more than `limit` frames is cut into equal sequences, each with its own time code:
+    the field's protocol. Where n < frames, it has been thinned out instead and is one sequence;
+    what lies between two of its frames is interpolated.
     """
     parts = entities.tensor_split(math.ceil(len(entities) / limit))
     z = torch.cat([network.mtf(part[None])[0] for part in parts])  # (n, D)
@@ -122,8 +119,7 @@ def embed_entities(network, entities, frames, limit):
 
 
 def interpolate(z, frames, step):
-    """Embeddings (n, D) of every step-th frame -> of all (frames, D), linearly between them; those
-    after the last are like it."""
+    """Embeddings (n, D) of every step-th frame -> of all (frames, D); after the last, like it."""
     place = torch.arange(frames, device=z.device) / step          # (frames,), in units of z's rows
     before = place.long()
     after = (before + 1).clamp(max=len(z) - 1)
@@ -133,10 +129,8 @@ def interpolate(z, frames, step):
 @torch.no_grad()
 def embed(networks, videos, positions, *, limit=1000, whole=False, device='cpu', workers=0):
     """Yields (position, labels or None, [(n, D) of each network]), or where a video cannot be read
-    (position, why, None). Of a video only the entities are held, never its patches.
-
-    limit: frames of the longest sequence. whole: a longer video is thinned out, not cut.
-    """
+    (position, why, None). limit: frames of the longest sequence; whole: a longer video is thinned
+    out, not cut. Of a video only the entities are held, never its patches."""
     frames = Frames(videos, positions, limit if whole else math.inf)
     loader = DataLoader(
         frames, batch_size=None, collate_fn=tuple, num_workers=workers,
@@ -202,13 +196,12 @@ def embed_splits(networks, videos, *, folders=(), **options):
 
     {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}}, {video: why it cannot be read}
 
-    A video in several splits is embedded once. networks: {name: model}; folders: where embeddings
-    of the first models are saved; options: of `embed`. Errors: UserError, where nothing is left of
-    a split. All is held in memory: FineGym99's 1.22 million labelled frames, of 256 float32 numbers
-    each, are 1.25 GB a model.
+    networks: {name: model}; folders: where those of the first models are saved; options: of
+    `embed`. Errors: UserError, where nothing is left of a split. All is held in memory: FineGym99's
+    1.22 million labelled frames, of 256 float32 numbers each, are 1.25 GB a model.
     """
     files = files_of(videos)
-    listed = list(files)
+    listed = list(files)    # a video of two splits once
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     positions = range(rank, len(listed), world)
     found, skipped = {}, {}

@@ -69,8 +69,7 @@ def print_table(heading, rows, groups, paper=None):
     columns = {metric: title for metric, title in METRICS.items() if metric in first['mean']}
     width = max(26, *(len(title) + 2 for title in groups))
     most = max(map(len, groups.values()))
-    if most > 1:
-        heading += f'; {most} checkpoints: mean ± 2 standard deviations'
+    heading += f'; {most} checkpoints: mean ± 2 standard deviations' if most > 1 else ''
     print(f'\n{heading}')
     print(' ' * width + ''.join(f'{title:>18}' for title in columns.values()))
     if len(groups) == 1:

@@ -57,9 +57,9 @@ def test_the_command(checkpoint, tmp_path, capsys):
     pictures = tmp_path / 'pictures'
     arrays = tmp_path / 'arrays'
     evaluate.main([str(checkpoint), '--json', str(file), '--figures', str(pictures),
-                   '--embeddings', str(arrays), '--focus'])
+                   '--embeddings', str(arrays)])
     out = capsys.readouterr().out
-    for text in ('clock', 'untrained', 'mass', 'left out, cannot be read (1): e: does not decode'):
+    for text in ('clock', 'untrained', 'left out, cannot be read (1): e: does not decode'):
         assert text in out
     drawn = sorted(path.stem for path in pictures.glob('*.png'))
     assert drawn == ['alignment', 'clock', 'entities', 'training']
@@ -70,7 +70,6 @@ def test_the_command(checkpoint, tmp_path, capsys):
     means = numbers['rows'][str(checkpoint)]['mean']
     assert means['tau'] == numbers['spread']['mean']['mean']['tau'][0]
     assert out.count('bove every control') == 1
-    assert len(numbers['focus']) == 7
     assert numbers['skipped']
     assert numbers['settings']['entities'] == 2
 
@@ -115,14 +114,12 @@ def test_main_in_a_notebook(checkpoint, monkeypatch):
     assert 'untrained model' in screen.text
 
 
-@pytest.mark.parametrize('pool', ['cls', 'avg'])
-def test_pictures_without_entities_or_labels(tmp_path, pool):
-    settings = SETTINGS | {'pool': pool}
+def test_pictures_without_entities_or_labels(tmp_path):
+    settings = SETTINGS | {'pool': 'avg'}
     plain = models.build_model(settings)
     result = evaluate.assess({'a': plain}, {'train': [], 'val': [Film('a', 3)]}, settings)
     figures.draw_all(plain, result, 'a', tmp_path, tmp_path / 'log.jsonl')
-    drawn = sorted(path.name for path in tmp_path.iterdir())
-    assert drawn == ['entities.mp4', 'entities.png']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['entities.mp4', 'entities.png']
 
 
 @pytest.mark.parametrize('arguments, unit', [
@@ -216,15 +213,14 @@ def test_metrics_are_logged_before_a_picture_that_fails(network, tmp_path, monke
 
 def test_pictures_tables_and_files_that_fail_are_notes(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(figures, 'draw_all', fail)
-    monkeypatch.setattr(evaluate, 'focus_table', fail)
     monkeypatch.setattr(evaluate, 'write_json', fail)
     monkeypatch.setattr(np, 'save', full_disk)
     file = tmp_path / 'a.json'
     evaluate.main([str(checkpoint), '--json', str(file), '--figures', str(tmp_path / 'pictures'),
-                   '--embeddings', str(tmp_path / 'arrays'), '--focus'])
+                   '--embeddings', str(tmp_path / 'arrays')])
     out = capsys.readouterr().out
     assert 'untrained model' in out
-    for what in ('focus table', file, 'pictures'):
+    for what in (file, 'pictures'):
         assert f'note: no {what}: two lines' in out
     assert out.count('note: no embeddings: [Errno 28] No space left on device') == 1
 

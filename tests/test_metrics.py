@@ -261,27 +261,6 @@ def test_few_frames_are_fitted_without_a_warning():
             assert np.abs(part).max() < 2e-6 * len(x), number
 
 
-def tight_clusters(number):
-    """(n, 16) float32 of 3 to 6 classes that lie close together and far from one another."""
-    rng = np.random.default_rng(number)
-    classes = 3 + number % 4
-    y = np.arange(600) % classes
-    centres = rng.normal(size=(classes, 16))
-    x = centres[y] + 0.003 * rng.normal(size=(600, 16))
-    return (30 * x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), y
-
-
-def test_tight_clusters_are_fitted_without_a_warning():
-    for number in range(0, 12, 3):
-        x, y = tight_clusters(number)
-        with warnings.catch_warnings():
-            warnings.simplefilter('error')
-            classifier = evaluate.fit_classifier(x, y)
-        for part in gradient(classifier, x, y):
-            assert np.abs(part).max() < 1e-5 * len(x), number
-        assert (classifier.predict(x) == y).all()
-
-
 # ------------------------------------------------------------------------------------------------
 # FineGym's linear classifier
 

@@ -176,7 +176,6 @@ def test_a_broken_video_ends_it_before_anything_is_written(command, tmp_path, co
     ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/serve.mp4', 'serve.csv: is there already'),
     ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/film.gif', 'let its name end in .mp4'),
     ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/a.mp4/b.mp4', 'a.mp4'),
-    ('--align {here}/a.mp4 {here}/a.mp4 --focus', '--focus goes with the table'),
     ('--predict {here}/a.mp4', 'takes a folder'),
     ('--predict {here}/none', 'takes a folder'),
     ('--predict {here} --out {here}', 'is not empty'),

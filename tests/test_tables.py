@@ -1,4 +1,4 @@
-"""From embeddings to tables: scores of each action, what is said of them, few labels, the focus."""
+"""From embeddings to tables: scores of each action, what is said of them, the focus."""
 import math
 
 import numpy as np
@@ -7,9 +7,10 @@ import torch
 
 import data
 import evaluate
+import focus
 from pictures import figures
 import model as models
-from evaluation import embedding, focus, table
+from evaluation import table
 from evaluation.labels import by_action
 from noise import (SETTINGS, Film, embedded_of, films, random_videos)
 from running.errors import UserError
@@ -192,17 +193,14 @@ def test_masks_pass_through_the_frames_crop(network, monkeypatch):
         np.testing.assert_allclose(actor[0], expected.ravel(), atol=1e-6)
 
 
-def test_focus_table(network, capsys):
-    embedded, _, _ = embedding.embed_splits({'': network}, films())
+def test_focus_of_every_entity_and_head(network):
     networks = {'mine': network, 'untrained': evaluate.untrained(SETTINGS, network)}
-    rows = focus.focus_table(networks, embedded, frames=3)
-    names = [row['model'] for row in rows]
-    assert names == ['mine', 'mine', 'untrained', 'untrained', 'backbone', 'backbone', 'backbone']
-    for row in rows:
-        assert row['area'] == pytest.approx(0.09375)
-        assert row['ratio'] == row['mass'] / row['area']
-    assert 'CLS head' in capsys.readouterr().out
-    for one in embedded['val']:
-        one.video.actor = lambda indices: None
-    assert focus.focus_table({'mine': network}, {'train': [], 'val': embedded['val']}) == []
-    assert 'no focus table' in capsys.readouterr().out
+    videos = films()['val']
+    rows = focus.focus_rows(networks, videos, frames=3)
+    assert [name for name, _, _ in rows] == 2 * ['mine'] + 2 * ['untrained'] + 3 * ['backbone']
+    for _, _, values in rows:
+        assert values['area'] == pytest.approx(0.09375)
+        assert values['ratio'] == values['mass'] / values['area']
+    for video in videos:
+        video.actor = lambda indices: None
+    assert focus.focus_rows(networks, videos) == []

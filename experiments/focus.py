@@ -1,13 +1,23 @@
 """Actor focus: how much of the attention lies on the actor (what Figures 1 and 3 show), in numbers.
 
-    attention (F, N, P) of N entities or heads over P patches, actor (F, P): its share of each patch
+    python experiments/focus.py CHECKPOINT
+
+Printed of the val frames: each entity of the model and of an untrained one, and the backbone's CLS
+heads. attention (F, N, P) of N entities or heads over P patches, actor (F, P): its share of each.
 """
 import math
+import sys
+from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import data
+import evaluate
+from evaluation.command import load_models
 from pictures.canvas import spaced
 from pictures.figures import look_at
+from running.processes import pick_device
 
 MEASURES = ('mass', 'area', 'ratio', 'iou', 'entropy')
 
@@ -39,10 +49,10 @@ def rank(values):
     return values.argsort(-1, descending=True).argsort(-1)
 
 
-def looks_at(network, embedded, frames):
+def looks_at(network, videos, frames):
     """[Look] at some frames of each video whose actor is known, without the images."""
-    looks = [look_at(network, one.video, spaced(one.frames, frames))._replace(images=None)
-             for one in embedded]
+    looks = [look_at(network, video, spaced(video.frames, frames))._replace(images=None)
+             for video in videos]
     return [look for look in looks if look.actor is not None]
 
 
@@ -54,32 +64,38 @@ def mean_focus(looks, kind):
         return []
     actor = torch.cat([look.actor for look in looks])
     there = actor.sum(-1) > 0
-    parts = []
     means = focus(torch.cat(attention)[there], actor[there])
+    parts = []
     for k in range(attention[0].shape[1]):
         part = {measure: values[:, k].mean().item() for measure, values in means.items()}
         parts.append(part | {'ratio': part['mass'] / part['area']})
     return parts
 
 
-def focus_table(networks, embedded, frames=8):
-    """Print and return [{'model', 'part', measure: value}] of val frames: every entity of each
-    model, and the backbone's CLS heads. networks: {name: model}, of the same backbone."""
+def focus_rows(networks, videos, frames=8):
+    """{name: model}, of one backbone -> [(model, part, {measure: value})]."""
     rows = []
     for name, network in networks.items():
-        looks = looks_at(network, embedded['val'], frames)
+        looks = looks_at(network, videos, frames)
         for k, values in enumerate(mean_focus(looks, 'entities'), 1):
-            rows.append({'model': name, 'part': f'entity {k}', **values})
+            rows.append((name, f'entity {k}', values))
     for k, values in enumerate(mean_focus(looks, 'heads'), 1):
-        rows.append({'model': 'backbone', 'part': f'CLS head {k}', **values})
-    if not rows:
-        print('note: no focus table: no actor is known (masks, boxes), '
-              'or the pooler has no attention')
-        return rows
-    print('\nattention on the actor in val frames')
-    print(' ' * 40 + ''.join(f'{measure:>9}' for measure in MEASURES))
-    for row in rows:
-        model = row['model'].removesuffix('/checkpoint.pt')[-26:]
-        numbers = ''.join(f'{row[measure]:9.3f}' for measure in MEASURES)
-        print(f'{model:27}{row["part"]:13}{numbers}')
+        rows.append(('backbone', f'CLS head {k}', values))
     return rows
+
+
+def main():
+    networks, all_settings = load_models(sys.argv[1:2], pick_device())
+    (network,), (settings,) = networks.values(), all_settings.values()
+    network.eval()
+    videos = data.load(settings['dataset'], settings['data'], image_size=settings['image_size'],
+                       seed=settings['data_seed'], label_unit=settings['label_unit'])['val']
+    both = {'trained': network, 'untrained': evaluate.untrained(settings, network).eval()}
+    print(f'{"":24}' + ''.join(f'{measure:>9}' for measure in MEASURES))
+    for model, part, values in focus_rows(both, videos):
+        numbers = ''.join(f'{values[measure]:9.3f}' for measure in MEASURES)
+        print(f'{model:11}{part:13}{numbers}')
+
+
+if __name__ == '__main__':
+    main()
