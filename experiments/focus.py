@@ -85,7 +85,7 @@ def focus_rows(networks, videos, frames=8):
 
 
 def main():
-    networks, all_settings = load_models(sys.argv[1:2], pick_device())
+    networks, all_settings = load_models([Path(sys.argv[1])], pick_device())
     (network,), (settings,) = networks.values(), all_settings.values()
     network.eval()
     videos = data.load(settings['dataset'], settings['data'], image_size=settings['image_size'],

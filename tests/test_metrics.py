@@ -227,7 +227,7 @@ def test_classification_where_there_is_little_to_classify():
 
 
 def few_frames(number):
-    """Unit embeddings (n, D) float32 of 2 to 4 classes, a few frames each; some frames are alike."""
+    """Unit embeddings (n, D) float32 of 2 to 4 classes, a few frames each; some are alike."""
     rng = np.random.default_rng(number)
     classes = 2 + number % 3
     n = classes * (1 + number % 7)
