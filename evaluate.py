@@ -11,7 +11,6 @@ weights (seed 0) on the same backbone; `frozen` is that backbone's own features,
 What is not above all of them has learned nothing that a metric can see.
 """
 import math
-from functools import partial
 
 import numpy as np
 import torch
@@ -20,8 +19,7 @@ import data
 import model as models
 from evaluation.command import check_arguments, load_models, parse, seeds_together
 from evaluation.embedding import Frozen, embed_splits, folders_of, write_index
-from evaluation.focus import focus_table
-from evaluation.labels import actions_of, few_labels_table, labelled_only, lists_of, needed
+from evaluation.labels import by_action, labelled_only, needed
 from evaluation.linear import linear_classifier
 from evaluation.own_videos import align_files, predict_folder
 from evaluation.table import mean, mean_row, print_result, remarks, write_json
@@ -71,20 +69,22 @@ def progression(train, train_labels, val, val_labels):
     """Phase progression: R^2 on val, mean over all phases but the last, of regressions of the
     signed time since the phase's end as a share of the labelled frames. This is TCC's protocol;
     the paper has it shorter, "how much time is left until the next action phase boundary"."""
-    from sklearn.metrics import r2_score
+    from sklearn.linear_model import LinearRegression
     x, y = labelled_only(train, train_labels)
     val_x, val_y = labelled_only(val, val_labels)
     if not x or not val_x:
         return math.nan
-    x, val_x = np.concatenate(x), np.concatenate(val_x)
-    classes = np.unique(np.concatenate(y + val_y))
+    x = np.concatenate(x).astype(np.float64)
+    val_x = np.concatenate(val_x).astype(np.float64)
     scores = []
-    for k in classes[:-1]:
+    for k in np.unique(np.concatenate(y + val_y))[:-1]:
         target = np.concatenate([time_since_end(labels, k) for labels in y])        # (n,)
         truth = np.concatenate([time_since_end(labels, k) for labels in val_y])     # (m,)
-        rows = np.isfinite(truth)
-        if np.isfinite(target).any() and rows.sum() > 1:
-            scores.append(r2_score(truth[rows], predict_time(x, target, val_x[rows])))
+        known = np.isfinite(target)
+        asked = np.isfinite(truth)
+        if known.any() and asked.sum() > 1:
+            regression = LinearRegression().fit(x[known], target[known])
+            scores.append(regression.score(val_x[asked], truth[asked]))
     return mean(scores)
 
 
@@ -98,17 +98,6 @@ def time_since_end(labels, k):
     if not len(frames):
         return np.full(n, np.nan)
     return (np.arange(n) - frames[-1]) / n
-
-
-def predict_time(x, target, queries):
-    """Least squares with an intercept, on the rows of x (n, D) whose target (n,) is a number, for
-    queries (m, D) -> (m,). By the normal equations: in float64, they square x's condition."""
-    rows = np.isfinite(target)
-    x, target = x[rows].astype(np.float64), target[rows]
-    middle, height = x.mean(0), target.mean()
-    x = x - middle
-    weights = np.linalg.lstsq(x.T @ x, x.T @ (target - height), rcond=None)[0]     # (D,)
-    return (queries - middle) @ weights + height
 
 
 def kendalls_tau(embeddings, stride=1):
@@ -164,24 +153,17 @@ def rank_correlation(sequences):
 
 def retrieval(embeddings, labels, k=5, stride=1):
     """Fine-grained frame retrieval, AP@k (0..1): of a frame's k nearest frames in other videos, how
-    many have its label; mean over frames, then over videos."""
-    return precision(same_label(embeddings, labels, k, stride), k)
-
-
-def same_label(embeddings, labels, k, stride=1):
-    """Whether a frame's k nearest frames in other videos have its label -> [bool (n_i, k)], nearest
-    first; k is less where the others of some video have fewer frames together.
+    many have its label; mean over frames, then over videos.
 
     float32 finds k + 3 candidates, which float64 ranks anew.
     """
     embeddings, labels = labelled_only(embeddings, labels)
     if len(embeddings) < 2:
-        return []
+        return math.nan
     videos = as_tensors([x[::stride] for x in embeddings])
     frames = torch.cat(videos)                                                # (M, D)
     labels = torch.from_numpy(np.concatenate([y[::stride] for y in labels]))  # (M,)
-    k = min(k, len(frames) - max(len(video) for video in videos))
-    found = []
+    scores = []
     start = 0
     for video in videos:
         stop = start + len(video)
@@ -193,14 +175,10 @@ def same_label(embeddings, labels, k, stride=1):
             away = queries[:, None].double() - frames[candidates].double()
             rank = away.square().sum(-1).argsort(dim=1, stable=True)[:, :k]
             nearest.append(candidates.gather(1, rank))
-        found.append(labels[torch.cat(nearest)] == labels[start:stop, None])
+        right = labels[torch.cat(nearest)] == labels[start:stop, None]        # (n, k)
+        scores.append(right.double().mean().item())
         start = stop
-    return found
-
-
-def precision(found, k):
-    """AP@k of what same_label found; of all that it found, where that is fewer than k."""
-    return mean([video[:, :k].double().mean().item() for video in found])
+    return mean(scores)
 
 
 def clock(frames):
@@ -212,13 +190,6 @@ def clock(frames):
 # --------------------------------------------------------------------------------------------------
 # From videos to numbers: embed, then each metric for each action, the controls beside the model
 
-def classifier_for(dataset, device):
-    """The classification that the field uses on this data set."""
-    if data.DATASETS[dataset].metrics == 'linear':
-        return partial(linear_classifier, device=device)
-    return classification
-
-
 def score(dataset, embedded, embeddings, device='cpu'):
     """{split: [EmbeddedVideo]}, {split: [(n_i, D)]} -> {action: {metric: value}}, and their mean:
 
@@ -226,21 +197,17 @@ def score(dataset, embedded, embeddings, device='cpu'):
     Without labels there is tau alone; FineGym has its own classifier alone.
     """
     row = data.DATASETS[dataset]
-    classify = classifier_for(dataset, device)
     rows = {}
-    for action, members in actions_of(dataset, embedded).items():
-        lists = lists_of(members, embedded, embeddings)
+    for action, lists in by_action(dataset, embedded, embeddings).items():
         _, train_labels, val, val_labels = lists
         if row.metrics == 'linear':
-            rows[action] = {'classification': classify(*lists)}
+            rows[action] = {'classification': linear_classifier(*lists, device=device)}
             continue
         rows[action] = {'tau': kendalls_tau(val, row.stride)}
         if any((y >= 0).any() for y in train_labels + val_labels):
-            rows[action]['classification'] = classify(*lists)
+            rows[action]['classification'] = classification(*lists)
             rows[action]['progression'] = progression(*lists)
-            found = same_label(val, val_labels, 15, row.stride)
-            for k in (5, 10, 15):
-                rows[action][f'ap{k}'] = precision(found, k)
+            rows[action]['ap5'] = retrieval(val, val_labels, 5, row.stride)
     if len(rows) == 1:
         return {'mean': mean_row(rows)}
     return rows | {'mean': mean_row(rows)}
@@ -255,7 +222,7 @@ def untrained(settings, network):
     return own.to(next(network.mtf.parameters()).device)
 
 
-def assess(networks, videos, settings, *, controls=True, folders=None, workers=0):
+def assess(networks, videos, settings, *, controls=True, folders=(), workers=0):
     """Embed and score -> a dict, or None in all processes but rank 0. Errors: UserError.
 
     rows        {model: {action: {metric: value}}}: what `score` returns of each model and control
@@ -264,8 +231,8 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
     skipped     {video: why it cannot be read}; remarks: lines about the data; dataset: its name
     paper       the values of the paper's Table 1, {metric: (mean, 2 standard deviations)}, or None
 
-    networks: {name: MVFormer}; videos: of data.load; settings: the first model's; folders: {name:
-    where its embeddings are saved}.
+    networks: {name: MVFormer}; videos: of data.load; settings: the first model's; folders: where
+    the embeddings of each are saved.
     """
     dataset = settings['dataset']
     row = data.DATASETS[dataset]
@@ -275,17 +242,17 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
     if not folders:
         videos = needed(videos, phases)
     if controls and phases:
-        frozen = {'frozen (mean of patches)': Frozen(first.backbone, cls=False)}
+        networks = networks | {'untrained': untrained(settings, first)}
+        networks['frozen (mean of patches)'] = Frozen(first.backbone, cls=False)
         if getattr(first.backbone, 'gives_cls', False):
-            frozen['frozen (CLS)'] = Frozen(first.backbone, cls=True)
-        networks = networks | {'untrained': untrained(settings, first)} | frozen
+            networks['frozen (CLS)'] = Frozen(first.backbone, cls=True)
 
     embedded, embeddings, skipped = embed_splits(
-        networks, videos, folders or {}, limit=settings.get('limit') or row.limit,
+        networks, videos, folders=folders, limit=settings.get('limit') or row.limit,
         whole=row.whole, device=device, workers=workers)
     if not is_rank0():
         return None
-    for folder in (folders or {}).values():
+    for folder in folders:
         attempt('index', write_index, folder / 'index.csv', videos, embedded)
     if controls and phases:
         embeddings['clock'] = {}
@@ -296,7 +263,7 @@ def assess(networks, videos, settings, *, controls=True, folders=None, workers=0
     notes = [f'{dataset} has no phases: nothing to measure']
     if phases:
         rows = {name: score(dataset, embedded, embeddings[name], device) for name in embeddings}
-        notes = remarks(actions_of(dataset, embedded), embedded, skipped, row.metrics == 'phases')
+        notes = remarks(by_action(dataset, embedded, embedded), embedded, skipped)
     return {'dataset': dataset, 'paper': row.paper, 'rows': rows, 'remarks': notes,
             'skipped': skipped, 'embedded': embedded, 'embeddings': embeddings}
 
@@ -326,7 +293,7 @@ def run(args):
     _, _, device = join_processes(args.device)
     networks, all_settings = load_models(
         args.checkpoints, device, dataset=args.dataset, data=args.data, weights=args.weights,
-        data_seed=args.data_seed, label_unit=args.label_unit, workers=args.workers)
+        label_unit=args.label_unit, workers=args.workers)
     name, first = next(iter(networks.items()))
     settings = all_settings[name]
     if args.align:
@@ -343,12 +310,6 @@ def run(args):
         return
     groups = seeds_together(all_settings)
     print_result(result, groups)
-    if args.fractions and result['rows']:
-        classify = classifier_for(result['dataset'], device)
-        result['fractions'] = few_labels_table(result, groups, args.fractions, classify)
-    if args.focus:
-        both = networks | {'untrained': untrained(settings, first)}
-        result['focus'] = attempt('focus table', focus_table, both, result['embedded'])
     if args.json:
         attempt(args.json, write_json, result, settings, groups, args.json)
     if args.figures:

@@ -11,7 +11,7 @@ from pictures.align import METHODS
 from running.errors import UserError
 from running.processes import half_dtype
 
-TABLE_FLAGS = ('fractions', 'focus', 'figures', 'embeddings', 'json')  # that go with the table
+TABLE_FLAGS = ('figures', 'embeddings', 'json')  # that go with the table
 SEED_FLAGS = ('seed', 'out', 'init', 'workers', 'device', 'save_every', 'eval_every', 'compile')
 
 
@@ -28,8 +28,6 @@ def parse(argv=None):
     add = parser.add_argument_group('where things are').add_argument
     add('--dataset', metavar='NAME', help='the data set [that of training]')
     add('--data', metavar='DIR', help='its folder [where it was at training]')
-    add('--data-seed', metavar='N', type=natural,
-        help='draws a set made in memory [as at training]')
     add('--label-unit', metavar='UNIT', choices=UNITS,
         help='of labels that are segments: seconds or frames [as at training]')
     add('--weights', metavar='FILE', help='of the frozen backbone [as at training]')
@@ -38,20 +36,19 @@ def parse(argv=None):
     add('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
 
     add = parser.add_argument_group('what to make beside the table').add_argument
-    add('--fractions', metavar='F,F,...', type=fractions,
-        help='a table: classification from parts of the train labels, as 0.1,0.5,1')
-    add('--focus', action='store_true', help='a table: how much attention lies on the actor')
     add('--figures', metavar='DIR', type=Path, help='all pictures of the first checkpoint')
     add('--embeddings', metavar='DIR', type=Path,
         help='one float32 array (n, D) a video, DIR/val/*.npy, and of each frame a line, index.csv')
     add('--json', metavar='FILE', type=Path, help='all numbers')
 
-    add = parser.add_argument_group("one's own videos, instead of the table").add_argument
+    own = parser.add_argument_group("one's own videos, instead of the table")
+    add = own.add_mutually_exclusive_group().add_argument
     add('--align', metavar='VIDEO', type=Path, nargs='+',
         help='a film: the first video, and the same moment of each other one')
-    add('--method', choices=list(METHODS), help='how they are matched [dtw]')
     add('--predict', metavar='DIR', type=Path,
         help='phases of the videos in DIR, from the labelled ones of training')
+    add = own.add_argument
+    add('--method', choices=list(METHODS), default='dtw', help='how they are aligned [dtw]')
     add('--out', metavar='PATH', type=Path,
         help='of the film [aligned.mp4], or folder of the phases [predicted]')
     return parser.parse_args(argv)
@@ -63,70 +60,44 @@ def natural(text):
     return int(text)
 
 
-def fractions(text):
-    """'0.1,0.5,1' -> [0.1, 0.5, 1.0], for argparse."""
-    try:
-        numbers = [float(part) for part in text.split(',')]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(0 < number <= 1 for number in numbers):
-        raise argparse.ArgumentTypeError(f'{text}: must be numbers above 0, up to 1, as 0.1,0.5,1')
-    return numbers
-
-
 def check_arguments(args):
     """Every flag does something or is refused, and no output replaces a file. Errors: UserError,
     OSError, each one line."""
-    if args.align and args.predict:
-        raise UserError('--align and --predict: one at a time')
-    if args.method and not args.align:
-        raise UserError('--method goes with --align')
     for number, path in enumerate(args.checkpoints):
         if path.is_dir():
             args.checkpoints[number] = path / 'checkpoint.pt'
-    files = []
+    files = [args.json]
     folders = [args.figures, args.embeddings]
     if args.align or args.predict:
-        check_own_videos(args, '--align' if args.align else '--predict')
-        files = [args.out, args.out.with_suffix('.csv')] if args.align else []
-        folders.append(args.out if args.predict else None)
+        check_own_videos(args)
+        files += [args.out, args.out.with_suffix('.csv')] if args.align else []
+        folders += [args.out] if args.predict else []
     elif args.out:
         raise UserError('--out goes with --align or --predict')
-    if args.json:
-        if args.json.suffix != '.json' or args.json.is_dir():
-            raise UserError(f'{args.json}: --json writes a file; let its name end in .json')
-        files.append(args.json)
-    folders = [folder for folder in folders if folder]
-    for path in files:
+    for path in filter(None, files):
         if path.exists():
             raise UserError(f'{path}: is there already; move it away, or give another name')
-    for folder in folders:
+        path.parent.mkdir(parents=True, exist_ok=True)  # now, and not after hours of work
+    for folder in filter(None, folders):
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError(f'{folder}: is not empty; give the name of a new folder')
-    for folder in folders + [path.parent for path in files]:
-        folder.mkdir(parents=True, exist_ok=True)  # now, and not after hours of work
-        if not os.access(folder, os.W_OK):
-            raise UserError(f'{folder}: cannot be written to')
+        folder.mkdir(parents=True, exist_ok=True)
 
 
-def check_own_videos(args, own):
-    if len(args.checkpoints) > 1:
-        raise UserError(f'{own} takes one checkpoint, not {len(args.checkpoints)}')
+def check_own_videos(args):
     for flag in TABLE_FLAGS:
         if getattr(args, flag):
-            raise UserError(f'--{flag} goes with the table, not with {own}')
+            raise UserError(f'--{flag} goes with the table, not with --align or --predict')
+    if len(args.checkpoints) > 1:
+        raise UserError(f'--align and --predict take one checkpoint, not {len(args.checkpoints)}')
     if args.predict:
         args.out = args.out or Path('predicted')
         if not args.predict.is_dir():
             raise UserError(f'{args.predict}: is no folder; --predict takes a folder of videos')
         return
     args.out = args.out or Path('aligned.mp4')
-    args.method = args.method or 'dtw'
     if len(args.align) < 2:
         raise UserError(f'--align {args.align[0]}: takes two videos or more')
-    for path in args.align:
-        if not path.exists():
-            raise UserError(f'{path}: no such video')
     if args.out.suffix != '.mp4':
         raise UserError(f'{args.out}: --out writes a film; let its name end in .mp4')
 
@@ -135,10 +106,10 @@ def check_own_videos(args, own):
 # The models of one or several checkpoints
 
 def load_models(paths, device, **given):
-    """-> {path: model}, {path: its settings}.
+    """-> {path: model}, {path: its settings}. Errors: UserError.
 
     given: settings that replace those of training, where they are not None. Models with the same
-    frozen backbone share one object, so that every frame passes it once. Errors: UserError.
+    frozen backbone share one object, so that every frame passes it once.
     """
     given = {name: value for name, value in given.items() if value is not None}
     networks, all_settings = {}, {}
@@ -152,7 +123,11 @@ def load_models(paths, device, **given):
         if settings.get('dataset') is None:
             raise UserError(f'{path}: says no data set; give its name by --dataset')
         all_settings[str(path)] = settings
-        refuse_mixed(path, settings, next(iter(all_settings.values())))
+        first = next(iter(all_settings.values()))
+        for name in ('dataset', 'data', 'data_seed', 'label_unit', 'image_size'):
+            if settings.get(name) != first.get(name):    # they must see the same frames
+                raise UserError(f'{path}: {name} is {settings.get(name)}, of the first checkpoint '
+                                f'{first.get(name)}; evaluate them one by one')
         # one that was fine-tuned, or that the checkpoint brings, is like no other
         own = settings['train_backbone'] or checkpoint['backbone'] is None
         key = str([settings[name] for name in ('backbone', 'weights', 'layers')])
@@ -164,14 +139,6 @@ def load_models(paths, device, **given):
         if not settings['train_backbone']:
             models.to_half(network.backbone, settings['backbone'], half_dtype(device))
     return networks, all_settings
-
-
-def refuse_mixed(path, settings, first):
-    """Only models that see the same frames stand in one table."""
-    for name in ('dataset', 'data', 'data_seed', 'label_unit', 'image_size'):
-        if settings.get(name) != first.get(name):
-            raise UserError(f'{path}: {name} is {settings.get(name)}, of the first checkpoint '
-                            f'{first.get(name)}; evaluate them one by one')
 
 
 def seeds_together(all_settings):

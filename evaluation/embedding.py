@@ -4,10 +4,11 @@
     entities of a whole video (n, N, d)  --MTF----------->  embeddings (n, D), unit length
 """
 import csv
+import itertools
 import math
 import re
+from collections import defaultdict
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +21,11 @@ from tqdm import tqdm
 
 import data
 from running.errors import UserError
-from running.processes import cpu_group
+from running.processes import cpu_group, is_rank0
+from running.record import attempt
 from running.workers import DIED, start_worker, watched
+
+PART = 64    # frames decoded at once
 
 
 class EmbeddedVideo(NamedTuple):
@@ -33,14 +37,11 @@ class EmbeddedVideo(NamedTuple):
 
 
 class Frames(IterableDataset):
-    """Decodes whole videos in parts, each video in one worker.
+    """Whole videos in parts, each video by one worker: (position, uint8 (F, 3, H, W), None); at its
+    end (position, None, (its frames, labels)), or where it cannot be read (position, None, why).
+    most: a video of more frames is thinned out."""
 
-    Yields (position, frames of the video, labels, uint8 (F, 3, H, W)), or where a video cannot be
-    read (position, None, why, None). most: a video of more frames is thinned out, see `thinning`.
-    """
-    part = 64
-
-    def __init__(self, videos, positions, most=math.inf):
+    def __init__(self, videos, positions, most):
         self.videos = videos
         self.positions = positions
         self.most = most
@@ -51,17 +52,17 @@ class Frames(IterableDataset):
         for position in own:
             video = self.videos[position]
             try:
-                n = video.frames
-                labels = video.labels
-                for part in video.parts(self.part, thinning(n, self.most)):
-                    yield position, n, labels, part
+                end = video.frames, video.labels
+                for part in video.parts(PART, thinning(video.frames, self.most)):
+                    yield position, part, None
             except UserError as error:
-                yield position, None, str(error), None
+                end = str(error)
+            yield position, None, end
 
 
 class Frozen(nn.Module):
-    """The control `frozen`: of each frame one vector of the backbone's last layer, as it is, in the
-    place of an MVFormer. It stands beside one, and is given the features of that."""
+    """The control `frozen`, in the place of an MVFormer: of each frame one vector of the backbone's
+    last layer, as it is. Its features are those of the MVFormer beside it."""
 
     def __init__(self, backbone, *, cls):
         super().__init__()
@@ -103,9 +104,9 @@ def entities_of(networks, frames):
 def embed_entities(network, entities, frames, limit):
     """Entities (n, N, d) of a video of so many frames -> unit-length embeddings (frames, D).
 
-    One sequence up to `limit` frames. A longer video is ceil(n / limit) equal ones, each with its
-    own time code: the field's protocol. Where n < frames, it has been thinned out instead: it is
-    one sequence with one time code, and what lies between two of its frames is interpolated.
+    A video of more than `limit` frames is cut into equal sequences, each with its own time code:
+    the field's protocol. Where n < frames, it has been thinned out instead and is one sequence;
+    what lies between two of its frames is interpolated.
     """
     parts = entities.tensor_split(math.ceil(len(entities) / limit))
     z = torch.cat([network.mtf(part[None])[0] for part in parts])  # (n, D)
@@ -118,8 +119,7 @@ def embed_entities(network, entities, frames, limit):
 
 
 def interpolate(z, frames, step):
-    """Embeddings (n, D) of every step-th frame -> of all (frames, D), linearly between them; those
-    after the last are like it."""
+    """Embeddings (n, D) of every step-th frame -> of all (frames, D); after the last, like it."""
     place = torch.arange(frames, device=z.device) / step          # (frames,), in units of z's rows
     before = place.long()
     after = (before + 1).clamp(max=len(z) - 1)
@@ -129,33 +129,30 @@ def interpolate(z, frames, step):
 @torch.no_grad()
 def embed(networks, videos, positions, *, limit=1000, whole=False, device='cpu', workers=0):
     """Yields (position, labels or None, [(n, D) of each network]), or where a video cannot be read
-    (position, why, None). Of a video only the entities are held, never its patches.
-
-    limit: frames of the longest sequence. whole: a longer video is thinned out, not cut.
-    """
-    most = limit if whole else math.inf
+    (position, why, None). limit: frames of the longest sequence; whole: a longer video is thinned
+    out, not cut. Of a video only the entities are held, never its patches."""
+    frames = Frames(videos, positions, limit if whole else math.inf)
     loader = DataLoader(
-        Frames(videos, positions, most), batch_size=None, collate_fn=tuple, num_workers=workers,
+        frames, batch_size=None, collate_fn=tuple, num_workers=workers,
         worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(0))  # not the global one, which training needs
-    begun = {}  # parts of several workers' videos come mixed: {position: [[(F, N, d)] a network]}
-    for part in watched(loader):
-        if part is None:
+    begun = defaultdict(list)  # parts of several workers' videos come mixed
+    for item in watched(loader):
+        if item is None:
             raise UserError(DIED)
-        position, n, labels, frames = part
-        if n is None:
-            begun.pop(position, None)
-            yield position, labels, None
+        position, frames, end = item
+        if frames is not None:
+            begun[position].append(entities_of(networks, frames.to(device)))
             continue
-        entities = begun.setdefault(position, [[] for _ in networks])
-        for parts, part in zip(entities, entities_of(networks, frames.to(device))):
-            parts.append(part)
-        if sum(len(part) for part in entities[0]) == len(range(0, n, thinning(n, most))):
-            del begun[position]
-            arrays = []
-            for network, parts in zip(networks, entities):
-                arrays.append(embed_entities(network, torch.cat(parts), n, limit))
-            yield position, labels, arrays
+        parts = begun.pop(position, [])    # [[(F, N, d) of each network]]
+        if isinstance(end, str):
+            yield position, end, None
+            continue
+        n, labels = end
+        arrays = []
+        for network, entities in zip(networks, zip(*parts)):
+            arrays.append(embed_entities(network, torch.cat(entities), n, limit))
+        yield position, labels, arrays
 
 
 # --------------------------------------------------------------------------------------------------
@@ -163,9 +160,9 @@ def embed(networks, videos, positions, *, limit=1000, whole=False, device='cpu',
 
 def gather(own):
     """Every process's dict merged into one, in rank 0; {} in the others."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if not dist.is_initialized():
         return own
-    shares = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    shares = [None] * dist.get_world_size() if is_rank0() else None
     dist.gather_object(own, shares, group=cpu_group())
     merged = {}
     for share in shares or []:
@@ -194,81 +191,65 @@ def evaluating(networks):
             network.train(mode)
 
 
-def embed_all(networks, videos, *, folders=None, what='', **options):
-    """Embed videos, each process its share -> all in rank 0, empty in the others:
+def embed_splits(networks, videos, *, folders=(), **options):
+    """Embed {split: [Video]}, each process its share -> in rank 0 all, in the others less:
 
-    [EmbeddedVideo], {model: [(n_i, D)]}, {video: why it cannot be read}
+    {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}}, {video: why it cannot be read}
 
-    networks: {name: model}; folders: {name: where one float32 (n, D) .npy a video is saved};
-    options: of `embed`. All is held in memory: FineGym99's 1.22 million labelled frames, of 256
-    float32 numbers each, are 1.25 GB a model.
+    networks: {name: model}; folders: where those of the first models are saved; options: of
+    `embed`. Errors: UserError, where nothing is left of a split. All is held in memory: FineGym99's
+    1.22 million labelled frames, of 256 float32 numbers each, are 1.25 GB a model.
     """
+    files = files_of(videos)
+    listed = list(files)    # a video of two splits once
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    positions = list(range(rank, len(videos), world))
-    results = embed(list(networks.values()), videos, positions, **options)
-    results = tqdm(results, what, len(positions), unit='video', disable=None, leave=False)
-    files = file_names(videos) if folders else []
+    positions = range(rank, len(listed), world)
     found, skipped = {}, {}
-    unsaved = []
     shares = {name: {} for name in networks}
-    for position, labels, arrays in results:
-        if arrays is None:
-            skipped[position] = labels
-            continue
-        if folders:
-            unsaved += save(folders, files[position], dict(zip(networks, arrays)))
-        if labels is None:
-            kept = np.arange(len(arrays[0]))
-            labels = np.full(len(kept), -1)
-        else:
-            kept = np.flatnonzero(labels >= 0)
-            labels = labels[kept]
-        found[position] = len(arrays[0]), kept, labels
-        for name, array in zip(networks, arrays):
-            shares[name][position] = array[kept]
-    if unsaved:
-        print(f'note: {len(unsaved)} embeddings were not saved, the first: {unsaved[0]}')
+    with evaluating(networks.values()):
+        results = embed(list(networks.values()), listed, positions, **options)
+        results = tqdm(results, total=len(positions), unit='video', disable=None, leave=False)
+        for position, labels, arrays in results:
+            if arrays is None:
+                skipped[position] = labels
+                continue
+            if folders:
+                folders = attempt('embeddings', save, folders, files[listed[position]], arrays)
+            frames = len(arrays[0])
+            kept = np.arange(frames)
+            if labels is None or (labels < 0).all():
+                labels = np.full(frames, -1)
+            else:
+                kept = np.flatnonzero(labels >= 0)
+            found[position] = frames, kept, labels[kept]
+            for name, array in zip(networks, arrays):
+                shares[name][position] = array[kept]
 
     found, skipped = gather(found), gather(skipped)
-    embedded = []
-    embeddings = {}
-    for position in sorted(found):  # the order of the videos, not of decoding
-        embedded.append(EmbeddedVideo(videos[position], *found[position]))
-    for name, share in shares.items():
-        arrays = gather(share)      # one model at a time: gathering takes memory of its own
-        embeddings[name] = [arrays[position] for position in sorted(arrays)]
-    return embedded, embeddings, {videos[i].name: skipped[i] for i in sorted(skipped)}
-
-
-def embed_splits(networks, videos, folders, **options):
-    """Embed {split: [Video]} -> {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}} and {video:
-    why it cannot be read}.
-
-    folders: {model: where its embeddings are saved}; options: of `embed`.
-    """
-    embedded, skipped = {}, {}
+    shares = {name: gather(share) for name, share in shares.items()}
+    places = {video: position for position, video in enumerate(listed)}
+    embedded = {}
     embeddings = {name: {} for name in networks}
-    with evaluating(networks.values()):
-        for split in ('train', 'val'):
-            inner = {name: Path(folder, split) for name, folder in folders.items()}
-            embedded[split], arrays, broken = embed_all(
-                networks, videos[split], folders=inner, what=split, **options)
-            if broken and not embedded[split]:
-                reason = next(iter(broken.values()))
-                raise UserError(f'no {split} video can be read; the first: {reason}')
-            skipped |= broken
-            for name in networks:
-                embeddings[name][split] = arrays[name]
+    for split in videos:
+        own = [places[video] for video in videos[split]]
+        read = [position for position in own if position in found]
+        if own and not read and is_rank0():
+            raise UserError(f'no {split} video can be read; the first: {skipped[own[0]]}')
+        embedded[split] = [EmbeddedVideo(listed[position], *found[position]) for position in read]
+        for name in networks:
+            embeddings[name][split] = [shares[name][position] for position in read]
+    skipped = {listed[position].name: why for position, why in sorted(skipped.items())}
     return embedded, embeddings, skipped
 
 
+# --------------------------------------------------------------------------------------------------
+# Embeddings on disk
+
 def folders_of(models, folder):
-    """{model: where its embeddings are saved}, {} if folder is None; one model needs no folder."""
+    """Where the embeddings of each model are saved, [] if nowhere; one model needs no folder."""
     if not folder:
-        return {}
-    if len(models) == 1:
-        return {models[0]: folder}
-    return {model: folder / safe(model) for model in models}
+        return []
+    return [folder] if len(models) == 1 else [folder / safe(model) for model in models]
 
 
 def safe(name):
@@ -284,31 +265,38 @@ def file_names(videos):
     return list(names)
 
 
-def save(folders, name, arrays):
-    """Save a video's embeddings by each model -> errors, which must not end the evaluation."""
-    errors = []
-    for model, folder in folders.items():
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            np.save(Path(folder, f'{name}.npy'), arrays[model])
-        except OSError as error:
-            errors.append(str(error))
-    return errors
+def files_of(videos):
+    """{split: [Video]} -> {Video: 'split/name.npy'}, of the first split that has it."""
+    files = {}
+    for split in videos:
+        for video, name in zip(videos[split], file_names(videos[split])):
+            files.setdefault(video, f'{split}/{name}.npy')
+    return files
+
+
+def save(folders, file, arrays):
+    """Save a video's embeddings -> the folders, for the next one."""
+    for folder, array in zip(folders, arrays):
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, array)
+    return folders
 
 
 def write_index(path, videos, embedded):
     """Of each saved row a line: its file, frame, time in seconds (if the video has any), label (if
     the frame has one). {split: [Video]}, {split: [EmbeddedVideo]}."""
+    files = files_of(videos)
     with open(path, 'w', newline='', encoding='utf-8') as lines:
         table = csv.writer(lines)
         table.writerow(['file', 'frame', 'seconds', 'label'])
-        for split, records in embedded.items():
-            files = dict(zip(videos[split], file_names(videos[split])))
-            for record in records:
-                labels = dict(zip(record.kept.tolist(), record.labels.tolist()))
-                seconds = record.video.seconds()
-                for frame in range(record.frames):
-                    time = '' if seconds is None else f'{seconds[frame]:.3f}'
-                    label = labels.get(frame, -1)
-                    file = f'{split}/{files[record.video]}.npy'
-                    table.writerow([file, frame, time, label if label >= 0 else ''])
+        for record in itertools.chain(*embedded.values()):
+            file = files.pop(record.video, None)
+            if file is None:        # written, for another split
+                continue
+            labels = dict(zip(record.kept.tolist(), record.labels.tolist()))
+            seconds = record.video.seconds()
+            for frame in range(record.frames):
+                time = '' if seconds is None else f'{seconds[frame]:.3f}'
+                label = labels.get(frame, -1)
+                table.writerow([file, frame, time, label if label >= 0 else ''])

@@ -11,45 +11,39 @@ import torch.nn.functional as F
 from evaluation.labels import labelled_only
 
 
-def linear_classifier(train, train_labels, val, val_labels, *, epochs=100, lr=50., batch=80, seed=0,
+def linear_classifier(train, train_labels, val, val_labels, *, epochs=100, lr=50., batch=80,
                       device='cpu'):
-    """Accuracy (0..1) on val frames; NaN without labelled frames in both.
+    """Accuracy (0..1) on val frames; arguments as those of evaluate.classification.
 
-    train, val: lists of (n_i, D); labels: lists of int (n_i,), -1 = none. Momentum 0.9, weight
-    decay 1e-6, cosine by epoch. A step sees the labelled frames of `batch` videos (10 on each of
-    the paper's 8 GPUs; all where there are fewer); an incomplete batch is dropped.
+    Momentum 0.9, weight decay 1e-6, cosine by epoch. A step sees the labelled frames of `batch`
+    videos (10 on each of the paper's 8 GPUs; all where there are fewer); an incomplete batch is
+    dropped.
     """
     x, y = labelled_only(train, train_labels)
     val_x, val_y = labelled_only(val, val_labels)
     if not x or not val_x:
         return math.nan
-    classes = 1 + int(max(one.max() for one in y + val_y))
+    classes = 1 + int(np.concatenate(y + val_y).max())
     batch = min(batch, len(x))
-    order = torch.Generator().manual_seed(seed)
+    order = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         layer = torch.nn.Linear(x[0].shape[1], classes).to(device)
     optimizer = torch.optim.SGD(layer.parameters(), lr=lr, momentum=.9, weight_decay=1e-6)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-
     for _ in range(epochs):
         for chosen in torch.randperm(len(x), generator=order).split(batch):
             if len(chosen) < batch:
                 continue
-            frames = np.concatenate([x[i] for i in chosen])
+            frames = torch.from_numpy(np.concatenate([x[i] for i in chosen]))
             truth = torch.from_numpy(np.concatenate([y[i] for i in chosen]))
-            loss = F.cross_entropy(logits(layer, frames), truth.to(device, torch.long))
+            loss = F.cross_entropy(layer(frames.to(device)), truth.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         schedule.step()
-
     right = []
     for frames, truth in zip(val_x, val_y):
-        right.append(logits(layer, frames).argmax(1).cpu().numpy() == truth)
+        logits = layer(torch.from_numpy(frames).to(device))
+        right.append(logits.argmax(1).cpu().numpy() == truth)
     return float(np.mean(np.concatenate(right)))
-
-
-def logits(layer, frames):
-    frames = torch.from_numpy(frames)
-    return layer(frames.to(layer.weight.device, torch.float32))

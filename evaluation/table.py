@@ -51,48 +51,41 @@ def spread(rows, names):
 
 def print_row(title, row, columns, several, width):
     """row: {metric: (mean, 2 standard deviations)}; `several`: print the deviations too."""
-    cells = []
+    line = f'{title:{width}}'
     for metric in columns:
         value, deviation = row.get(metric, (math.nan, math.nan))
-        if math.isnan(value):
-            cells.append('-')
-        elif several:
-            cells.append(f'{value:.4f} ± {deviation:.4f}')
-        else:
-            cells.append(f'{value:.4f}')
-    print(f'{title:{width}}' + ''.join(f'{cell:>18}' for cell in cells))
+        cell = '-' if math.isnan(value) else f'{value:.4f}'
+        if several and cell != '-':
+            cell += f' ± {deviation:.4f}'
+        line += f'{cell:>18}'
+    print(line)
 
 
-def print_table(heading, rows, groups, columns=METRICS, paper=None):
+def print_table(heading, rows, groups, paper=None):
     """Of one group of models each action and their mean, of several their means; then the controls,
-    the paper's row, and of each group the verdict.
-
-    columns: {metric: its printed name}; paper: {metric: (mean, 2 standard deviations)}.
-    """
+    the paper's row {metric: (mean, 2 standard deviations)}, and of each group the verdict."""
     tables = {title: spread(rows, names) for title, names in groups.items()}
     first = next(iter(tables.values()))
-    there = {metric: title for metric, title in columns.items() if metric in first['mean']}
+    columns = {metric: title for metric, title in METRICS.items() if metric in first['mean']}
     width = max(26, *(len(title) + 2 for title in groups))
     most = max(map(len, groups.values()))
-    if most > 1:
-        heading += f'; {most} checkpoints: mean ± 2 standard deviations'
+    heading += f'; {most} checkpoints: mean ± 2 standard deviations' if most > 1 else ''
     print(f'\n{heading}')
-    print(' ' * width + ''.join(f'{title:>18}' for title in there.values()))
+    print(' ' * width + ''.join(f'{title:>18}' for title in columns.values()))
     if len(groups) == 1:
         for action, row in first.items():
-            print_row(action, row, there, most > 1, width)
+            print_row(action, row, columns, most > 1, width)
     else:
         for title, table in tables.items():
-            print_row(title, table['mean'], there, len(groups[title]) > 1, width)
+            print_row(title, table['mean'], columns, len(groups[title]) > 1, width)
     controls = [control for control in CONTROLS if control in rows]
     for control in controls:
-        row = spread(rows, [control])['mean']
-        print_row(CONTROLS[control], row, there, False, width)
+        print_row(CONTROLS[control], spread(rows, [control])['mean'], columns, False, width)
     if paper:
-        print_row('paper, Table 1', paper, there, True, width)
+        print_row('paper, Table 1', paper, columns, True, width)
     if controls:
         for title, names in groups.items():
-            print(f'{title}: ' * (len(groups) > 1) + verdict(rows, names, there))
+            print(f'{title}: ' * (len(groups) > 1) + verdict(rows, names, columns))
 
 
 def print_result(result, groups):
@@ -105,43 +98,26 @@ def print_result(result, groups):
         print('note:', remark)
 
 
-def remarks(actions, embedded, skipped, progress=True):
+def remarks(actions, embedded, skipped):
     """What a reader of the table must know about the data, one line each.
 
-    actions: {action: {split: positions in embedded[split]}}; skipped: {video: why}; progress:
-    whether progression is among the metrics.
+    actions: labels.by_action of the EmbeddedVideos themselves; skipped: {video: why}.
     """
-    everything = embedded['train'] + embedded['val']
     lines = name_some('left out, cannot be read', skipped.values())
-    empty = names_of(record for record in everything if not len(record.labels))
-    lines += name_some('no labelled frame', empty)
-    bare = names_of(record for record in everything if (record.labels < 0).any())
-    if bare and len(bare) == len(everything):
+    everything = embedded['train'] + embedded['val']
+    bare = [record.video.name for record in everything if (record.labels < 0).all()]
+    if len(bare) == len(everything):
         lines.append("no labels: Kendall's tau only")
     else:
         lines += name_some("no labels, for Kendall's tau only", bare)
-    for action, members in actions.items():
-        labelled = {}
-        for split, positions in members.items():
-            videos = [embedded[split][i] for i in positions]
-            labelled[split] = [record for record in videos if (record.labels >= 0).any()]
-        if len(members['val']) == 1:
+    for action, (train, _, val, val_labels) in actions.items():
+        if len(val) == 1:
             lines.append(f'{action}: one val video, which has no other to be compared with')
-        both = labelled['train'] + labelled['val']
-        if not both:
-            continue
-        for split in members:
-            if not members[split]:
-                lines.append(f'{action}: no {split} video')
-        classes = np.unique(np.concatenate([record.labels for record in both]))
-        for k in classes[:-1] if progress else []:
-            lacking = names_of(record for record in both if k not in record.labels)
-            lines += name_some(f'{action}: without class {k}, left out of its progression', lacking)
+        if not val:
+            lines.append(f'{action}: no val video')
+        if not train and any((labels >= 0).any() for labels in val_labels):
+            lines.append(f'{action}: no train video')
     return lines
-
-
-def names_of(embedded):
-    return [record.video.name for record in embedded]
 
 
 def name_some(text, names):
@@ -162,27 +138,24 @@ def verdict(rows, names, columns):
     if list(columns) == ['tau']:
         return ('Without labels nothing can be told: tau asks for the order of the frames alone, '
                 'which the clock knows. Label the phases of a few videos.')
+    by = f'by more than {MARGIN} (a fixed margin: one run has no spread)'
+    if len(names) > 1:
+        by = f'by more than the spread of the {len(names)} checkpoints'
+    controls = [name for name in CONTROLS if name in rows]
     above, below = [], []
     passed = set()    # the controls that some metric is above
     for metric, title in columns.items():
         value, margin = spread(rows, names)['mean'][metric]
         if len(names) == 1:
             margin = MARGIN
-        controls = {name: rows[name]['mean'].get(metric, math.nan)
-                    for name in CONTROLS if name in rows}
-        if not all(map(math.isfinite, [value, *controls.values()])):
+        others = {name: rows[name]['mean'].get(metric, math.nan) for name in controls}
+        if not all(map(math.isfinite, [value, *others.values()])):
             continue
-        beaten = {name for name, control in controls.items() if value - margin > control}
+        beaten = {name for name in controls if value - margin > others[name]}
         passed |= beaten
-        if len(beaten) == len(controls):
-            above.append(title)
-        else:
-            below.append(title)
+        (above if len(beaten) == len(controls) else below).append(title)
     if not above + below:
         return 'Nothing here can be compared with every control.'
-    by = f'by more than {MARGIN} (a fixed margin: one run has no spread)'
-    if len(names) > 1:
-        by = f'by more than the spread of the {len(names)} checkpoints'
     sentence = f'Above every control {by}: {", ".join(above) or "nothing"}'
     if above and below:
         sentence += f'; not {", ".join(below)}'

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import evaluate
 from evaluation.command import load_models
-from evaluation.labels import actions_of, lists_of
+from evaluation.labels import by_action
 from pictures.predict import apply, learn
 from running.processes import pick_device
 
@@ -63,7 +63,6 @@ def main():
                        label_unit=settings['label_unit'])
     result = evaluate.assess(networks, videos, settings)
     embedded = result['embedded']
-    groups = actions_of(settings['dataset'], embedded).values()
     kinds = {'trained': list(networks), 'untrained': ['untrained'], 'clock': ['clock']}
     print(f'{settings["dataset"]}: {len(networks)} checkpoints, {args.draws} draws')
     print(f'{"":12}{"labelled":>10}{"right":>18}{"said":>18}')
@@ -72,7 +71,7 @@ def main():
             runs = []
             for name in names:
                 embeddings = result['embeddings'][name]
-                actions = [lists_of(members, embedded, embeddings) for members in groups]
+                actions = by_action(settings['dataset'], embedded, embeddings).values()
                 draws = range(args.draws if count else 1)
                 runs += [mean_of_actions(actions, count, seed) for seed in draws]
             right, said = zip(*runs)

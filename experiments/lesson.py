@@ -1,7 +1,7 @@
 """The two drawings of the lesson, from the code itself: the architecture (paper, Figure 2), and one
 batch of the sequence contrastive loss (section 4). All of assets/*.png and *.webp:
 
-    python evaluate.py CHECKPOINT --figures FOLDER --focus
+    python evaluate.py CHECKPOINT --figures FOLDER
     python experiments/lesson.py FOLDER --checkpoint CHECKPOINT
 
 The second also makes the films of the first into animated images, and its pictures smaller.

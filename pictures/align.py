@@ -14,7 +14,7 @@ import numpy as np
 from pictures.film import Curves, Panel, play
 
 CELLS = 5_000 ** 2     # pairs of frames; longer videos are matched at every second or third frame
-PART = 64              # frames decoded at once
+PART = 16              # frames decoded at once, of any size
 RATE = 25.             # frames a second, where a video does not say
 CLOCK = 'hardly more than the clock'
 SLOW = 10.             # frames a second of a film of frames that have no time

@@ -1,5 +1,5 @@
-"""The scripts are flat files in the repository's root: put it on the path, wherever pytest is started.
-The tests run on the CPU, also where a GPU is; what a GPU needs is walked by test_gpu_path."""
+"""The scripts are flat files in the root: on the path, wherever pytest is started. Tests run on the
+CPU, also where a GPU is; what a GPU needs is walked by test_gpu.py."""
 import os
 import sys
 from pathlib import Path

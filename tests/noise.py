@@ -23,6 +23,7 @@ class Film:
         self.frames = frames
         self.broken = broken
         self.size = size
+        self.annotate = labels                            # only asked whether it is None
         self.labels = None if labels is None else np.asarray(labels)
 
     def frame(self, i):

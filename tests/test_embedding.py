@@ -35,10 +35,12 @@ def alone(network, film):
 @pytest.mark.parametrize('workers', [0, 2])
 def test_every_frame_is_embedded_in_order(network, workers):
     train = films()['train']
-    embedded, embeddings, skipped = embedding.embed_all({'one': network}, train, workers=workers)
+    embedded, embeddings, skipped = embedding.embed_splits(
+        {'one': network}, {'train': train}, workers=workers)
+    embedded, embeddings = embedded['train'], embeddings['one']['train']
     assert [one.video.name for one in embedded] == ['a', 'b/c: d', 'f']
     assert skipped == {'e': 'e: does not decode'}
-    for one, array in zip(embedded, embeddings['one']):
+    for one, array in zip(embedded, embeddings):
         assert array.dtype == np.float32
         np.testing.assert_allclose(array, alone(network, one.video)[one.kept], atol=1e-5)
         np.testing.assert_allclose(np.linalg.norm(array, axis=1), 1, atol=1e-6)
@@ -47,10 +49,11 @@ def test_every_frame_is_embedded_in_order(network, workers):
 
 
 def test_unlabelled_videos_keep_all_frames(network):
-    embedded, embeddings, _ = embedding.embed_all({'one': network}, [Film('a', 5)])
-    assert len(embeddings['one'][0]) == 5
-    assert (embedded[0].labels == -1).all()
-    assert embedding.embed_all({'one': network}, [Film('a', 5, broken=True)])[0] == []
+    videos = {'val': [Film('a', 5), Film('b', 4, [-1] * 4)]}
+    embedded, embeddings, _ = embedding.embed_splits({'one': network}, videos)
+    assert [len(array) for array in embeddings['one']['val']] == [5, 4]
+    for record in embedded['val']:
+        assert (record.labels == -1).all()
 
 
 def test_a_long_video_is_cut_into_equal_sequences(network, monkeypatch):
@@ -151,13 +154,13 @@ class Deadly(Film):
 
 def test_a_worker_that_dies_is_one_line(network):
     with pytest.raises(UserError, match='a process that decodes videos died'):
-        embedding.embed_all({'one': network}, [Film('a', 5), Deadly('b', 5)], workers=1)
+        embedding.embed_splits({'one': network}, {'val': [Film('a', 5), Deadly('b', 5)]}, workers=1)
 
 
 def test_the_index_says_what_each_saved_row_is(network, tmp_path):
     videos = {'train': [Film('a', 4, [0, -1, 1, 1])], 'val': [Film('a b', 3), Film('a/b', 2)]}
     videos['val'][0].seconds = lambda: np.arange(3) / 8
-    evaluate.assess({'one': network}, videos, SETTINGS, folders={'one': tmp_path})
+    evaluate.assess({'one': network}, videos, SETTINGS, folders=[tmp_path])
     rows = [tuple(row.values()) for row in table_of(tmp_path / 'index.csv')]
     assert rows == [
         ('train/a.npy', '0', '', '0'), ('train/a.npy', '1', '', ''),
@@ -174,14 +177,14 @@ def test_a_diverged_model_is_named(network):
     broken = models.build_model(SETTINGS, network.backbone)
     broken.mtf.out.bias.data.fill_(math.nan)
     with pytest.raises(UserError, match='not finite'):
-        embedding.embed_all({'': broken}, [Film('a', 5)])
+        embedding.embed_splits({'': broken}, {'val': [Film('a', 5)]})
 
 
 def test_embeddings_are_saved_whole_under_safe_names(network, tmp_path):
     videos = [*films()['train'], Film('b_c_ d', 4), Film('b/c_ d', 5), Film('../x', 3)]
-    folder = tmp_path / 'deep' / 'train'
-    embedding.embed_all({'one': network}, videos, folders={'one': folder})
-    saved = {path.name: np.load(path) for path in folder.iterdir()}
+    folder = tmp_path / 'deep'
+    embedding.embed_splits({'one': network}, {'train': videos}, folders=[folder])
+    saved = {path.name: np.load(path) for path in (folder / 'train').iterdir()}
     assert saved['a.npy'].shape == (70, 12)
     assert saved['a.npy'].dtype == np.float32
     assert sorted(len(array) for array in saved.values()) == [3, 4, 5, 8, 9, 70]
@@ -194,8 +197,7 @@ def share_of_a_process(rank, folder):
     torch.distributed.init_process_group('gloo', init_method=meet, rank=rank, world_size=2)
     torch.manual_seed(0)
     network = models.build_model(SETTINGS)
-    folders = {'one': Path(folder, 'saved')}
-    result = evaluate.assess({'one': network}, films(), SETTINGS, folders=folders)
+    result = evaluate.assess({'one': network}, films(), SETTINGS, folders=[Path(folder, 'saved')])
     assert (result is None) == (rank > 0)
     if rank == 0:
         kept = {'rows': result['rows'], 'skipped': result['skipped']}

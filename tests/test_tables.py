@@ -1,4 +1,4 @@
-"""From embeddings to tables: scores of each action, what is said of them, few labels, the focus."""
+"""From embeddings to tables: scores of each action, what is said of them, the focus."""
 import math
 
 import numpy as np
@@ -7,10 +7,11 @@ import torch
 
 import data
 import evaluate
+import focus
 from pictures import figures
 import model as models
-from evaluation import embedding, focus, table
-from evaluation import labels as label_files
+from evaluation import table
+from evaluation.labels import by_action
 from noise import (SETTINGS, Film, embedded_of, films, random_videos)
 from running.errors import UserError
 
@@ -45,7 +46,7 @@ def test_scores_are_per_action_then_the_plain_mean():
         lists = *parts[action, 'train'], val, val_labels
         assert row['classification'] == evaluate.classification(*lists)
         assert row['tau'] == evaluate.kendalls_tau(val, 2)    # Penn: every second frame
-        assert row['ap10'] == evaluate.retrieval(val, val_labels, 10, 2)
+        assert row['ap5'] == evaluate.retrieval(val, val_labels, 5, 2)
     both = rows['jump']['ap5'] + rows['run']['ap5']
     assert rows['mean']['ap5'] == pytest.approx(both / 2)
     rows = evaluate.score('finegym99', embedded, embeddings)
@@ -90,12 +91,11 @@ def test_remarks_name_what_is_missing():
         'train': embedded_of(labels[:1], 'jump'),
         'val': embedded_of(labels[1:], 'jump') + embedded_of(labels[:1], 'run'),
     }
-    actions = label_files.actions_of('folder', embedded)
+    actions = by_action('folder', embedded, embedded)
     lines = table.remarks(actions, embedded, {'x.mp4': 'x.mp4: broken'})
     assert lines == [
         'left out, cannot be read (1): x.mp4: broken',
         "no labels, for Kendall's tau only (1): jump1",
-        'jump: without class 1, left out of its progression (1): jump0',
         'run: one val video, which has no other to be compared with',
         'run: no train video',
     ]
@@ -160,33 +160,6 @@ def test_the_sentence_follows_the_table_with_both_controls_only(network, capsys)
 
 
 # ------------------------------------------------------------------------------------------------
-# Few labels
-
-def test_few_labels_are_those_of_the_first_videos():
-    asked = []
-
-    def classify(*lists):
-        asked.append(lists)
-        train = lists[0]
-        return len(train) / 10 if len(train) > 1 else math.nan
-
-    many = list('abcdefghij'), list('0123456789'), ['v'], ['w']
-    one = ['x'], ['y'], [], []
-    assert label_files.few_labels([many, one], 0.25, classify) == 0.2    # int(2.5); NaN left out
-    assert asked == [(['a', 'b'], ['0', '1'], ['v'], ['w']), one]
-    assert math.isnan(label_files.few_labels([many], 0.05, classify))
-    assert len(asked[-1][0]) == 1                                        # at least one
-
-
-@pytest.mark.parametrize('text', ['', '0', '1.5', 'nan', '-1', 'half', '0.1;0.5'])
-def test_fractions_that_are_none(text, capsys):
-    with pytest.raises(SystemExit) as stop:
-        evaluate.main(['x.pt', '--fractions=' + text])
-    assert stop.value.code == 2
-    assert 'must be numbers above 0' in capsys.readouterr().err
-
-
-# ------------------------------------------------------------------------------------------------
 # The focus on the actor
 
 def test_focus_by_hand():
@@ -198,8 +171,6 @@ def test_focus_by_hand():
     f = focus.focus(attention, actor)
     np.testing.assert_allclose(f['mass'], [[0.7, 0.5], [0., 0.5]])    # shares: 2 is 1
     assert f['area'].tolist() == [[0.5, 0.5], [0.125, 0.125]]
-    assert f['peak'][:, 0].tolist() == [1, 0]
-    assert f['peak'][1, 1] == 1
     assert f['iou'][:, 0].tolist() == pytest.approx([1 / 3, 0])       # {0, 2} with {0, 1}
     assert f['iou'][1, 1] == 1
     assert f['entropy'][0, 1] == pytest.approx(1)
@@ -222,19 +193,14 @@ def test_masks_pass_through_the_frames_crop(network, monkeypatch):
         np.testing.assert_allclose(actor[0], expected.ravel(), atol=1e-6)
 
 
-def test_focus_table(network, capsys):
-    embedded = {}
-    for split, videos in films().items():
-        embedded[split] = embedding.embed_all({'': network}, videos)[0]
+def test_focus_of_every_entity_and_head(network):
     networks = {'mine': network, 'untrained': evaluate.untrained(SETTINGS, network)}
-    rows = focus.focus_table(networks, embedded, frames=3)
-    names = [row['model'] for row in rows]
-    assert names == ['mine', 'mine', 'backbone', 'untrained', 'untrained']
-    for row in rows:
-        assert row['area'] == pytest.approx(0.09375)
-        assert row['ratio'] == row['mass'] / row['area']
-    assert 'CLS head' in capsys.readouterr().out
-    for one in embedded['val']:
-        one.video.actor = lambda indices: None
-    assert focus.focus_table({'mine': network}, {'train': [], 'val': embedded['val']}) == []
-    assert 'no focus table' in capsys.readouterr().out
+    videos = films()['val']
+    rows = focus.focus_rows(networks, videos, frames=3)
+    assert [name for name, _, _ in rows] == 2 * ['mine'] + 2 * ['untrained'] + 3 * ['backbone']
+    for _, _, values in rows:
+        assert values['area'] == pytest.approx(0.09375)
+        assert values['ratio'] == values['mass'] / values['area']
+    for video in videos:
+        video.actor = lambda indices: None
+    assert focus.focus_rows(networks, videos) == []

@@ -10,7 +10,7 @@ import torch
 
 import data
 import evaluate
-from evaluation.embedding import embed_all
+from evaluation.embedding import embed_splits
 from lstp import LSTP
 from mtf import MTF
 from speed.measure import (
@@ -112,7 +112,7 @@ def embedding_row(counts, image_size):
         videos.append(data.Video(f'{i}', partial(int, n), frames.__getitem__))
     cells = []
     for count in counts:
-        embed = partial(embed_all, {'': network}, videos[:count], device=DEVICE)
+        embed = partial(embed_splits, {'': network}, {'val': videos[:count]}, device=DEVICE)
         cells.append(cost(embed) if CUDA or count <= 100 else 'on a GPU')
     row('  embedding, tiny backbone', *cells)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import data
-from evaluation.embedding import embed_all
+from evaluation.embedding import embed_splits
 from loss import scl
 from speed.films import written
 from speed.measure import CUDA, DEVICE, autocast, bytes_needed, row, seconds, size, span
@@ -72,7 +72,7 @@ def long_video(sizes):
 
     video = data.Video('long', partial(int, sizes.long), decode)
     took = []
-    embed = partial(embed_all, {'': model}, [video], limit=1000, device=DEVICE)
+    embed = partial(embed_splits, {'': model}, {'val': [video]}, limit=1000, device=DEVICE)
     needed = bytes_needed(lambda: took.append(seconds(embed)))
     row('long video', 'time', 'frames/s', 'memory', 'of 24 GB')
     row(f'  {s.backbone}, {sizes.long} frames', span(took[0]), f'{sizes.long / took[0]:.1f}',

@@ -1,0 +1,101 @@
+"""Actor focus: how much of the attention lies on the actor (what Figures 1 and 3 show), in numbers.
+
+    python experiments/focus.py CHECKPOINT
+
+Printed of the val frames: each entity of the model and of an untrained one, and the backbone's CLS
+heads. attention (F, N, P) of N entities or heads over P patches, actor (F, P): its share of each.
+"""
+import math
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import data
+import evaluate
+from evaluation.command import load_models
+from pictures.canvas import spaced
+from pictures.figures import look_at
+from running.processes import pick_device
+
+MEASURES = ('mass', 'area', 'ratio', 'iou', 'entropy')
+
+
+def focus(attention, actor):
+    """attention (F, N, P), actor (F, P) -> {measure: (F, N)}.
+
+    mass     share of the attention that lies on the actor: the measure to trust
+    area     share of the frame that the actor covers: what attention that sees nothing would score
+    iou      of the best covered patches, as many as its area comes to, with as many of the
+             strongest ones
+    entropy  of the attention, 1 = uniform; iou flatters attention that is nearly so
+    """
+    share = attention / attention.sum(-1, keepdim=True).clamp_min(1e-12)
+    size = actor.sum(-1).round().clamp_min(1)[:, None]           # (F, 1), in patches
+    own = rank(actor) < size                                     # (F, P)
+    strongest = rank(share) < size[:, None]                      # (F, N, P)
+    both = (own[:, None] & strongest).sum(-1)                    # (F, N)
+    return {
+        'mass': (share * actor[:, None]).sum(-1),
+        'area': actor.mean(-1)[:, None].expand_as(both),
+        'iou': both / (2 * size - both),
+        'entropy': torch.special.entr(share).sum(-1) / math.log(share.shape[-1]),
+    }
+
+
+def rank(values):
+    """The place of each value in the last dimension, 0 = the largest."""
+    return values.argsort(-1, descending=True).argsort(-1)
+
+
+def looks_at(network, videos, frames):
+    """[Look] at some frames of each video whose actor is known, without the images."""
+    looks = [look_at(network, video, spaced(video.frames, frames))._replace(images=None)
+             for video in videos]
+    return [look for look in looks if look.actor is not None]
+
+
+def mean_focus(looks, kind):
+    """Mean over the frames that show the actor -> [{measure: value}], one each of the 'entities'
+    or 'heads'; [] if there are none."""
+    attention = [getattr(look, kind) for look in looks]
+    if not attention or attention[0] is None:
+        return []
+    actor = torch.cat([look.actor for look in looks])
+    there = actor.sum(-1) > 0
+    means = focus(torch.cat(attention)[there], actor[there])
+    parts = []
+    for k in range(attention[0].shape[1]):
+        part = {measure: values[:, k].mean().item() for measure, values in means.items()}
+        parts.append(part | {'ratio': part['mass'] / part['area']})
+    return parts
+
+
+def focus_rows(networks, videos, frames=8):
+    """{name: model}, of one backbone -> [(model, part, {measure: value})]."""
+    rows = []
+    for name, network in networks.items():
+        looks = looks_at(network, videos, frames)
+        for k, values in enumerate(mean_focus(looks, 'entities'), 1):
+            rows.append((name, f'entity {k}', values))
+    for k, values in enumerate(mean_focus(looks, 'heads'), 1):
+        rows.append(('backbone', f'CLS head {k}', values))
+    return rows
+
+
+def main():
+    networks, all_settings = load_models([Path(sys.argv[1])], pick_device())
+    (network,), (settings,) = networks.values(), all_settings.values()
+    network.eval()
+    videos = data.load(settings['dataset'], settings['data'], image_size=settings['image_size'],
+                       seed=settings['data_seed'], label_unit=settings['label_unit'])['val']
+    both = {'trained': network, 'untrained': evaluate.untrained(settings, network).eval()}
+    print(f'{"":24}' + ''.join(f'{measure:>9}' for measure in MEASURES))
+    for model, part, values in focus_rows(both, videos):
+        numbers = ''.join(f'{values[measure]:9.3f}' for measure in MEASURES)
+        print(f'{model:11}{part:13}{numbers}')
+
+
+if __name__ == '__main__':
+    main()
