@@ -19,6 +19,7 @@ import data
 import model as models
 from evaluation.command import check_arguments, load_models, parse, seeds_together
 from evaluation.embedding import Frozen, embed_splits, folders_of, write_index
+from evaluation.focus import print_focus
 from evaluation.labels import by_action, labelled_only, needed
 from evaluation.linear import linear_classifier
 from evaluation.own_videos import align_files, predict_folder
@@ -297,7 +298,7 @@ def run(args):
     name, first = next(iter(networks.items()))
     settings = all_settings[name]
     if args.align:
-        return align_files(first, settings, args.align, args.out, args.method)
+        return align_files(first, settings, args.align, args.out, args.method or 'dtw')
     videos = data.load(settings['dataset'], settings['data'],
                        image_size=settings['image_size'], seed=settings['data_seed'],
                        label_unit=settings['label_unit'])
@@ -310,6 +311,9 @@ def run(args):
         return
     groups = seeds_together(all_settings)
     print_result(result, groups)
+    if args.focus:
+        both = networks | {'untrained': untrained(settings, first)}
+        attempt('focus table', print_focus, both, [one.video for one in result['embedded']['val']])
     if args.json:
         attempt(args.json, write_json, result, settings, groups, args.json)
     if args.figures:

@@ -11,7 +11,7 @@ from pictures.align import METHODS
 from running.errors import UserError
 from running.processes import half_dtype
 
-TABLE_FLAGS = ('figures', 'embeddings', 'json')  # that go with the table
+TABLE_FLAGS = ('focus', 'figures', 'embeddings', 'json')  # that go with the table
 SEED_FLAGS = ('seed', 'out', 'init', 'workers', 'device', 'save_every', 'eval_every', 'compile')
 
 
@@ -36,6 +36,7 @@ def parse(argv=None):
     add('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
 
     add = parser.add_argument_group('what to make beside the table').add_argument
+    add('--focus', action='store_true', help='a table: how much attention lies on the actor')
     add('--figures', metavar='DIR', type=Path, help='all pictures of the first checkpoint')
     add('--embeddings', metavar='DIR', type=Path,
         help='one float32 array (n, D) a video, DIR/val/*.npy, and of each frame a line, index.csv')
@@ -48,7 +49,7 @@ def parse(argv=None):
     add('--predict', metavar='DIR', type=Path,
         help='phases of the videos in DIR, from the labelled ones of training')
     add = own.add_argument
-    add('--method', choices=list(METHODS), default='dtw', help='how they are aligned [dtw]')
+    add('--method', choices=list(METHODS), help='how they are aligned [dtw]')
     add('--out', metavar='PATH', type=Path,
         help='of the film [aligned.mp4], or folder of the phases [predicted]')
     return parser.parse_args(argv)
@@ -74,6 +75,8 @@ def check_arguments(args):
         folders += [args.out] if args.predict else []
     elif args.out:
         raise UserError('--out goes with --align or --predict')
+    if args.method and not args.align:
+        raise UserError('--method goes with --align')
     for path in filter(None, files):
         if path.exists():
             raise UserError(f'{path}: is there already; move it away, or give another name')
@@ -82,6 +85,8 @@ def check_arguments(args):
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError(f'{folder}: is not empty; give the name of a new folder')
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise UserError(f'{folder}: cannot be written to')
 
 
 def check_own_videos(args):

@@ -38,7 +38,7 @@ from backbones.tiny import TINY
 from datasets.garden import Garden
 from datasets.synthetic import ACTIONS, Stage, synthetic
 from evaluation.embedding import EmbeddedVideo
-from focus import focus
+from evaluation.focus import focus
 from loss import OBJECTIVES
 from lstp import POOLERS
 from backbones.build import build_backbone
@@ -305,7 +305,7 @@ def embed(model, videos):
 
 
 def mass(attention, videos):
-    """[(n, N, P)], a video each -> the share on the actor (N,), as in focus.py."""
+    """[(n, N, P)], a video each -> the share on the actor (N,), as in evaluation/focus.py."""
     shares = []
     for seen, video in zip(attention, videos):
         shares.append(focus(seen, video.versions[0].actor.float())['mass'].mean(0))

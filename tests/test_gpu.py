@@ -18,7 +18,7 @@ import evaluate
 import train
 from datasets.synthetic import synthetic
 from evaluation import command
-from focus import focus
+from evaluation.focus import focus
 from lstp import POOLERS
 from pictures import figures
 

@@ -7,10 +7,9 @@ import torch
 
 import data
 import evaluate
-import focus
 from pictures import figures
 import model as models
-from evaluation import table
+from evaluation import focus, table
 from evaluation.labels import by_action
 from noise import (SETTINGS, Film, embedded_of, films, random_videos)
 from running.errors import UserError

@@ -1,23 +1,16 @@
 """Actor focus: how much of the attention lies on the actor (what Figures 1 and 3 show), in numbers.
 
-    python experiments/focus.py CHECKPOINT
+    python evaluate.py CHECKPOINT --focus
 
-Printed of the val frames: each entity of the model and of an untrained one, and the backbone's CLS
-heads. attention (F, N, P) of N entities or heads over P patches, actor (F, P): its share of each.
+Of the val frames: each entity of the models and of an untrained one, and the backbone's CLS heads.
+attention (F, N, P) of N entities or heads over P patches, actor (F, P): its share of each.
 """
 import math
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import data
-import evaluate
-from evaluation.command import load_models
 from pictures.canvas import spaced
 from pictures.figures import look_at
-from running.processes import pick_device
 
 MEASURES = ('mass', 'area', 'ratio', 'iou', 'entropy')
 
@@ -84,18 +77,14 @@ def focus_rows(networks, videos, frames=8):
     return rows
 
 
-def main():
-    networks, all_settings = load_models([Path(sys.argv[1])], pick_device())
-    (network,), (settings,) = networks.values(), all_settings.values()
-    network.eval()
-    videos = data.load(settings['dataset'], settings['data'], image_size=settings['image_size'],
-                       seed=settings['data_seed'], label_unit=settings['label_unit'])['val']
-    both = {'trained': network, 'untrained': evaluate.untrained(settings, network).eval()}
-    print(f'{"":24}' + ''.join(f'{measure:>9}' for measure in MEASURES))
-    for model, part, values in focus_rows(both, videos):
+def print_focus(networks, videos):
+    rows = focus_rows(networks, videos)
+    if not rows:
+        print('note: no focus table: no actor is known (masks, boxes), '
+              'or the pooler has no attention')
+        return
+    print('\nattention on the actor in val frames')
+    print(' ' * 40 + ''.join(f'{measure:>9}' for measure in MEASURES))
+    for model, part, values in rows:
         numbers = ''.join(f'{values[measure]:9.3f}' for measure in MEASURES)
-        print(f'{model:11}{part:13}{numbers}')
-
-
-if __name__ == '__main__':
-    main()
+        print(f'{model.removesuffix("/checkpoint.pt")[-26:]:27}{part:13}{numbers}')
