@@ -4,12 +4,11 @@
     DIR/val/squat/b/1.jpg    DIR/val/squat/b.npy       labels lie beside it, see labels.py
 Without train/ and val/ every fifth video by name is val; of fewer than ten, all are both.
 """
-import hashlib
 from functools import partial
 
 from datasets import images
 from datasets.labels import CLASS_FILES, class_names, read_labels
-from datasets.layout import NOTE, DataSet, say, shortened
+from datasets.layout import DataSet, say
 from datasets.packets import frame_times
 from datasets.search import Search
 from datasets.video import Video, video_file
@@ -32,7 +31,7 @@ def folder(data, size, unit=None):
         if video.annotate:
             video.annotate = partial(video.annotate, names=names)
     videos = {half: [made[video] for video in found[half]] for half in found}
-    return videos, search.notes() + in_both(found)
+    return videos, search.notes()
 
 
 def split(data, search):
@@ -56,10 +55,10 @@ def split(data, search):
                     f'split, move the videos into {data}/train/ and {data}/val/')
     if 0 < len(found) < 10:               # tau wants two val videos
         say(f'{data}: all of its videos ({len(found)}) are both train and val, '
-            'too few to set any aside')
+            'too few to set any aside', warning=True)
         return {'train': found, 'val': found}
     if found:
-        say(f'{data}: no train/ and val/ in it, so every fifth video by name is val')
+        say(f'{data}: no train/ and val/ in it, so every fifth video by name is val', warning=True)
     train = [video for i, video in enumerate(found) if i % 5 != 4]
     return {'train': train, 'val': found[4::5]}
 
@@ -94,36 +93,6 @@ def as_video(found, size, unit=None):
     count = partial(len, found.frames)
     decode = partial(images.read_images, found.frames, size=size)
     return Video(found.name, count, decode, **known)
-
-
-# --------------------------------------------------------------------------------------------------
-# Videos that are in train and in val
-
-def in_both(found):
-    """A note of the videos that are in train and in val, whatever their names; none if all are."""
-    if found['train'] == found['val']:
-        return []
-    large = {sizes(video) for video in found['val']}
-    trained = {content(video): video.name for video in found['train'] if sizes(video) in large}
-    large = {sizes(video) for video in found['train']}
-    twins = [f'{video.name} as {trained[content(video)]}' for video in found['val']
-             if sizes(video) in large and content(video) in trained]
-    note = f'{NOTE}in val and in train too, {len(twins)} videos: {shortened(twins)}'
-    return [note] if twins else []
-
-
-def sizes(video):
-    """Bytes of each of a video's files."""
-    return tuple(file.stat().st_size for file in video.frames or [video.path])
-
-
-def content(video):
-    """A digest of the first bytes of each of a video's files: hardly ever alike in two videos."""
-    digest = hashlib.sha256(repr(sizes(video)).encode())
-    for path in video.frames or [video.path]:
-        with open(path, 'rb') as file:
-            digest.update(file.read(1 << 16))
-    return digest.digest()
 
 
 ROW = DataSet(folder, 'Any folder of video files or of folders of images', segments=True,

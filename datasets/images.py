@@ -9,7 +9,6 @@ import re
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,35 +24,24 @@ STACKS = {'.tif', '.tiff', '.png', '.webp'}    # may hold a recording, a page a 
 DEEP = {'I;16', 'I;16L', 'I;16B', 'I;16N', 'I'}    # Pillow's modes of more than 8 bits a pixel
 
 
-class Page(NamedTuple):
-    """One picture of a file that holds several."""
-    path: Path
-    number: int
+def read_images(files, indices, size=None, opened=None):
+    """Yield the images at `indices`: uint8 (3, H, W), squashed to size x size if given.
 
-
-def read_images(files, indices, size=None):
-    """Yield the images at `indices`, squashed to size x size if given: uint8 (3, H, W).
-
-    A file is a path, or (path, start, end) for an image inside a larger file."""
-    yield from pixels_of(files, indices, partial(open_image, size=size), size)
-
-
-def pixels_of(files, indices, opened, size=None):
-    """read_images, with opened(file) -> a Pillow image as a viewer shows it."""
+    A file is a path, or (path, 'bytes', start, end) for an image inside a larger file.
+    opened(file) -> a Pillow image as a viewer shows it."""
+    opened = opened or partial(open_image, size=size)
     shape = (size, size) if size else None
     bits = None
     for i in indices:
-        image = opened(files[i])
         with naming(files[i]):
+            image = opened(files[i])
             if image.mode == 'F':
                 raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits')
             if image.mode in DEEP:
-                if bits is None:
-                    bits = bits_used(files, opened)
+                bits = bits or bits_used(files, opened)
                 image = eight_bits(image, bits)
             image = image.convert('RGB')
-            if shape is None:
-                shape = opened(files[0]).size    # frames of one video go into one tensor
+            shape = shape or opened(files[0]).size    # frames of one video go into one tensor
             if image.size != shape:
                 image = image.resize(shape, Image.BILINEAR)
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -68,19 +56,19 @@ def naming(file):
     except UserError:
         raise
     except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError and a few more
-        if isinstance(file, Page):
-            file = f'{file.path}, page {file.number}'
-        elif isinstance(file, tuple):
-            file = '{}, bytes {} to {}'.format(*file)
+        if isinstance(file, tuple):
+            path, *part = file
+            file = f'{path}, {" ".join(map(str, part))}'
         raise UserError(f'{file}: cannot be read as an image ({one_line(error)})') from None
 
 
 def open_image(file, size=None):
     """-> a Pillow image, turned as its EXIF orientation says."""
     with naming(file):
-        with open(file[0] if isinstance(file, tuple) else file, 'rb') as content:
-            if isinstance(file, tuple):
-                _, start, end = file
+        path, *part = file if isinstance(file, tuple) else (file,)
+        with open(path, 'rb') as content:
+            if part:
+                _, start, end = part
                 content.seek(start)
                 content = io.BytesIO(content.read(end - start))
             image = Image.open(content)
@@ -160,10 +148,9 @@ def stack_pages(path):
 
 
 def turn_to(stack, page):
-    """A page of an open stack -> a Pillow image of its own."""
-    with naming(page):
-        stack.seek(page.number)
-        return ImageOps.exif_transpose(stack.copy())
+    """A page (path, 'page', number) of an open stack -> a Pillow image of its own."""
+    stack.seek(page[-1])
+    return ImageOps.exif_transpose(stack.copy())
 
 
 def read_stack(path, indices, size=None):
@@ -171,8 +158,8 @@ def read_stack(path, indices, size=None):
     with naming(path):
         stack = Image.open(path)
     with stack:
-        pages = [Page(path, i) for i in range(stack.n_frames)]
-        yield from pixels_of(pages, indices, partial(turn_to, stack), size)
+        pages = [(path, 'page', i) for i in range(stack.n_frames)]
+        yield from read_images(pages, indices, size, partial(turn_to, stack))
 
 
 def stack_file(name, path, size=None, **known):

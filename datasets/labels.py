@@ -211,7 +211,7 @@ def class_names(folder, label_files, unit=None):
             first.setdefault(are_numbers(annotation.words), path)
             names.update(annotation.words)
     for form, files in alike.items():
-        say(f'labels, {len(files)} files: {form} ({shortened(files)})', warning=False)
+        say(f'labels, {len(files)} files: {form} ({shortened(files)})')
     source = next((file for file in CLASS_FILES if (folder / file).is_file()), 'the alphabet')
     if source in CLASS_FILES:
         names = names_by_number(folder / source)
@@ -225,7 +225,7 @@ def class_names(folder, label_files, unit=None):
     else:
         names = sorted(name for name in names if name.lower() not in NONE)
     numbers = ', '.join(f'{i} {name}' for i, name in enumerate(names) if name)
-    say(f'classes, numbered by {source}: {numbers}', warning=False)
+    say(f'classes, numbered by {source}: {numbers}')
     return names
 
 

@@ -193,7 +193,7 @@ def tell_lost(path, lost, frames):
 
 @lru_cache(maxsize=1024)
 def say_damaged(path):
-    say(f'{path}: a frame of it is damaged; the one before it is shown in its place')
+    say(f'{path}: a frame of it is damaged; the one before it is shown in its place', warning=True)
 
 
 def runs(indices, keys):

@@ -57,7 +57,7 @@ def videos_in(path, size, missing):
             why = one_line(error)
             missing.append(f'{path.name}: no labelled video at byte {start} ({why})')
             continue
-        images = [(path, *image) for image in images]
+        images = [(path, 'bytes', *image) for image in images]
         videos.append(Video(
             name, partial(len, images), partial(read_images, images, size=size), 'pouring',
             partial(checked, name, labels, CLASSES)))

@@ -94,22 +94,15 @@ class Search:
     def contents(self, folder):
         """Sub-folders and files but for hidden ones, links after what they may lead to."""
         try:
-            entries = [entry for entry in os.scandir(folder) if not entry.name.startswith('.')]
+            paths = sorted(folder.iterdir(), key=by_name)
         except OSError as error:
             self.unused[f'cannot be listed ({error.strerror})'].append(folder)
             return [], []
-        folders = []
-        files = []
-        entries.sort(key=by_name)
-        for entry in sorted(entries, key=os.DirEntry.is_symlink):
-            path = Path(folder, entry.name)
-            if entry.is_dir():
-                folders.append(path)
-            elif entry.is_file():
-                files.append(path)
-            else:
-                self.unused['not a file, or a link that leads nowhere'].append(path)
-        return folders, files
+        paths = [path for path in paths if not path.name.startswith('.')]
+        paths.sort(key=Path.is_symlink)
+        self.unused['a link that leads nowhere'] += [path for path in paths if not path.exists()]
+        folders = [path for path in paths if path.is_dir()]
+        return folders, [path for path in paths if path.is_file()]
 
     def pass_over(self, path, why):
         """Name a file, or all files below a folder."""
@@ -119,34 +112,29 @@ class Search:
     def one_series(self, images):
         """The frames of a video, whose names differ in the last number only, or in the time that
         they give; [] if there are several such series."""
-        series = defaultdict(dict)
+        series = defaultdict(list)
         for image in images:
             kind, place = series_and_place(image.stem)
-            series[kind].setdefault(place, []).append(image)
-        long = [kind for kind in series if kind and len(series[kind]) > 1]
+            series[kind].append((place, image))
+        long = [members for kind, members in series.items() if kind and len(members) > 1]
         if not long:
             return images
-        frames = [series[long[0]][place] for place in sorted(series[long[0]])]
-        if len(long) > 1 or max(map(len, frames)) > 1:
+        frames = dict(sorted(long[0]))
+        if len(long) > 1 or len(frames) < len(long[0]):
             self.unused['frames of several series in one folder; give each its own'] += images
             return []
-        frames = [image for image, in frames]
-        self.unused['not of the numbered series in a folder of frames'] += set(images) - set(frames)
-        return frames
+        rest = set(images) - set(frames.values())
+        self.unused['not of the numbered series in a folder of frames'] += rest
+        return list(frames.values())
 
     def with_labels(self, found, label_files):
-        """Give each video the label file beside it that has its name."""
-        beside = defaultdict(list)
-        for file in sorted(label_files, key=lambda file: LABEL_FILES.index(file.suffix.lower())):
-            beside[file.with_suffix('')].append(file)
+        """Give each video the label file beside it that has its name; of several the first."""
+        beside = {file.with_suffix(''): file for file in sorted(label_files, reverse=True)}
         count = Counter(video.label_name for video in found)
         self.namesakes += [video for video in found if count[video.label_name] > 1]
-        used = {self.top / name for name in CLASS_FILES}
-        labelled = []
-        for video in found:
-            labels = next(iter(beside[video.label_name]), None)
-            used.add(labels)
-            labelled.append(video._replace(labels=labels))
+        labelled = [video._replace(labels=beside.get(video.label_name)) for video in found]
+        used = {video.labels for video in labelled}
+        used |= {self.top / name for name in CLASS_FILES}
         why = 'labels without a video or folder of images of this name, or a second file of them'
         self.unused[why] += [file for file in label_files if file not in used]
         return labelled
