@@ -44,9 +44,8 @@ def rows_of_text(text):
     marks = ';\t,'
     if lines and re.fullmatch('"?sep=."?', lines[0].lower()):    # a spreadsheet's first line
         marks = lines.pop(0).strip('"')[-1]
-    comments = []
     while lines and lines[0].startswith('#'):
-        comments.append(lines.pop(0).lstrip('# '))
+        del lines[0]
     ranges = [RANGE.fullmatch(line) for line in lines]
     if lines and all(ranges):
         rows = [[f'{int(m[1]) - 1}', f'{int(m[2]) - 1}', m[3]] for m in ranges]
@@ -55,9 +54,6 @@ def rows_of_text(text):
     rows = cells(lines, mark)
     if not rows:
         raise ValueError('nothing in it')
-    for titles in cells(comments[-1:], mark):    # NumPy writes a header as a comment
-        if len(titles) == len(rows[0]) and is_header(titles, rows):
-            rows = [titles, *rows]
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise ValueError(
