@@ -293,13 +293,18 @@ def why_wrong(video):
     return ''
 
 
-def count_phases(videos):
-    """How many phases the videos of one action have: they are numbered from 0."""
-    most = -1
+def number_phases(videos):
+    """{action: the class of its phase 0}, and how many classes there are: actions share none."""
+    phases = dict.fromkeys((video.action for video in videos), 0)
     for video in videos:
         try:
             if video.labels is not None:
-                most = max(most, int(video.labels.max()))
+                phases[video.action] = max(phases[video.action], int(video.labels.max()) + 1)
         except UserError:    # whoever reads it will say why
             continue
-    return most + 1
+    first = {}
+    classes = 0
+    for action, count in phases.items():
+        first[action] = classes
+        classes += count
+    return first, classes

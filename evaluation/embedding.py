@@ -36,7 +36,7 @@ class Frames(IterableDataset):
     """Decodes whole videos in parts, each video in one worker.
 
     Yields (position, frames of the video, labels, uint8 (F, 3, H, W)), or where a video cannot be
-    read (position, None, why, None). most: a video of more frames is thinned out, see `thinning`.
+    read (position, None, why, None). most: a video of more frames is thinned out, see data.stride.
     """
     part = 64
 
@@ -53,7 +53,7 @@ class Frames(IterableDataset):
             try:
                 n = video.frames
                 labels = video.labels
-                for part in video.parts(self.part, thinning(n, self.most)):
+                for part in video.parts(self.part, data.stride(n, self.most)):
                     yield position, n, labels, part
             except UserError as error:
                 yield position, None, str(error), None
@@ -80,11 +80,6 @@ class Frozen(nn.Module):
     def mtf(self, tokens):
         """(1, n, 1, C) -> (1, n, C)"""
         return tokens[:, :, 0]
-
-
-def thinning(frames, most):
-    """k, where every k-th of so many frames leaves `most` or fewer."""
-    return max(1, math.ceil(frames / most))
 
 
 def entities_of(networks, frames):
@@ -150,7 +145,7 @@ def embed(networks, videos, positions, *, limit=1000, whole=False, device='cpu',
         entities = begun.setdefault(position, [[] for _ in networks])
         for parts, part in zip(entities, entities_of(networks, frames.to(device))):
             parts.append(part)
-        if sum(len(part) for part in entities[0]) == len(range(0, n, thinning(n, most))):
+        if sum(len(part) for part in entities[0]) == len(range(0, n, data.stride(n, most))):
             del begun[position]
             arrays = []
             for network, parts in zip(networks, entities):

@@ -15,7 +15,7 @@ import data
 from datasets.folder import as_video
 from datasets.layout import printable, readable
 from datasets.search import Search
-from evaluation.embedding import embed_all, evaluating, thinning
+from evaluation.embedding import embed_all, evaluating
 from evaluation.labels import has_labels
 from evaluation.table import name_some
 from pictures.align import align
@@ -39,7 +39,7 @@ def embed(network, videos, settings, what):
             {'model': network}, videos, what=what, limit=limit, whole=True, device=device,
             workers=settings['workers'])
     for record in embedded:
-        step = thinning(record.frames, limit)
+        step = data.stride(record.frames, limit)
         if step > 1:
             note = (f'note: {record.video.name}: of {record.frames} frames one in {step} is '
                     f'embedded; those between are interpolated')
