@@ -83,16 +83,13 @@ class Video:
         """Where on disk the frames at `indices` are: elsewhere if there are more than labels."""
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < self.frames:
-            there = f'{self.name} has frames 0 to {self.frames - 1}'
-            raise IndexError(f'{there}, not {indices.tolist()}')
+            raise IndexError(f'{self.name} has {self.frames} frames, not {indices.tolist()}')
         return indices * self.frames_on_disk // self.frames
 
     def read(self, indices):
         """Decode frames: any order, repeats allowed, each decoded once -> uint8 (n, 3, H, W)."""
         distinct, back = np.unique(self.positions(indices), return_inverse=True)
         frames = torch.stack([*self.decode(distinct)])                # (distinct, 3, H, W)
-        if np.array_equal(back, np.arange(len(distinct))):
-            return frames
         return frames[torch.from_numpy(back)]                         # (n, 3, H, W)
 
     def views(self, rng, time):
@@ -172,15 +169,13 @@ def decoded(path, indices):
 
 def upright(pixels, matrix):
     """Turn and mirror pixels (3, H, W) as a player: it shows pixel (x, y) at (x, y, 1) @ matrix."""
-    (right, down), (right_of_y, down_of_y) = matrix[:2, :2].tolist()
-    if abs(down) > abs(right):                                        # rows are shown as columns
+    matrix = matrix[:2, :2]
+    if abs(matrix[0, 1]) > abs(matrix[0, 0]):                         # rows are shown as columns
         pixels = pixels.transpose(1, 2)                               # (3, W, H)
-        right = right_of_y
-    else:
-        down = down_of_y
-    if right < 0:
+        matrix = matrix[::-1]
+    if matrix[0, 0] < 0:
         pixels = pixels.flip(2)
-    if down < 0:
+    if matrix[1, 1] < 0:
         pixels = pixels.flip(1)
     return pixels
 
