@@ -1,5 +1,4 @@
 """The data sets as they lie on disk and the doctor: against what was written there."""
-import importlib
 import math
 import os
 import pickle
@@ -66,38 +65,6 @@ def table(dataset, train, folder, doctor):
         bowl = ['val', 'bowl', '2', '85', '25', '25']
         assert bowl in [line.split() for line in out.splitlines()]
         assert 'lacking: 2098 videos fewer' in out.splitlines()[-1]
-
-
-def test_a_new_data_set_is_one_file_and_one_line(tmp_path, monkeypatch, capsys, doctor):
-    (tmp_path / 'mine.py').write_text("""
-from functools import partial
-from datasets.labels import checked
-from datasets.layout import DataSet
-from datasets.video import video_file
-
-def mine(data, size):
-    videos = []
-    for path in sorted(data.glob('*.mp4')):
-        annotate = partial(checked, path, [0, 0, 0, 1, 1, 1], 2)
-        videos.append(video_file(path.name, path, size, action='jump', annotate=annotate))
-    return {'train': videos[:2], 'val': videos[2:]}, ['d.mp4']
-
-ROW = DataSet(mine, 'my shelf', published={'jump': (3, 1), 'all': (3, 1)})
-""")
-    for name in 'abc':
-        write_video(tmp_path / 'data' / f'{name}.mp4', 6)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(data.DATASETS, 'mine', importlib.import_module('mine').ROW)
-    videos = data.load('mine', tmp_path / 'data', image_size=32)
-    assert [len(videos[split]) for split in videos] == [2, 1]
-    assert 'mine: 1 missing, among them d.mp4' in capsys.readouterr().err
-    code, out, _ = doctor('mine', '--data', tmp_path / 'data', '--decode')
-    lines = out.splitlines()
-    assert code == 0 and ['train', 'jump', '2', '3', '12', '12'] in [line.split() for line in lines]
-    assert lines[-1] == ('mine: usable, but lacking: 1 missing, '
-                         '1 videos fewer than published. my shelf')
-    with pytest.raises(UserError, match='mine: nowhere is no folder.*my shelf'):
-        data.load('mine', 'nowhere')
 
 
 # --------------------------------------------------------------------------------------------------
@@ -215,24 +182,6 @@ def test_tfrecords_that_are_damaged(tmp_path, capsys):
         path.write_bytes(content)
         assert names() == [f'train_pour_{i}' for i in left]
         assert path.name in capsys.readouterr().err
-
-
-def test_tfrecords_with_bytes_changed(tmp_path):
-    """A byte changed anywhere: an error of one line, or the same videos with other pixels."""
-    mini.pouring(tmp_path, train=1, val=1, frames=3)
-    path = tmp_path / 'pouring_val-0-of-1.tfrecord'
-    whole = path.read_bytes()
-    somewhere = np.random.default_rng(0).integers(0, len(whole), 40).tolist()
-    for position in [*somewhere, *range(0, 60, 3)]:
-        changed = bytes([whole[position] ^ 0x55])
-        path.write_bytes(whole[:position] + changed + whole[position + 1:])
-        try:
-            video, = data.load('pouring', tmp_path, image_size=32)['val']
-            assert video.read(range(video.frames)).shape[1:] == (3, 32, 32)
-            assert video.labels is not None
-        except UserError as error:
-            assert path.name in str(error) or 'val' in str(error)
-            assert '\n' not in str(error)
 
 
 def test_tfrecord_with_a_truncated_jpeg(tmp_path):
