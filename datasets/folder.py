@@ -6,7 +6,7 @@ Without train/ and val/ every fifth video by name is val; of fewer than ten, all
 """
 from functools import partial
 
-from datasets import images
+from datasets.images import read_images
 from datasets.labels import CLASS_FILES, class_names, read_labels
 from datasets.layout import DataSet, say
 from datasets.packets import frame_times
@@ -84,15 +84,12 @@ def as_video(found, size, unit=None):
     """A Found -> its Video."""
     known = dict(action=found.action)
     if found.labels:
-        times = None if found.frames or found.stack else partial(frame_times, found.path)
+        times = None if found.frames else partial(frame_times, found.path)
         known['annotate'] = partial(read_labels, found.labels, unit=unit, times=times)
-    if found.stack:
-        return images.stack_file(found.name, found.path, size, **known)
     if not found.frames:
         return video_file(found.name, found.path, size, **known)
-    count = partial(len, found.frames)
-    decode = partial(images.read_images, found.frames, size=size)
-    return Video(found.name, count, decode, **known)
+    decode = partial(read_images, found.frames, size=size)
+    return Video(found.name, partial(len, found.frames), decode, **known)
 
 
 ROW = DataSet(folder, 'Any folder of video files or of folders of images', segments=True,

@@ -41,19 +41,15 @@ def layout(source, data, *layouts):
     """The first layout whose parts are all there -> its number, the path of each part.
 
     A layout is a tuple of glob patterns below `data`. UserError: none is whole; it names what the
-    ones that have been begun lack, and the source.
+    one lacks of which the most is there, and the source.
     """
     lacking = []
-    begun = []
     for number, patterns in enumerate(layouts):
         paths = [min(data.glob(pattern), default=None) for pattern in patterns]
         if all(paths):
             return number, paths
-        absent = [pattern for pattern, path in zip(patterns, paths) if not path]
-        lacking.append(', '.join(absent))
-        if any(paths):
-            begun.append(lacking[-1])
-    raise UserError(f'{data} lacks {" or ".join(begun or lacking)}. {source}')
+        lacking.append([pattern for pattern, path in zip(patterns, paths) if not path])
+    raise UserError(f'{data} lacks {", ".join(min(lacking, key=len))}. {source}')
 
 
 def read_dataset(dataset, row, data, size, label_unit=None):

@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.images import IMAGE_FILES, STACKS, natural, stack_pages
+from datasets.images import IMAGE_FILES, STACKS, natural, pages_of
 from datasets.labels import CLASS_FILES, LABEL_FILES
 from datasets.layout import NOTE, readable, shortened
 from datasets.video import VIDEO_FILES
@@ -26,9 +26,8 @@ class Found(NamedTuple):
     """A video: a file, or a folder of frames, and the file of its labels or None."""
     path: Path
     root: Path             # the folder below which it was found
-    frames: tuple = ()     # the images of a folder
+    frames: tuple = ()     # the images of a folder, or of a file of many images
     labels: Path | None = None
-    stack: bool = False    # a file of many images
 
     @property
     def name(self):
@@ -43,7 +42,7 @@ class Found(NamedTuple):
     @property
     def label_name(self):
         """The name of its label file, without the ending."""
-        return self.path if self.frames else self.path.with_suffix('')
+        return self.path if self.path.is_dir() else self.path.with_suffix('')
 
 
 def by_name(path):
@@ -79,7 +78,7 @@ class Search:
         stacks = stacks_among(images)
         images = [file for file in images if file not in stacks]
         videos = [Found(file, root) for file in of_kind(files, VIDEO_FILES)]
-        videos += [Found(file, root, stack=True) for file in sorted(stacks)]
+        videos += [Found(file, root, tuple(pages)) for file, pages in stacks.items()]
         if images and not videos and here != root:
             for folder in folders:
                 self.pass_over(folder, 'in a folder inside a folder of frames')
@@ -159,20 +158,20 @@ def of_kind(files, endings):
 
 
 def stacks_among(images):
-    """Files of many images. The first of each ending tells: a folder of frames has thousands."""
-    stacks = set()
+    """{file of many images: its pages}. If the first of its ending is none, no other is opened: a
+    folder of frames has thousands."""
+    stacks = {}
     for ending in STACKS:
-        files = of_kind(images, [ending])
-        if files and is_stack(files[0]):
-            stacks.update(filter(is_stack, files))
+        for file in of_kind(images, [ending]):
+            try:
+                pages = pages_of(file)
+            except UserError:    # whoever reads it will say why
+                pages = []
+            if pages:
+                stacks[file] = pages
+            elif not stacks:
+                break
     return stacks
-
-
-def is_stack(file):
-    try:
-        return stack_pages(file) > 1
-    except UserError:    # whoever reads it will say why
-        return False
 
 
 def series_and_place(stem):
