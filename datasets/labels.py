@@ -4,11 +4,9 @@ A file has an integer or a class name a frame (one a line, all in one line, or i
 frame numbers), or segments: rows of start, end (or duration) and class. In frames, counted from 0,
 a segment's last frame belongs to it, unless segments touch: where one starts at the very frame at
 which another ends, an end is the first frame outside. In seconds, a frame belongs to the segment in
-which it is first shown. What cannot be read, or does not fit its video, is a UserError that says
-why; `check_labels` finds all of that before anything is trained.
+which it is first shown. What cannot be read, or does not fit its video, is a UserError.
 
-Class names are numbered by classes.txt or mapping.txt beside the videos, a line "0 name" or a name
-for each; without such a file, by the alphabet.
+Class names are numbered by classes.txt or mapping.txt beside the videos, else by the alphabet.
 """
 import re
 from collections import defaultdict
@@ -42,9 +40,8 @@ class Annotation(NamedTuple):
 def read_labels(path, frames, *, classes=None, names=None, unit=None, times=None):
     """The labels in a file, for a video with so many frames.
 
-    classes: how many there are, where that is known. names: the class names, by number.
-    unit: 'seconds' or 'frames', for segments whose header does not say it.
-    times: a function, times(frames) -> seconds of each frame.
+    classes: how many there are, where that is known. names: the class names, by number. unit:
+    'seconds' or 'frames', where no header says it. times(frames) -> seconds of each frame.
     """
     try:
         annotation = read_annotation(path, unit)
@@ -65,10 +62,9 @@ def checked(name, labels, classes, _frames=None):
     if len(wrong):
         raise UserError(f'{name}: not one integer label a frame ({wrong[0]:g})')
     if values.min() < -1 or classes and values.max() >= classes:
-        last = classes - 1 if classes else 'the last class'
-        raise UserError(
-            f'{name}: labels from {values.min():g} to {values.max():g}; '
-            f'they go from 0 to {last}, or -1 for none')
+        known = f'0 to {classes - 1}' if classes else '0, 1, 2 ...'
+        found = f'labels from {values.min():g} to {values.max():g}'
+        raise UserError(f'{name}: {found}, not {known} or -1 for none')
     return values.astype(np.int64)
 
 
@@ -103,12 +99,12 @@ def read_annotation(path, unit=None):
         raise ValueError(f'no column named label, but {", ".join(header)}')
     start = find_column(header, 'start', 'begin', 'onset', 'first')
     end = find_column(header, 'end', 'stop', 'offset', 'last')
-    duration = find_column(header, 'duration')
-    if start is not None and end is not None:
-        return segments(header, rows, start, end, label, unit)
-    if start is not None and duration is not None:
-        return segments(header, rows, start, duration, label, unit, lasting=True)
-    return by_frame(header, rows, label)
+    lasting = end is None
+    if lasting:
+        end = find_column(header, 'duration')
+    if start is None or end is None:
+        return by_frame(header, rows, label)
+    return segments(header, rows, start, end, label, unit, lasting)
 
 
 def by_frame(header, rows, label):
@@ -124,15 +120,14 @@ def by_frame(header, rows, label):
     return Annotation(form, [row[label] for row in rows])
 
 
-def segments(header, rows, start, end, label, unit, lasting=False):
+def segments(header, rows, start, end, label, unit, lasting):
     """Rows -> Annotation. Those without a label are left out, and so are point events, which last
     no time. lasting: the column `end` is a duration."""
     stated, scale = unit_of(header, rows, start, end)
     unit = stated or unit
     if not unit:
         raise ValueError(
-            'are its segments in seconds or in frames? Name the columns '
-            'start_seconds,end_seconds,label or start_frame,end_frame,label; '
+            'seconds or frames? Name columns start_seconds,end_seconds,label or start_frame,... '
             'or add --label-unit seconds or --label-unit frames')
     rows = [row for row in rows if row[label].lower() not in NONE]
     segments = [row for row in rows if not lasting or row[end].lower() not in NONE]
@@ -218,8 +213,7 @@ def class_names(folder, label_files, unit=None):
     elif len(first) == 2:
         raise UserError(
             f'{first[False]} has class names, {first[True]} one integer label a frame; say which '
-            f'number is which name in a file {folder}/classes.txt, with a line "0 name" for each '
-            'class')
+            f'number is which name in {folder}/classes.txt, a line "0 name" for each')
     elif False not in first:
         return None
     else:

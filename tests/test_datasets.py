@@ -342,14 +342,6 @@ def test_doctor_names_what_is_wrong(tmp_path, doctor):
     assert 'TCC' in last
 
 
-def test_doctor_has_nothing_to_use(tmp_path, doctor):
-    for name in ('a.mp4', 'b.mp4'):
-        (tmp_path / name).write_bytes(b'')
-    for dataset, said in (('folder', 'none of the'), ('penn', 'penn_action_labels')):
-        code, _, err = doctor(dataset, '--data', tmp_path)
-        assert code == 2 and len(err) == 1 and said in err[0]
-
-
 # --------------------------------------------------------------------------------------------------
 # Kinetics as mirrors have it
 

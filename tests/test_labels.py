@@ -345,12 +345,3 @@ def test_check_labels(tmp_path, clip):
     assert labelled == {'good.mp4': True, 'long.mp4': False, 'none.mp4': False, 'words.mp4': False}
     assert all(video.frames == FRAMES for video in videos['train'])
     assert not any('long.mp4:' in problem for problem in check_labels(videos)[1])    # said once
-
-
-def test_labels_of_penn_beyond_its_classes(tmp_path):
-    mini.penn(tmp_path, actions=['pullup'], train=2, val=1)
-    np.save(tmp_path / 'penn_action_labels/train/pullup/0001_pullup.npy', np.full(12, 2))
-    videos, problems = check_labels(unchecked('penn', tmp_path))
-    assert len(problems) == 1 and '0001_pullup.npy' in problems[0]
-    first, second = videos['train']
-    assert first.labels is None and first.frames == 12 and second.labels.max() == 1
