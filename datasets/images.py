@@ -108,20 +108,19 @@ def eight_bits(image, bits):
 # --------------------------------------------------------------------------------------------------
 # A folder of them
 
-def natural(name):
-    """A key for sorting: frame 2 before frame 10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', name)]
+def natural(file):
+    """A key for sorting by name: frame 2 before frame 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', file.name)]
 
 
 def images_in(folder):
     """The image files of a folder in natural order."""
     try:
-        names = os.listdir(folder)
+        files = sorted(Path(folder).iterdir(), key=natural)
     except OSError as error:
         raise UserError(f'{folder}: cannot be listed ({error.strerror})') from None
-    images = [name for name in names
-              if Path(name).suffix.lower() in IMAGE_FILES and not name.startswith('.')]
-    return [Path(folder, name) for name in sorted(images, key=natural)]
+    return [file for file in files
+            if file.suffix.lower() in IMAGE_FILES and not file.name.startswith('.')]
 
 
 def folder_frames(folder):

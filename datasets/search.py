@@ -45,32 +45,26 @@ class Found(NamedTuple):
         return self.path if self.path.is_dir() else self.path.with_suffix('')
 
 
-def by_name(path):
-    """A key for sorting: frame 2 before frame 10."""
-    return natural(path.name)
-
-
 class Search:
     """Looks for videos below some folders; `unused` is what it passes over: {reason: [paths]}."""
 
     def __init__(self, top):
         self.top = top
         self.unused = defaultdict(list)
-        self.entered = set()            # folders, as the file system numbers them
+        self.entered = set()            # folders, without links
         self.namesakes = []             # videos that have a label file in common
 
     def below(self, root):
         """The videos below a folder, by name."""
         label_files = []
         found = self.enter(root, root, label_files)
-        return sorted(self.with_labels(found, label_files), key=by_name)
+        return sorted(self.with_labels(found, label_files), key=natural)
 
     def enter(self, here, root, label_files):
-        status = os.stat(here)
-        if (status.st_dev, status.st_ino) in self.entered:
+        if here.resolve() in self.entered:
             self.unused['a link to a folder that is used already'].append(here)
             return []
-        self.entered.add((status.st_dev, status.st_ino))
+        self.entered.add(here.resolve())
         folders, files = self.contents(here)
         label_files += of_kind(files, LABEL_FILES)
         self.unused['neither video, image nor labels'] += set(files) - set(of_kind(files, KNOWN))
@@ -93,15 +87,23 @@ class Search:
     def contents(self, folder):
         """Sub-folders and files but for hidden ones, links after what they may lead to."""
         try:
-            paths = sorted(folder.iterdir(), key=by_name)
+            entries = sorted(os.scandir(folder), key=natural)
         except OSError as error:
             self.unused[f'cannot be listed ({error.strerror})'].append(folder)
             return [], []
-        paths = [path for path in paths if not path.name.startswith('.')]
-        paths.sort(key=Path.is_symlink)
-        self.unused['a link that leads nowhere'] += [path for path in paths if not path.exists()]
-        folders = [path for path in paths if path.is_dir()]
-        return folders, [path for path in paths if path.is_file()]
+        folders = []
+        files = []
+        for entry in sorted(entries, key=os.DirEntry.is_symlink):
+            path = Path(entry.path)
+            if entry.name.startswith('.'):
+                continue
+            if entry.is_dir():
+                folders.append(path)
+            elif entry.is_file():
+                files.append(path)
+            else:
+                self.unused['not a file, or a link that leads nowhere'].append(path)
+        return folders, files
 
     def pass_over(self, path, why):
         """Name a file, or all files below a folder."""
