@@ -1,4 +1,4 @@
-"""One video as a folder of images, one a frame, each as a viewer shows it: uint8 (3, H, W).
+"""One video as images, one a frame, each as a viewer shows it: uint8 (3, H, W).
 
 Cameras and phones store a picture as the sensor saw it and say beside it (EXIF) how to turn it;
 microscopes, X-ray and depth cameras store more than 8 bits a pixel. Pillow leaves both to its user.

@@ -24,8 +24,8 @@ class Timetable(NamedTuple):
     size: tuple          # width and height at which a player shows the first, before turning it
     turn: np.ndarray     # display matrix: pixel (x, y) is then shown at (x, y, 1) @ turn
     seconds: np.ndarray  # float (frames,): when each is shown, from the file's start
-    shown: np.ndarray    # int64 (frames,), rising: the same in ticks. A damaged one repeats the
-                         # time of the frame before it, which is shown in its place
+    shown: np.ndarray    # int64 (frames,), rising: the same in ticks; a damaged one has the time
+                         # of the one before it
     keys: np.ndarray     # int64 (key frames,), rising: the first frame that is decoded from each
     seek: list           # (key frames,): where to seek for each; None: begin at the file's start
     clock: bool          # False: its times are no use, and `shown` counts the frames instead
