@@ -13,13 +13,14 @@ from datasets.images import read_images
 from datasets.labels import checked
 from datasets.layout import CARL, TCC, DataSet, layout
 from datasets.video import Video, one_line
+from running.errors import UserError
 
 SOURCE = f'TFRecords: {TCC}. Or prepared, as train.pkl, val.pkl and videos/: {CARL}'
 CLASSES = 5
 
 
 def pouring(data, size):
-    """-> videos, [missing]. size: pixels a side."""
+    """-> videos, []. size: pixels a side."""
     number, found = layout(
         SOURCE, data,
         ('pouring_train-*.tfrecord', 'pouring_val-*.tfrecord'),
@@ -27,39 +28,33 @@ def pouring(data, size):
     if number == 1:
         return carl(*found, size, {'pouring': CLASSES})
     videos = {'train': [], 'val': []}
-    missing = []
     for split in videos:
         for file in sorted(data.glob(f'pouring_{split}-*.tfrecord')):
-            videos[split] += videos_in(file, size, missing)
-    return videos, missing
+            videos[split] += videos_in(file, size)
+    return videos, []
 
 
-def videos_in(path, size, missing):
-    """The videos of a TFRecord file; what cannot be read is added to `missing`."""
-    if not path.stat().st_size:
-        missing.append(f'{path.name}: empty')
-        return []
-    with open(path, 'rb') as file:    # of which only what is looked at is read
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+def videos_in(path, size):
+    """The videos of a TFRecord file; UserError if it is damaged."""
     videos = []
     at = 0
-    while at < len(content):
-        start = at + 12
-        end = start + int.from_bytes(content[at:at + 8], 'little')
-        if end + 4 > len(content):
-            missing.append(f'{path.name}: cut off or damaged from byte {at} on')
-            break
-        at = end + 4
-        try:
+    try:
+        with open(path, 'rb') as file:    # of which only what is looked at is read
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        while at < len(content):
+            start = at + 12
+            end = start + int.from_bytes(content[at:at + 8], 'little')
+            if end + 4 > len(content):
+                raise ValueError('cut off')
             name, images, labels = sequence_example(content, (start, end))
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            why = one_line(error)
-            missing.append(f'{path.name}: no labelled video at byte {start} ({why})')
-            continue
-        images = [(path, 'bytes', *image) for image in images]
-        videos.append(Video(
-            name, partial(len, images), partial(read_images, images, size=size), 'pouring',
-            partial(checked, name, labels, CLASSES)))
+            images = [(path, 'bytes', *image) for image in images]
+            videos.append(Video(
+                name, partial(len, images), partial(read_images, images, size=size), 'pouring',
+                partial(checked, name, labels, CLASSES)))
+            at = end + 4
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise UserError(
+            f'{path}: damaged from byte {at} on ({one_line(error)}); fetch it anew') from None
     return videos
 
 

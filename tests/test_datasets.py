@@ -155,34 +155,26 @@ def test_finegym_rate_of_the_clip(tmp_path):
 # --------------------------------------------------------------------------------------------------
 # TFRecords
 
-def test_tfrecords_that_are_damaged(tmp_path, capsys):
-    """What is cut off or does not fit together is named; the other videos are none the worse."""
+def test_tfrecords_that_are_damaged(tmp_path):
     mini.pouring(tmp_path, train=4, val=1, frames=3)
     path = tmp_path / 'pouring_train-0-of-2.tfrecord'
     whole = path.read_bytes()
     first = int.from_bytes(whole[:8], 'little') + 16
-
-    def names():
-        return [video.name for video in data.load('pouring', tmp_path)['train']]
-
-    assert names() == ['train_pour_0', 'train_pour_1', 'train_pour_2', 'train_pour_3']
-    assert capsys.readouterr().err == ''
+    assert len(data.load('pouring', tmp_path)['train']) == 4
     broken_message = whole[:12] + b'\xff' * 20 + whole[32:]
     broken_length = whole[:3] + b'\x04' + whole[4:]
-    broken_second = whole[:first] + bytes(12) + whole[first + 12:]
-    for content, left in (
-            (broken_message, [1, 2, 3]), (broken_length, [2, 3]), (broken_second, [0, 2, 3]),
-            (whole[:-10], [0, 2, 3]), (whole[:first + 5], [0, 2, 3]), (b'', [2, 3]),
-            (whole + b'more', [0, 1, 2, 3]), (whole + mini.framed(b''), [0, 1, 2, 3]),
-            (whole + mini.framed(b'\x0a\xff'), [0, 1, 2, 3]),
-            (whole + mini.framed(b'nonsense'), [0, 1, 2, 3])):
+    for content in (
+            broken_message, broken_length, whole[:first] + bytes(12) + whole[first + 12:],
+            whole[:-10], whole[:first + 5], b'', whole + b'more', whole + mini.framed(b''),
+            whole + mini.framed(b'\x0a\xff'), whole + mini.framed(b'nonsense')):
         path.write_bytes(content)
-        assert names() == [f'train_pour_{i}' for i in left]
-        assert path.name in capsys.readouterr().err
+        with pytest.raises(UserError, match=f'{path.name}: damaged from byte') as error:
+            data.load('pouring', tmp_path)
+        assert '\n' not in str(error.value)
 
 
 def test_tfrecord_with_a_truncated_jpeg(tmp_path):
-    mini.pouring(tmp_path, train=1, val=1)
+    mini.pouring(tmp_path, train=2, val=1)
     record = mini.sequence_example('broken', [mini.jpeg(0), mini.jpeg(1)[:900]], [0, 1])
     with open(tmp_path / 'pouring_val-0-of-1.tfrecord', 'ab') as file:
         file.write(mini.framed(record))
