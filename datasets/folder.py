@@ -14,9 +14,8 @@ from datasets.search import Search
 from datasets.video import Video, video_file
 from running.errors import UserError
 
-HALVES = {    # how people call them, in any capitals; of several, the first
-    'train': ('train', 'training', 'trainset', 'train_set'),
-    'val': ('val', 'valid', 'validation', 'dev', 'test', 'testing', 'testset', 'test_set')}
+HALVES = {'train', 'training', 'trainset', 'train_set', 'val', 'valid', 'validation', 'dev',
+          'test', 'testing', 'testset', 'test_set'}    # folders that look like a split
 
 
 def folder(data, size, unit=None):
@@ -36,23 +35,20 @@ def folder(data, size, unit=None):
 
 def split(data, search):
     """-> {'train': [Found], 'val': [Found]}"""
-    halves = own_halves(data)
-    if halves:
-        val = search.below(halves['val'])  # first: a folder linked into both is not trained on
-        train = search.below(halves['train'])
-        names = [path.name for path in halves.values()]
+    if (data / 'train').is_dir() and (data / 'val').is_dir():
+        val = search.below(data / 'val')  # first: a folder linked into both is not trained on
+        train = search.below(data / 'train')
         for path in sorted(data.iterdir()):
-            if path.name not in (*names, *CLASS_FILES):
-                search.pass_over(path, f'outside {names[0]}/ and {names[1]}/')
+            if path.name not in ('train', 'val', *CLASS_FILES):
+                search.pass_over(path, 'outside train/ and val/')
         return {'train': train, 'val': val}
     found = search.below(data)
     for video in found:
-        parts = video.path.relative_to(data).as_posix().replace('\\', '/').lower().split('/')
-        for part in parts[:-1]:
-            if part in HALVES['train'] + HALVES['val']:
-                raise UserError(
-                    f'{video.path}: in a folder {part}, but not at the top. If that is your '
-                    f'split, move the videos into {data}/train/ and {data}/val/')
+        *folders, _ = video.path.relative_to(data).as_posix().replace('\\', '/').lower().split('/')
+        for name in HALVES.intersection(folders):
+            raise UserError(
+                f'{video.path}: in a folder {name}/, but the split that is used is '
+                f'{data}/train/ and {data}/val/. Move the videos there, or rename the folder')
     if 0 < len(found) < 10:               # tau wants two val videos
         say(f'{data}: all of its videos ({len(found)}) are both train and val, '
             'too few to set any aside', warning=True)
@@ -61,23 +57,6 @@ def split(data, search):
         say(f'{data}: no train/ and val/ in it, so every fifth video by name is val', warning=True)
     train = [video for i, video in enumerate(found) if i % 5 != 4]
     return {'train': train, 'val': found[4::5]}
-
-
-def own_halves(data):
-    """The user's own split -> {'train': folder, 'val': folder}, or {} if there is none."""
-    folders = [path for path in sorted(data.iterdir()) if path.is_dir()]
-    halves = {}
-    for half, names in HALVES.items():
-        for name in names:
-            called = [path for path in folders if path.name.lower() == name]
-            if len(called) > 1:
-                raise UserError(f'{data} has {called[0].name}/ and {called[1].name}/: which is it?')
-            if called:
-                halves.setdefault(half, called[0])
-    if len(halves) == 1:
-        there, = halves.values()
-        raise UserError(f'{data} has {there.name}/ but not the other of train/ and val/')
-    return halves
 
 
 def as_video(found, size, unit=None):

@@ -55,24 +55,14 @@ def test_every_fifth_video_is_val(clip, tmp_path, capsys):
     assert 'both' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('train, val', [
-    ('Train', 'Val'), ('training', 'validation'), ('TRAIN', 'test'), ('train', 'Valid')])
-def test_a_split_of_ones_own_in_any_capitals(train, val, clip, tmp_path):
-    fill(tmp_path, clip, *(f'{train}/squat/{i}.mp4' for i in range(12)), f'{val}/squat/x.mp4')
-    videos = data.load('folder', tmp_path)
-    assert len(videos['train']) == 12 and names_of(videos['val']) == ['squat/x.mp4']
-
-
-@pytest.mark.parametrize('names, said', [
-    (['Train/a.mp4', 'train/b.mp4', 'val/c.mp4'], 'which is it'),
-    (['squat/train/a.mp4', 'squat/val/b.mp4'], 'not at the top'),
-    (['train\\a.mp4', 'val\\b.mp4'], 'not at the top'),
-    (['Validation/a.mp4', 'b.mp4'], 'not the other')])
-def test_a_split_that_is_not_clear_is_asked_for(names, said, clip, tmp_path):
+@pytest.mark.parametrize('names', [
+    ['Train/a.mp4', 'Val/b.mp4'], ['train/a.mp4', 'validation/b.mp4'],
+    ['squat/train/a.mp4', 'squat/val/b.mp4'], ['train\\a.mp4', 'val\\b.mp4'],
+    ['val/a.mp4', 'b.mp4']])
+def test_a_split_under_other_names_is_asked_for(names, clip, tmp_path):
     fill(tmp_path, clip, *names)
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(UserError, match='/train/ and .*/val/'):
         data.load('folder', tmp_path)
-    assert str(error.value).count('folder:') == 1
 
 
 # --------------------------------------------------------------------------------------------------
