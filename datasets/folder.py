@@ -29,8 +29,7 @@ def folder(data, size, unit=None):
         video.classes = names
         if video.annotate:
             video.annotate = partial(video.annotate, names=names)
-    videos = {half: [made[video] for video in found[half]] for half in found}
-    return videos, search.notes()
+    return {half: list(map(made.get, some)) for half, some in found.items()}, search.notes()
 
 
 def split(data, search):

@@ -269,7 +269,7 @@ def check_labels(videos):
         problems.append(f'{NOTE}{share}: {shortened(bare)}')
     kept = {video: replace(video, annotate=None, fit=False) if reason else video
             for video, reason in reasons.items()}
-    return {split: [kept[video] for video in videos[split]] for split in videos}, problems
+    return {split: list(map(kept.get, some)) for split, some in videos.items()}, problems
 
 
 def why_wrong(video):

@@ -6,7 +6,7 @@ reads the cells, without what spreadsheets and scripts leave behind; labels.py s
 """
 import csv
 import re
-from itertools import takewhile
+from itertools import chain, takewhile
 
 import numpy as np
 
@@ -64,11 +64,15 @@ def rows_of_text(text):
 def cells(lines, mark):
     """Lines -> rows of words, without empty rows and without a last column that is empty."""
     rows = csv.reader(lines, delimiter=mark, skipinitialspace=True) if mark else at_blanks(lines)
-    rows = [[word.strip(' "') for word in row] for row in rows]
+    rows = [list(map(bare, row)) for row in rows]
     rows = [row for row in rows if any(row)]
     if all(row[-1] == '' for row in rows):
         rows = [row[:-1] for row in rows]
     return rows
+
+
+def bare(word):
+    return word.strip(' "')
 
 
 def at_blanks(lines):
@@ -92,7 +96,7 @@ def with_titles(rows):
     if len(first) > 2 and len(numeric) in (2, 3) and (rest or others):
         roles = {numeric[0]: 'start', numeric[1]: 'end', (others or numeric)[-1]: 'label'}
     elif len(first) == 1 or not rest:
-        return [], [[word] for row in rows for word in row]
+        return [], [[word] for word in chain.from_iterable(rows)]
     elif len(first) == 2:
         roles = {0: 'frame', 1: 'label'}
     else:
