@@ -2,8 +2,7 @@
 
 A `Video` decodes the frames asked for, uint8 (n, 3, H, W). `Clips` draws two views of T frames of
 each; `views` augments them on the device that trains, (B, 2, T, 3, S, S). Evaluation calls `center`
-instead. A wrong file makes a `UserError`. `python data.py NAME --data DIR` tells what of a data set
-is there.
+instead. `python data.py NAME --data DIR` tells what of a data set is there.
 """
 import math
 from functools import cache, partial
@@ -15,7 +14,7 @@ from torch.utils.data import Dataset
 
 from datasets import doctor, finegym, folder, garden, k400, penn, pouring, synthetic
 from datasets.images import frame_folder  # noqa: F401, for users of this file
-from datasets.labels import check_labels, count_phases
+from datasets.labels import check_labels, number_phases
 from datasets.layout import read_dataset, say_remarks
 from datasets.video import Video, video_file  # noqa: F401, for users of this file
 from running.errors import UserError
@@ -42,8 +41,8 @@ DATASETS = {
 def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
     """A data set by name -> {'train': [Video], 'val': [Video]}; UserError if it cannot be used.
 
-    data: the folder as downloaded. image_size: Penn, Pouring and folder are squashed to it. seed:
-    of sets made in memory. label_unit: 'seconds' or 'frames', of labels that are segments.
+    data: its folder. image_size: Penn, Pouring and folder are squashed to it. seed: of sets made in
+    memory. label_unit: 'seconds' or 'frames', of labels that are segments.
     """
     if dataset not in DATASETS:
         raise UserError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
@@ -107,13 +106,12 @@ class Clips(Dataset):
     time      int64 (2, T), each frame's number in its video
     length    int64 (2,), how many frames the video has
     valid     bool (2, T), False = padding
-    labels    int64 (2, T), see `number_phases`; -1 = unlabelled or padding, and everywhere unless
-              with_labels=True
+    labels    int64 (2, T), see labels.py; -1 = unlabelled, padding, or with_labels=False
     seeds     int64 (2,), from which each view's augmentation is drawn
     skipped   {name: reason} of broken videos that were drawn before; another took their place
 
-    sample: draws the time stamps; sampling: its options. longest (ours): a video of more frames is
-    taken as if it had every k-th alone, k as small as can be; time and length count these.
+    sample: draws the time stamps; sampling: its options. longest (ours): of a video of more frames
+    only every k-th counts, k = `stride`.
     """
 
     def __init__(self, videos, *, frames, seed=0, with_labels=False, sample=two_views, longest=0,
@@ -171,26 +169,15 @@ class Clips(Dataset):
         }
 
     def times(self, rng, video):
-        """Time stamps int64 (2, T) of two views, in units of `step` frames; those >= length are
-        padding -> time, length, step."""
+        """-> time stamps int64 (2, T) and length in units of `step` frames, and step."""
         step = stride(video.frames, self.longest)
         length = math.ceil(video.frames / step)
         return self.sample(rng, length), length, step
 
 
 def stride(frames, longest):
-    """k, where every k-th of so many frames are `longest` or fewer; 1 where that is 0."""
+    """k, where every k-th of so many frames are `longest` or fewer; 1 where that is 0 or inf."""
     return max(1, math.ceil(frames / longest)) if longest else 1
-
-
-def number_phases(videos):
-    """{action: the class of its phase 0}, and how many classes there are: actions share none."""
-    first = {}
-    classes = 0
-    for action in dict.fromkeys(video.action for video in videos):
-        first[action] = classes
-        classes += count_phases([video for video in videos if video.action == action])
-    return first, classes
 
 
 def collate(items):
@@ -275,16 +262,14 @@ def center(frames, size):
 
 
 def resize(frames, size):
-    """uint8 (n, 3, H, W) -> float in [0, 1] (n, 3, S, S): bilinear, without antialias."""
+    """uint8 (n, 3, H, W) -> (n, 3, S, S) in [0, 1]: bilinear, without antialias."""
     return F.interpolate(frames.float() / 255, (size, size), mode='bilinear', align_corners=False)
 
 
 @cache
 def statistics(device):
-    """Mean and standard deviation (3, 1, 1) on the device; sent once, since that waits for it."""
-    mean = torch.tensor(MEAN, device=device)[:, None, None]
-    std = torch.tensor(STD, device=device)[:, None, None]
-    return mean, std
+    """Mean and standard deviation (2, 3, 1, 1), sent to a device once: that waits for it."""
+    return torch.tensor([MEAN, STD], device=device)[:, :, None, None]
 
 
 def normalise(frames):
@@ -294,39 +279,9 @@ def normalise(frames):
 
 
 def denormalise(frames):
-    """Undo `normalise`: -> colours in [0, 1], (..., 3, H, W)."""
+    """Undo `normalise`."""
     mean, std = statistics(frames.device)
     return frames * std + mean
-
-
-# --------------------------------------------------------------------------------------------------
-# Clips of other objectives
-
-def interleaved_views(rng, length, frames, **sampling):
-    """As two_views, of pairs (TCN): T/2 anchors, each followed by a positive, 1 to 5 frames before
-    it in the video. -> int64 (2, T)"""
-    anchors = two_views(rng, length, frames // 2, **sampling)             # (2, T/2)
-    positives = np.maximum(anchors - rng.integers(1, 6, anchors.shape), 0)
-    positives = np.where(anchors < length, positives, length)
-    return np.stack([anchors, positives], -1).reshape(2, -1)
-
-
-class VideoPairs(Clips):
-    """One view of each of two videos of the same action, in place of two views of one video."""
-
-    def draw(self, rng, index, skipped):
-        video = self.videos[index]
-        partners = [other for other in self.videos
-                    if other.action == video.action and other is not video] or [video]
-        partner = partners[rng.integers(len(partners))]
-        first = self.read(rng, video, 1, skipped)
-        second = self.read(rng, partner, 1, skipped)
-        if not first or not second:
-            return None
-        item = {key: first[key] + second[key] for key in ('names', 'frames')}
-        for key in ('time', 'length', 'valid', 'labels'):
-            item[key] = torch.cat([first[key], second[key]])
-        return item
 
 
 def main():

@@ -26,6 +26,7 @@ import data
 import evaluate
 import model as models
 from backbones.weights import load_strictly
+from datasets.pairs import VideoPairs, interleaved_views
 from loss import OBJECTIVES, without_target
 from running.batchnorm import share_batchnorm
 from running.command import StopSignals, end_well, on_stop
@@ -297,8 +298,8 @@ def resemblance(z, valid):
 # What the run is made of
 
 def make_clips(s, objective, videos):
-    kind = data.VideoPairs if s.pairs == 'videos' else data.Clips
-    sample = data.interleaved_views if objective.interleaved else data.two_views
+    kind = VideoPairs if s.pairs == 'videos' else data.Clips
+    sample = interleaved_views if objective.interleaved else data.two_views
     return kind(videos, frames=s.frames, seed=s.seed, with_labels=objective.labels, sample=sample,
                 block=s.block, shift=s.shift, longest=s.longest)
 

@@ -29,20 +29,18 @@ def carl(train, val, clips, size, classes, fit=False):
     missing = []
     there = set(os.listdir(clips))
     for split, file in (('train', train), ('val', val)):
-        for action, entry in entries(file, list(classes)):
-            path = clips / entry['file']
-            if path.name not in there:
-                missing.append(f'{clips.name}/{path.name} ({split})')
+        for action, name, video, labels in entries(file, list(classes)):
+            if video not in there:
+                missing.append(f'{clips.name}/{video} ({split})')
                 continue
-            where = f'{file}: {entry["name"]}'
-            annotate = partial(checked, where, entry['labels'], classes[action])
+            annotate = partial(checked, f'{file}: {name}', labels, classes[action])
             videos[split].append(video_file(
-                entry['name'], path, size, action=action, annotate=annotate, fit=fit))
+                name, clips / video, size, action=action, annotate=annotate, fit=fit))
     return videos, missing
 
 
 def entries(file, actions):
-    """Every (action, {name, file, labels}) of a pickled list; UserError if it is no such list."""
+    """Of a pickled list [(action, name, file, labels)]; UserError if it is no such list."""
     content = read_pickle(file)
     listed = []
     try:
@@ -53,10 +51,9 @@ def entries(file, actions):
         for action, group in zip(actions, groups, strict=True):
             for index in group:
                 entry = content[int(index)]
-                listed.append((action, {
-                    'name': str(entry['name']),
-                    'file': Path(entry['video_file']).name,
-                    'labels': np.asarray(entry['frame_label'])}))
+                video = Path(entry['video_file']).name
+                labels = np.asarray(entry['frame_label'])
+                listed.append((action, str(entry['name']), video, labels))
     except (ValueError, KeyError, IndexError, TypeError) as error:
         why = one_line(error)
         raise UserError(f'{file}: not a list of videos as CARL writes it ({why})') from None

@@ -17,6 +17,7 @@ from datasets.layout import NOTE, printable, read_dataset, say
 from datasets.video import one_line
 from running.errors import UserError
 
+
 BATCH = 4    # videos, train.py's default
 
 
@@ -25,7 +26,6 @@ class Report(NamedTuple):
     frames: int = 0
     labelled: int = 0
     unreadable: str = ''     # why it cannot be read
-    sampled_down: str = ''   # its frames and labels differ in number, as some of Penn Action's do
 
 
 def doctor(dataset, row, data, videos, remarks, decode=False):
@@ -51,42 +51,37 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
         'note': [line.removeprefix(NOTE) for line in remarks + problems if line.startswith(NOTE)],
         'missing': [line for line in remarks if not line.startswith(NOTE)],
         'cannot be read': [report.unreadable for report in reports.values() if report.unreadable],
-        'labels do not fit': [line for line in problems if not line.startswith(NOTE)],
-        'sampled down': [report.sampled_down for report in reports.values() if report.sampled_down]}
+        'labels do not fit': [line for line in problems if not line.startswith(NOTE)]}
     for kind, lines in wrong.items():
         if lines:
-            say(f'{kind}: {len(lines)}', warning=False)
+            say(f'{kind}: {len(lines)}')
         for line in lines:
-            say(f'    {line}', warning=False)
+            say(f'    {line}')
     if len(wrong['cannot be read']) == len(listed):
         raise UserError(
             f'{dataset}: none of the {len(listed)} videos in {data} can be read. {row.source}')
     if len(videos['train']) < BATCH:
-        say(f'train videos: {len(videos["train"])}, fewer than the batch of {BATCH}', warning=False)
-    say(f'{dataset}: {verdict(row, videos, wrong)}', warning=False)
+        say(f'train videos: {len(videos["train"])}, fewer than the batch of {BATCH}')
+    say(f'{dataset}: {verdict(row, videos, wrong)}')
 
 
 def examine(video, decode):
     """-> Report"""
-    frames = 0
     try:
         frames = video.frames_on_disk
         if decode:
             for _ in video.decode(np.arange(frames)):
                 pass
     except UserError as error:
-        return Report(frames, unreadable=str(error))
+        return Report(unreadable=str(error))
     labels = video.labels
-    labelled = 0 if labels is None else int(np.sum(labels >= 0))
-    given = len(video.annotate(frames)) if video.fit else frames
-    differ = f'{video.name}: {frames} frames, {given} labels' if given != frames else ''
-    return Report(video.frames, labelled, sampled_down=differ)
+    return Report(video.frames, 0 if labels is None else int(np.sum(labels >= 0)))
 
 
 def table(row, videos, reports, counted):
     """A row for each split and action: videos found and published, frames, frames with labels."""
     columns = '{:7}{:20}{:>9}{:>11}{:>13}{:>13}'.format
-    say(columns('', 'action', 'videos', 'published', 'frames', 'labelled'), warning=False)
+    say(columns('', 'action', 'videos', 'published', 'frames', 'labelled'))
     actions = [action for action in row.published if action != 'all']
     if not actions:
         actions = sorted({video.action for video in reports if video.action})
@@ -98,8 +93,7 @@ def table(row, videos, reports, counted):
             published = row.published[action][position] if action in row.published else '-'
             frames = f'{sum(report.frames for report in some):,}' if counted else '?'
             labelled = f'{sum(report.labelled for report in some):,}' if counted else '?'
-            say(columns(split, action, f'{len(some):,}', published, frames, labelled),
-                warning=False)
+            say(columns(split, action, f'{len(some):,}', published, frames, labelled))
 
 
 def verdict(row, videos, wrong):

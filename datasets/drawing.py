@@ -5,6 +5,7 @@ plain floats, since NumPy on two numbers is slow. All chance comes from the call
 """
 import colorsys
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -34,11 +35,6 @@ def dress(rng):
         colour(rng, (.3, 1.), (.7, 1.)),
         colour(rng, (.3, 1.), (.6, .9)),
     ]
-
-
-def far(paint):
-    """The paint of a limb on the far side: a darker one."""
-    return tuple(int(.7 * c) for c in paint)
 
 
 def oval(pen, x, y, w, h, fill):
@@ -83,11 +79,10 @@ def paint_object(rng, pen, kind, x, y, w, h, paint, horizon):
 
 class Distractor:
     """A ball, a balloon, a bird, a cart or a dog, which goes a way of its own."""
-    KINDS = ('ball', 'balloon', 'bird', 'cart', 'dog')
     RISE = {'ball': -60, 'balloon': 30, 'bird': 20, 'cart': 0, 'dog': 0}     # pixels up and down
 
     def __init__(self, rng, floor):
-        self.kind = self.KINDS[rng.integers(5)]
+        self.kind = [*self.RISE][rng.integers(5)]
         self.colour = colour(rng, (.2, .6), (.5, .85))
         self.r = rng.uniform(9, 18)
         self.x = rng.uniform(.1, .9) * WIDE
@@ -131,10 +126,11 @@ def along(start, length, angle):
 
 def draw_body(rng):
     """Lengths in body heights; of an arm and a leg each half has that length."""
-    torso = rng.uniform(.29, .34)
-    arm = rng.uniform(.165, .185)
-    leg = rng.uniform(.22, .25)
-    return {'torso': torso, 'arm': arm, 'leg': leg}
+    return {
+        'torso': rng.uniform(.29, .34),
+        'arm': rng.uniform(.165, .185),
+        'leg': rng.uniform(.22, .25),
+    }
 
 
 def skeleton(pose, half, body):
@@ -169,16 +165,15 @@ def skeleton(pose, half, body):
     return placed
 
 
+@dataclass
 class Figure:
-    """A body at a place. clothes: as `dress` draws them; each part is painted in those given."""
-
-    def __init__(self, half, start, floor, height, thick, clothes):
-        self.half = half                # half the shoulders' width, in body heights
-        self.start = start              # pixels from the left to x = 0
-        self.floor = floor              # pixels from the top to y = 0
-        self.height = height            # pixels of a body height
-        self.thick = thick              # pixels of a limb that is one body height wide
-        self.clothes = clothes
+    """A body at a place; each part is painted in the clothes given."""
+    half: float      # half the shoulders' width, in body heights
+    start: float     # pixels from the left to x = 0
+    floor: float     # pixels from the top to y = 0
+    height: float    # pixels of a body height
+    thick: float     # pixels of a limb that is one body height wide
+    clothes: list    # as `dress` draws them
 
     def at(self, point):
         return self.start + self.height * point[0], self.floor - self.height * point[1]
@@ -234,8 +229,10 @@ class Figure:
         self.limb(pen, crown, crown, .14, hair)
 
     def paint(self, pen, joints, clothes):
-        """Far limbs first."""
-        shaded = [far(paint) for paint in clothes]
+        """Far limbs first, which are darker."""
+        shaded = []
+        for paint in clothes:
+            shaded.append(tuple(int(.7 * c) for c in paint))
         self.arm(pen, joints['arm2'], shaded)
         self.leg(pen, joints['leg2'], shaded)
         self.leg(pen, joints['leg1'], clothes)

@@ -41,8 +41,7 @@ def finegym(data, _size, classes):
         known = json.loads(annotation.read_bytes())
         for split, listed in lists.items():
             for event, chosen in listed.items():
-                spans, absent = spans_of(event, chosen, known)
-                missing += [f'{event}_{segment} in {annotation.name}' for segment in absent]
+                spans = spans_of(event, chosen, known)
                 if f'{event}.mp4' not in there:
                     missing.append(f'processed_videos/{event}.mp4 ({split})')
                 elif spans:
@@ -71,20 +70,19 @@ def elements(path, classes):
 
 
 def spans_of(event, chosen, known):
-    """An event's listed elements -> [(start, end in seconds, class)], [segments not known].
+    """An event's listed elements -> [(start, end in seconds, class)].
 
     chosen: {segment: class}. known: the annotation. An element may have several times, as it has
     several stages; the field takes the last.
     """
     video, when = event.rsplit('_E_', 1)
     segments = known.get(video, {}).get(f'E_{when}', {}).get('segments') or {}
-    absent = [segment for segment in chosen if segment not in segments]
     spans = []
     for segment, details in segments.items():
         if segment in chosen:
             start, end = map(float, details['timestamps'][-1])
             spans.append((start, end, chosen[segment]))
-    return spans, absent
+    return spans
 
 
 def element_labels(path, spans, frames):

@@ -4,20 +4,18 @@
     DIR/val/squat/b/1.jpg    DIR/val/squat/b.npy       labels lie beside it, see labels.py
 Without train/ and val/ every fifth video by name is val; of fewer than ten, all are both.
 """
-import hashlib
 from functools import partial
 
-from datasets import images
+from datasets.images import read_images
 from datasets.labels import CLASS_FILES, class_names, read_labels
-from datasets.layout import NOTE, DataSet, say, shortened
+from datasets.layout import DataSet, say
 from datasets.packets import frame_times
 from datasets.search import Search
 from datasets.video import Video, video_file
 from running.errors import UserError
 
-HALVES = {    # how people call them, in any capitals; of several, the first
-    'train': ('train', 'training', 'trainset', 'train_set'),
-    'val': ('val', 'valid', 'validation', 'dev', 'test', 'testing', 'testset', 'test_set')}
+HALVES = {'train', 'training', 'trainset', 'train_set', 'val', 'valid', 'validation', 'dev',
+          'test', 'testing', 'testset', 'test_set'}    # folders that look like a split
 
 
 def folder(data, size, unit=None):
@@ -31,99 +29,45 @@ def folder(data, size, unit=None):
         video.classes = names
         if video.annotate:
             video.annotate = partial(video.annotate, names=names)
-    videos = {half: [made[video] for video in found[half]] for half in found}
-    return videos, search.notes() + in_both(found)
+    return {half: list(map(made.get, some)) for half, some in found.items()}, search.notes()
 
 
 def split(data, search):
     """-> {'train': [Found], 'val': [Found]}"""
-    halves = own_halves(data)
-    if halves:
-        val = search.below(halves['val'])  # first: a folder linked into both is not trained on
-        train = search.below(halves['train'])
-        names = [path.name for path in halves.values()]
+    if (data / 'train').is_dir() and (data / 'val').is_dir():
+        val = search.below(data / 'val')  # first: a folder linked into both is not trained on
+        train = search.below(data / 'train')
         for path in sorted(data.iterdir()):
-            if path.name not in (*names, *CLASS_FILES):
-                search.pass_over(path, f'outside {names[0]}/ and {names[1]}/')
+            if path.name not in ('train', 'val', *CLASS_FILES):
+                search.pass_over(path, 'outside train/ and val/')
         return {'train': train, 'val': val}
     found = search.below(data)
     for video in found:
-        parts = video.path.relative_to(data).as_posix().replace('\\', '/').lower().split('/')
-        for part in parts[:-1]:
-            if part in HALVES['train'] + HALVES['val']:
-                raise UserError(
-                    f'{video.path}: in a folder {part}, but not at the top. If that is your '
-                    f'split, move the videos into {data}/train/ and {data}/val/')
+        *folders, _ = video.path.relative_to(data).as_posix().replace('\\', '/').lower().split('/')
+        for name in HALVES.intersection(folders):
+            raise UserError(
+                f'{video.path}: in a folder {name}/, but the split that is used is '
+                f'{data}/train/ and {data}/val/. Move the videos there, or rename the folder')
     if 0 < len(found) < 10:               # tau wants two val videos
         say(f'{data}: all of its videos ({len(found)}) are both train and val, '
-            'too few to set any aside')
+            'too few to set any aside', warning=True)
         return {'train': found, 'val': found}
     if found:
-        say(f'{data}: no train/ and val/ in it, so every fifth video by name is val')
+        say(f'{data}: no train/ and val/ in it, so every fifth video by name is val', warning=True)
     train = [video for i, video in enumerate(found) if i % 5 != 4]
     return {'train': train, 'val': found[4::5]}
-
-
-def own_halves(data):
-    """The user's own split -> {'train': folder, 'val': folder}, or {} if there is none."""
-    folders = [path for path in sorted(data.iterdir()) if path.is_dir()]
-    halves = {}
-    for half, names in HALVES.items():
-        for name in names:
-            called = [path for path in folders if path.name.lower() == name]
-            if len(called) > 1:
-                raise UserError(f'{data} has {called[0].name}/ and {called[1].name}/: which is it?')
-            if called:
-                halves.setdefault(half, called[0])
-    if len(halves) == 1:
-        there, = halves.values()
-        raise UserError(f'{data} has {there.name}/ but not the other of train/ and val/')
-    return halves
 
 
 def as_video(found, size, unit=None):
     """A Found -> its Video."""
     known = dict(action=found.action)
     if found.labels:
-        times = None if found.frames or found.stack else partial(frame_times, found.path)
+        times = None if found.frames else partial(frame_times, found.path)
         known['annotate'] = partial(read_labels, found.labels, unit=unit, times=times)
-    if found.stack:
-        return images.stack_file(found.name, found.path, size, **known)
     if not found.frames:
         return video_file(found.name, found.path, size, **known)
-    count = partial(len, found.frames)
-    decode = partial(images.read_images, found.frames, size=size)
-    return Video(found.name, count, decode, **known)
-
-
-# --------------------------------------------------------------------------------------------------
-# Videos that are in train and in val
-
-def in_both(found):
-    """A note of the videos that are in train and in val, whatever their names; none if all are."""
-    if found['train'] == found['val']:
-        return []
-    large = {sizes(video) for video in found['val']}
-    trained = {content(video): video.name for video in found['train'] if sizes(video) in large}
-    large = {sizes(video) for video in found['train']}
-    twins = [f'{video.name} as {trained[content(video)]}' for video in found['val']
-             if sizes(video) in large and content(video) in trained]
-    note = f'{NOTE}in val and in train too, {len(twins)} videos: {shortened(twins)}'
-    return [note] if twins else []
-
-
-def sizes(video):
-    """Bytes of each of a video's files."""
-    return tuple(file.stat().st_size for file in video.frames or [video.path])
-
-
-def content(video):
-    """A digest of the first bytes of each of a video's files: hardly ever alike in two videos."""
-    digest = hashlib.sha256(repr(sizes(video)).encode())
-    for path in video.frames or [video.path]:
-        with open(path, 'rb') as file:
-            digest.update(file.read(1 << 16))
-    return digest.digest()
+    decode = partial(read_images, found.frames, size=size)
+    return Video(found.name, partial(len, found.frames), decode, **known)
 
 
 ROW = DataSet(folder, 'Any folder of video files or of folders of images', segments=True,

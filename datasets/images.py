@@ -1,4 +1,4 @@
-"""One video as a folder of images, one a frame, each as a viewer shows it: uint8 (3, H, W).
+"""One video as images, one a frame, each as a viewer shows it: uint8 (3, H, W).
 
 Cameras and phones store a picture as the sensor saw it and say beside it (EXIF) how to turn it;
 microscopes, X-ray and depth cameras store more than 8 bits a pixel. Pillow leaves both to its user.
@@ -7,9 +7,8 @@ import io
 import os
 import re
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,35 +24,23 @@ STACKS = {'.tif', '.tiff', '.png', '.webp'}    # may hold a recording, a page a 
 DEEP = {'I;16', 'I;16L', 'I;16B', 'I;16N', 'I'}    # Pillow's modes of more than 8 bits a pixel
 
 
-class Page(NamedTuple):
-    """One picture of a file that holds several."""
-    path: Path
-    number: int
-
-
 def read_images(files, indices, size=None):
-    """Yield the images at `indices`, squashed to size x size if given: uint8 (3, H, W).
+    """Yield the images at `indices`: uint8 (3, H, W), squashed to size x size if given.
 
-    A file is a path, or (path, start, end) for an image inside a larger file."""
-    yield from pixels_of(files, indices, partial(open_image, size=size), size)
-
-
-def pixels_of(files, indices, opened, size=None):
-    """read_images, with opened(file) -> a Pillow image as a viewer shows it."""
+    A file is a path; or, within a file, (path, 'page', number) or (path, 'bytes', start, end).
+    """
     shape = (size, size) if size else None
     bits = None
     for i in indices:
-        image = opened(files[i])
         with naming(files[i]):
+            image = open_image(files[i], size)
             if image.mode == 'F':
                 raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits')
             if image.mode in DEEP:
-                if bits is None:
-                    bits = bits_used(files, opened)
+                bits = bits or bits_used(files)
                 image = eight_bits(image, bits)
             image = image.convert('RGB')
-            if shape is None:
-                shape = opened(files[0]).size    # frames of one video go into one tensor
+            shape = shape or open_image(files[0]).size    # frames of one video go into one tensor
             if image.size != shape:
                 image = image.resize(shape, Image.BILINEAR)
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -68,19 +55,23 @@ def naming(file):
     except UserError:
         raise
     except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError and a few more
-        if isinstance(file, Page):
-            file = f'{file.path}, page {file.number}'
-        elif isinstance(file, tuple):
-            file = '{}, bytes {} to {}'.format(*file)
+        if isinstance(file, tuple):
+            path, *part = file
+            file = f'{path}, {" ".join(map(str, part))}'
         raise UserError(f'{file}: cannot be read as an image ({one_line(error)})') from None
 
 
 def open_image(file, size=None):
     """-> a Pillow image, turned as its EXIF orientation says."""
     with naming(file):
-        with open(file[0] if isinstance(file, tuple) else file, 'rb') as content:
-            if isinstance(file, tuple):
-                _, start, end = file
+        path, kind, *place = file if isinstance(file, tuple) else (file, '')
+        if kind == 'page':
+            stack = open_stack(path, os.getpid())
+            stack.seek(*place)
+            return ImageOps.exif_transpose(stack.copy())
+        with open(path, 'rb') as content:
+            if kind == 'bytes':
+                start, end = place
                 content.seek(start)
                 content = io.BytesIO(content.read(end - start))
             image = Image.open(content)
@@ -90,7 +81,13 @@ def open_image(file, size=None):
         return ImageOps.exif_transpose(image)
 
 
-def bits_used(files, opened):
+@lru_cache(maxsize=16)
+def open_stack(path, _process):
+    """A file of several images stays open, since a page may need those before."""
+    return Image.open(path)
+
+
+def bits_used(files):
     """How many bits of their deep pixels a series of images uses, at least 8.
 
     Cameras of 10, 12 or 14 bits leave the upper ones of 16 empty: taken as they are, their pictures
@@ -98,7 +95,7 @@ def bits_used(files, opened):
     spread = np.linspace(0, len(files) - 1, 9).round().astype(int)
     brightest = 0
     for i in set(spread.tolist()):
-        brightest = max(brightest, int(np.max(opened(files[i]))))
+        brightest = max(brightest, int(np.max(open_image(files[i]))))
     return max(8, brightest.bit_length())
 
 
@@ -111,20 +108,19 @@ def eight_bits(image, bits):
 # --------------------------------------------------------------------------------------------------
 # A folder of them
 
-def natural(name):
-    """A key for sorting: frame 2 before frame 10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', name)]
+def natural(file):
+    """A key for sorting by name: frame 2 before frame 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', file.name)]
 
 
 def images_in(folder):
     """The image files of a folder in natural order."""
     try:
-        names = os.listdir(folder)
+        files = sorted(Path(folder).iterdir(), key=natural)
     except OSError as error:
         raise UserError(f'{folder}: cannot be listed ({error.strerror})') from None
-    images = [name for name in names
-              if Path(name).suffix.lower() in IMAGE_FILES and not name.startswith('.')]
-    return [Path(folder, name) for name in sorted(images, key=natural)]
+    return [file for file in files
+            if file.suffix.lower() in IMAGE_FILES and not file.name.startswith('.')]
 
 
 def folder_frames(folder):
@@ -141,41 +137,16 @@ def frame_folder(name, folder, size=None, **known):
     return Video(name, partial(folder_frames, folder), decode, **known)
 
 
-# --------------------------------------------------------------------------------------------------
-# A file of them: ImageJ's TIFF stacks, animated PNG and WebP
+def pages_of(path):
+    """The frames in a picture file (ImageJ's TIFF stacks, animated PNG and WebP); [] if there is
+    but one, or if a second page of another size is a thumbnail, or the same picture made smaller.
 
-def stack_pages(path):
-    """The number of frames a picture file holds; 1 of a plain picture, UserError if unreadable.
-
-    A second page of another size is no frame but a thumbnail, or the same picture made smaller."""
-    if Path(path).suffix.lower() not in STACKS:
-        return 1
+    UserError: it cannot be read."""
     with naming(path), Image.open(path) as image:
+        size = image.size
         pages = getattr(image, 'n_frames', 1)
         if pages > 1:
-            size = image.size
             image.seek(1)
-            pages = pages if image.size == size else 1
-        return pages
-
-
-def turn_to(stack, page):
-    """A page of an open stack -> a Pillow image of its own."""
-    with naming(page):
-        stack.seek(page.number)
-        return ImageOps.exif_transpose(stack.copy())
-
-
-def read_stack(path, indices, size=None):
-    """As read_images, of the pages of one file, opened once: a page may need those before."""
-    with naming(path):
-        stack = Image.open(path)
-    with stack:
-        pages = [Page(path, i) for i in range(stack.n_frames)]
-        yield from pixels_of(pages, indices, partial(turn_to, stack), size)
-
-
-def stack_file(name, path, size=None, **known):
-    """A Video of a file of pictures; size: they are squashed to size x size."""
-    decode = partial(read_stack, path, size=size)
-    return Video(name, partial(stack_pages, path), decode, **known)
+        if pages == 1 or image.size != size:
+            return []
+    return [(path, 'page', i) for i in range(pages)]

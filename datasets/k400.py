@@ -1,10 +1,10 @@
 """Kinetics-400, as the CVD Foundation hosts it and as its mirrors have it. To pre-train: no labels.
 
     annotations/train.csv           label, youtube_id, time_start, time_end
-    train/<id>_<start>_<end>.mp4    or train_256/, videos_train/; or in sub-folders named by class
+    train/<id>_<start>_<end>.mp4    or .mkv, .webm; in whatever folders
     replacement*/                   whole files in place of broken ones
-All of it may lie in a folder k400/, and files may be .mkv or .webm. Without a table, sub-folders
-named by class do.
+Mirrors have other names: tables are all that end in train.csv or val.csv. Without a table, the
+folder in which a clip lies is its class, as in train/<class>/.
 """
 import csv
 import os
@@ -16,85 +16,68 @@ from datasets.video import VIDEO_FILES, one_line, video_file
 from running.errors import UserError
 
 SOURCE = 'Kinetics-400: github.com/cvdfoundation/kinetics-dataset'
-TOPS = ('', 'k400', 'kinetics400', 'kinetics-400')
-FOLDERS = ('{}', '{}_256', 'videos_{}')
-TABLES = ('annotations/{}.csv', 'annotations/k400_{}.csv', 'annotations/kinetics_{}.csv', '{}.csv')
 
 
 def k400(data, _size):
     """-> videos, [missing, notes]. Videos keep their size; val, on which nobody pre-trains, may be
     absent."""
-    tops = [data / name for name in TOPS if first_there(data / name, FOLDERS, 'train')]
-    top = tops[0] if tops else data
-    replaced = {}
-    for folder in sorted(top.glob('replacement*')):
-        replaced |= clips_below(folder)[0]
+    clips, tables, strange = contents(data)
     videos = {'train': [], 'val': []}
-    remarks = []
+    missing = []
     for split in videos:
-        folder = first_there(top, FOLDERS, split)
-        table = first_there(top, TABLES, split)
-        if folder and (table or any(path.is_dir() for path in folder.iterdir())):
-            videos[split], more = videos_of(data, folder, table, replaced)
-            remarks += more
-        elif split == 'train':
-            lacks = 'annotations/train.csv' if folder else 'train'
-            raise UserError(f'{data} lacks {lacks}. {SOURCE}')
-    return videos, remarks
-
-
-def first_there(top, names, split):
-    paths = [top / name.format(split) for name in names]
-    return next((path for path in paths if path.exists()), None)
-
-
-def videos_of(data, folder, table, replaced):
-    """The videos of one split -> [Video], [missing, notes].
-
-    table: a csv that lists them; None: the files do, each in a sub-folder named by its class.
-    replaced: {clip: path} of files that stand in for those in `folder`.
-    """
-    there, strange = clips_below(folder)
-    if table:
-        listed = clips_listed(table)
-    else:
-        listed = {clip: path.parent.name.replace('_', ' ') for clip, path in there.items()}
-    standing_in = {clip: path for clip, path in replaced.items() if clip in listed}
-    files = there | standing_in
-    videos = []
-    remarks = []
-    for clip, label in listed.items():
-        name = '{}_{:06d}_{:06d}'.format(*clip)
-        if clip in files:
-            videos.append(video_file(name, files[clip], action=label))
-        else:
-            remarks.append(f'{folder.relative_to(data)}/{name}.mp4')
-    strange += [path for clip, path in there.items() if clip not in listed]
+        own = [table for table in tables if table.stem.endswith(split)]
+        listed = clips_listed(own[0]) if own else clips_by_folder(data, clips, split)
+        if split == 'train' and not listed:
+            raise UserError(f'{data} lacks train/ or annotations/train.csv. {SOURCE}')
+        absent = []
+        for clip, label in listed.items():
+            name = '{}_{:06d}_{:06d}'.format(*clip)
+            if clip in clips:
+                videos[split].append(video_file(name, clips.pop(clip), action=label))
+            else:
+                absent.append(f'{split}/{name}.mp4')
+        if videos[split]:
+            missing += absent
+    strange += clips.values()
     if strange:
         names = shortened(readable(path, data) for path in strange)
-        remarks.append(f'{NOTE}not used, in no table or no video named <id>_<start>_<end>: '
+        missing.append(f'{NOTE}not used, in no table or no video named <id>_<start>_<end>: '
                        f'{len(strange)} ({names})')
-    if standing_in:
-        remarks.append(f'{NOTE}{len(standing_in)} files from replacement folders')
-    return videos, remarks
+    return videos, missing
 
 
-def clips_below(folder):
-    """Video files at any depth -> {(id, start, end): path}, [paths of everything else]."""
+def contents(data):
+    """Files at any depth -> clips {(id, start, end): path}, tables, other videos."""
     clips = {}
+    tables = []
     strange = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for folder, folders, files in os.walk(data, followlinks=True):
         folders.sort()
         for file in sorted(files):
-            stem, ending = os.path.splitext(file)
-            stem = stem.removesuffix('.mp4')  # some mirrors have .mp4.mkv
+            path = Path(folder, file)
+            stem = path.stem.removesuffix('.mp4')  # some mirrors have .mp4.mkv
             match = re.fullmatch(r'(.+)_(\d+)_(\d+)', stem)
-            if match and ending.lower() in VIDEO_FILES:
-                clip = match[1], int(match[2]), int(match[3])
-                clips[clip] = Path(parent, file)
+            if path.suffix == '.csv':
+                tables.append(path)
+            elif path.suffix.lower() not in VIDEO_FILES:
+                continue
+            elif not match:
+                strange.append(path)
             else:
-                strange.append(Path(parent, file))
-    return clips, strange
+                clip = match[1], int(match[2]), int(match[3])
+                if clip not in clips or '/replacement' in path.as_posix():
+                    clips[clip] = path
+    return clips, tables, strange
+
+
+def clips_by_folder(data, clips, split):
+    """The clips in .../train/<class>/ -> {(id, start, end): label}."""
+    listed = {}
+    for clip, path in clips.items():
+        folders = path.relative_to(data).parent.parts
+        if len(folders) > 1 and split in folders[-2]:
+            listed[clip] = folders[-1].replace('_', ' ')
+    return listed
 
 
 def clips_listed(table):

@@ -4,11 +4,9 @@ A file has an integer or a class name a frame (one a line, all in one line, or i
 frame numbers), or segments: rows of start, end (or duration) and class. In frames, counted from 0,
 a segment's last frame belongs to it, unless segments touch: where one starts at the very frame at
 which another ends, an end is the first frame outside. In seconds, a frame belongs to the segment in
-which it is first shown. What cannot be read, or does not fit its video, is a UserError that says
-why; `check_labels` finds all of that before anything is trained.
+which it is first shown. What cannot be read, or does not fit its video, is a UserError.
 
-Class names are numbered by classes.txt or mapping.txt beside the videos, a line "0 name" or a name
-for each; without such a file, by the alphabet.
+Class names are numbered by classes.txt or mapping.txt beside the videos, else by the alphabet.
 """
 import re
 from collections import defaultdict
@@ -42,9 +40,8 @@ class Annotation(NamedTuple):
 def read_labels(path, frames, *, classes=None, names=None, unit=None, times=None):
     """The labels in a file, for a video with so many frames.
 
-    classes: how many there are, where that is known. names: the class names, by number.
-    unit: 'seconds' or 'frames', for segments whose header does not say it.
-    times: a function, times(frames) -> seconds of each frame.
+    classes: how many there are, where that is known. names: the class names, by number. unit:
+    'seconds' or 'frames', where no header says it. times(frames) -> seconds of each frame.
     """
     try:
         annotation = read_annotation(path, unit)
@@ -65,10 +62,9 @@ def checked(name, labels, classes, _frames=None):
     if len(wrong):
         raise UserError(f'{name}: not one integer label a frame ({wrong[0]:g})')
     if values.min() < -1 or classes and values.max() >= classes:
-        last = classes - 1 if classes else 'the last class'
-        raise UserError(
-            f'{name}: labels from {values.min():g} to {values.max():g}; '
-            f'they go from 0 to {last}, or -1 for none')
+        known = f'0 to {classes - 1}' if classes else '0, 1, 2 ...'
+        found = f'labels from {values.min():g} to {values.max():g}'
+        raise UserError(f'{name}: {found}, not {known} or -1 for none')
     return values.astype(np.int64)
 
 
@@ -103,12 +99,12 @@ def read_annotation(path, unit=None):
         raise ValueError(f'no column named label, but {", ".join(header)}')
     start = find_column(header, 'start', 'begin', 'onset', 'first')
     end = find_column(header, 'end', 'stop', 'offset', 'last')
-    duration = find_column(header, 'duration')
-    if start is not None and end is not None:
-        return segments(header, rows, start, end, label, unit)
-    if start is not None and duration is not None:
-        return segments(header, rows, start, duration, label, unit, lasting=True)
-    return by_frame(header, rows, label)
+    lasting = end is None
+    if lasting:
+        end = find_column(header, 'duration')
+    if start is None or end is None:
+        return by_frame(header, rows, label)
+    return segments(header, rows, start, end, label, unit, lasting)
 
 
 def by_frame(header, rows, label):
@@ -124,15 +120,14 @@ def by_frame(header, rows, label):
     return Annotation(form, [row[label] for row in rows])
 
 
-def segments(header, rows, start, end, label, unit, lasting=False):
+def segments(header, rows, start, end, label, unit, lasting):
     """Rows -> Annotation. Those without a label are left out, and so are point events, which last
     no time. lasting: the column `end` is a duration."""
     stated, scale = unit_of(header, rows, start, end)
     unit = stated or unit
     if not unit:
         raise ValueError(
-            'are its segments in seconds or in frames? Name the columns '
-            'start_seconds,end_seconds,label or start_frame,end_frame,label; '
+            'seconds or frames? Name columns start_seconds,end_seconds,label or start_frame,... '
             'or add --label-unit seconds or --label-unit frames')
     rows = [row for row in rows if row[label].lower() not in NONE]
     segments = [row for row in rows if not lasting or row[end].lower() not in NONE]
@@ -211,21 +206,20 @@ def class_names(folder, label_files, unit=None):
             first.setdefault(are_numbers(annotation.words), path)
             names.update(annotation.words)
     for form, files in alike.items():
-        say(f'labels, {len(files)} files: {form} ({shortened(files)})', warning=False)
+        say(f'labels, {len(files)} files: {form} ({shortened(files)})')
     source = next((file for file in CLASS_FILES if (folder / file).is_file()), 'the alphabet')
     if source in CLASS_FILES:
         names = names_by_number(folder / source)
     elif len(first) == 2:
         raise UserError(
             f'{first[False]} has class names, {first[True]} one integer label a frame; say which '
-            f'number is which name in a file {folder}/classes.txt, with a line "0 name" for each '
-            'class')
+            f'number is which name in {folder}/classes.txt, a line "0 name" for each')
     elif False not in first:
         return None
     else:
         names = sorted(name for name in names if name.lower() not in NONE)
     numbers = ', '.join(f'{i} {name}' for i, name in enumerate(names) if name)
-    say(f'classes, numbered by {source}: {numbers}', warning=False)
+    say(f'classes, numbered by {source}: {numbers}')
     return names
 
 
@@ -251,8 +245,8 @@ def names_by_number(path):
     by_number = dict(enumerate(map(' '.join, lines)))
     if all(len(words) > 1 and words[0].isdecimal() for words in lines):
         by_number = {int(words[0]): ' '.join(words[1:]) for words in lines}
-    if not lines or len(set(by_number.values())) < len(lines) or max(by_number) > 9999:
-        raise UserError(f'{path}: not each class once, a line "0 name", numbers to 9999')
+    if not lines or len(set(by_number.values())) < len(lines):
+        raise UserError(f'{path}: not each class once, a line "0 name"')
     return [by_number.get(number, '') for number in range(max(by_number) + 1)]
 
 
@@ -260,56 +254,51 @@ def names_by_number(path):
 # Before anything is trained
 
 def check_labels(videos):
-    """-> the videos, those whose labels do not fit without any; and what is wrong: a line for each
-    of these, and lines that begin with NOTE of what else should be known.
+    """-> the videos, those whose labels do not fit without any; and what is wrong, a line each.
 
     videos: {'train': [Video], 'val': [Video]}. Frames are counted where there are labels; a video
     that cannot be read is left to who reads it.
     """
     listed = list(dict.fromkeys(videos['train'] + videos['val']))
-    bare = [video.name for video in listed if not video.annotate]
     with ThreadPoolExecutor() as pool:
-        reasons = list(pool.map(why_wrong, listed))
-    problems = [reason for reason in reasons if reason]
+        reasons = dict(zip(listed, pool.map(why_wrong, listed)))
+    problems = [reason for reason in reasons.values() if reason]
+    bare = [video.name for video in listed if not video.annotate]
     if 0 < len(bare) < len(listed):
         share = f'{len(bare)} of {len(listed)} videos have no labels'
         problems.append(f'{NOTE}{share}: {shortened(bare)}')
     kept = {video: replace(video, annotate=None, fit=False) if reason else video
-            for video, reason in zip(listed, reasons)}
-    videos = {split: [kept[video] for video in videos[split]] for split in videos}
-    trained = defaultdict(set)
-    for video in videos['train']:
-        trained[video.action] |= classes_of(video)
-    for video in videos['val']:
-        alien = classes_of(video) - trained[video.action]
-        if trained[video.action] and alien:
-            kinds = [video.classes[k] if video.classes else str(k) for k in sorted(alien)]
-            problems.append(f'{NOTE}{video.name}: no train video has its label {", ".join(kinds)}')
-    return videos, problems
+            for video, reason in reasons.items()}
+    return {split: list(map(kept.get, some)) for split, some in videos.items()}, problems
 
 
 def why_wrong(video):
     """Why the labels of a video do not fit; '' if they do, or if it cannot be read."""
+    if not video.annotate:
+        return ''
     try:
-        if not video.annotate or not video.frames_on_disk:
-            return ''
+        video.frames_on_disk
     except UserError:
         return ''
     try:
         video.labels
-        return ''
     except UserError as error:
         return str(error)
+    return ''
 
 
-def classes_of(video):
-    try:
-        labels = video.labels
-    except UserError:
-        return set()
-    return set() if labels is None else set(labels[labels >= 0].tolist())
-
-
-def count_phases(videos):
-    """How many phases the videos of one action have: they are numbered from 0."""
-    return 1 + max((label for video in videos for label in classes_of(video)), default=-1)
+def number_phases(videos):
+    """{action: the class of its phase 0}, and how many classes there are: actions share none."""
+    phases = dict.fromkeys((video.action for video in videos), 0)
+    for video in videos:
+        try:
+            if video.labels is not None:
+                phases[video.action] = max(phases[video.action], int(video.labels.max()) + 1)
+        except UserError:    # whoever reads it will say why
+            continue
+    first = {}
+    classes = 0
+    for action, count in phases.items():
+        first[action] = classes
+        classes += count
+    return first, classes

@@ -41,19 +41,15 @@ def layout(source, data, *layouts):
     """The first layout whose parts are all there -> its number, the path of each part.
 
     A layout is a tuple of glob patterns below `data`. UserError: none is whole; it names what the
-    ones that have been begun lack, and the source.
+    one lacks of which the most is there, and the source.
     """
     lacking = []
-    begun = []
     for number, patterns in enumerate(layouts):
         paths = [min(data.glob(pattern), default=None) for pattern in patterns]
         if all(paths):
             return number, paths
-        absent = [pattern for pattern, path in zip(patterns, paths) if not path]
-        lacking.append(', '.join(absent))
-        if any(paths):
-            begun.append(lacking[-1])
-    raise UserError(f'{data} lacks {" or ".join(begun or lacking)}. {source}')
+        lacking.append([pattern for pattern, path in zip(patterns, paths) if not path])
+    raise UserError(f'{data} lacks {", ".join(min(lacking, key=len))}. {source}')
 
 
 def read_dataset(dataset, row, data, size, label_unit=None):
@@ -79,20 +75,20 @@ def say_remarks(dataset, data, remarks, kind='missing'):
     missing = [line for line in remarks if not line.startswith(NOTE)]
     if missing:
         say(f'{dataset}: {len(missing)} {kind}, among them {", ".join(missing[:3])}; '
-            f'python data.py {dataset} --data {data} names them all')
+            f'python data.py {dataset} --data {data} names them all', warning=True)
     for line in remarks:
         if line.startswith(NOTE):
-            say(f'{dataset}: {line}', warning=False)
+            say(f'{dataset}: {line}')
 
 
-def printable(text):
-    """Text as the screen can show it, on one line. What it cannot hold, bytes of a file name that
-    are no UTF-8, and ends of lines become escapes like \\u6df1, \\udcd0 and \\x0a."""
-    screen = getattr(sys.stdout, 'encoding', None) or 'utf-8'
-    return str(text).translate(CONTROL).encode(screen, 'backslashreplace').decode(screen)
+def printable(text, encoding=None):
+    """Text on one line that the screen can show, or a file of this encoding. What it cannot hold,
+    ends of lines and bytes of a file name that are no UTF-8 become escapes like \\u6df1, \\x0a."""
+    encoding = encoding or getattr(sys.stdout, 'encoding', None) or 'utf-8'
+    return str(text).translate(CONTROL).encode(encoding, 'backslashreplace').decode(encoding)
 
 
-def say(line, warning=True):
+def say(line, warning=False):
     """A line for the user, said once however many processes there are; warnings on stderr."""
     if os.environ.get('RANK', '0') == '0':
         print(printable(line), file=sys.stderr if warning else sys.stdout)
@@ -105,6 +101,5 @@ def shortened(names, most=3):
 
 
 def readable(path, top):
-    """A path below `top` as text that every file can hold: bytes that are no UTF-8 as escapes."""
-    text = path.relative_to(top).as_posix().translate(CONTROL)
-    return text.encode('utf-8', 'backslashreplace').decode()
+    """A path below `top` as text that every file can hold."""
+    return printable(path.relative_to(top).as_posix(), 'utf-8')

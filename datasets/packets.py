@@ -24,22 +24,19 @@ class Timetable(NamedTuple):
     size: tuple          # width and height at which a player shows the first, before turning it
     turn: np.ndarray     # display matrix: pixel (x, y) is then shown at (x, y, 1) @ turn
     seconds: np.ndarray  # float (frames,): when each is shown, from the file's start
-    shown: np.ndarray    # int64 (frames,), rising: the same in ticks. A damaged one repeats the
-                         # time of the frame before it, which is shown in its place
+    shown: np.ndarray    # int64 (frames,), rising: the same in ticks; a damaged one has the time
+                         # of the one before it
     keys: np.ndarray     # int64 (key frames,), rising: the first frame that is decoded from each
     seek: list           # (key frames,): where to seek for each; None: begin at the file's start
     clock: bool          # False: its times are no use, and `shown` counts the frames instead
 
 
 def open_video(path):
-    """av.open, after libav's messages have been taken off Python.
+    """av.open, after libav's messages have been taken off Python: for each file, as others undo it.
 
-    libav reports a damaged packet from its decoding threads. If such a report goes to Python's
-    logging, the thread waits for the interpreter lock, while whoever frees the decoder holds that
-    lock and waits for the thread: for ever. None puts a C function in the place of PyAV's Python
-    one. It is done for every file because others undo it: torchvision 0.21, when it is imported
-    after this, sets a level of its own. What else libav calls in Python is not used here: packets,
-    frames or files made of Python objects, and timeouts.
+    libav reports a damaged packet from its decoding threads. If that goes to Python's logging, the
+    thread waits for the interpreter lock, while whoever frees the decoder holds that lock and waits
+    for the thread: for ever.
     """
     av.logging.set_level(None)
     return av.open(str(path), metadata_errors='replace')    # old tags are not UTF-8
@@ -132,23 +129,20 @@ def timetable_of(path, _changed, _bytes):
     shown = np.array(shown, np.int64)                                # (frames,)
     seconds = shown * tick - begin if clock else np.arange(len(shown)) / rate
     seek = []
-    for pts, dts, key, _ in packets:
-        if key and pts is not None:
-            seek.append((pts, pts if container == MKV or dts is None else dts))
-    if not clock or not seek or container not in SEEKABLE:
-        return Timetable(size, turn, seconds, shown, np.zeros(1, np.int64), [None], clock)
-    seek.sort()
+    if clock and container in SEEKABLE:
+        for pts, dts, key, _ in packets:
+            if key and pts is not None:
+                seek.append((pts, pts if container == MKV or dts is None else dts))
+    seek = sorted(seek) or [(0, None)]
     keys = np.searchsorted(shown, [pts for pts, _ in seek])
     keys[0] = 0
-    seek = [position for _, position in seek]
-    return Timetable(size, turn, seconds, shown, keys, seek, clock)
+    return Timetable(size, turn, seconds, shown, keys, [position for _, position in seek], clock)
 
 
 def shown_by_packets(packets):
     """When the frames are shown, by (pts, dts, key, discard) of their packets; None if not sure.
 
-    The header's count is not asked for: a file that was cut off ends with its last whole packet. A
-    cut without encoding anew leaves an edit list: frames before it are decoded, but not shown.
+    A cut without encoding anew leaves an edit list: frames before it are decoded, but not shown.
     """
     shown = [pts for pts, _, _, hidden in packets if not hidden]
     hidden = [pts for pts, _, _, hidden in packets if hidden]
@@ -193,7 +187,7 @@ def tell_lost(path, lost, frames):
 
 @lru_cache(maxsize=1024)
 def say_damaged(path):
-    say(f'{path}: a frame of it is damaged; the one before it is shown in its place')
+    say(f'{path}: a frame of it is damaged; the one before it is shown in its place', warning=True)
 
 
 def runs(indices, keys):
@@ -205,9 +199,8 @@ def runs(indices, keys):
 
 
 def frame_times(path, _frames):
-    """When each frame of a video file is shown, in seconds -> float (frames,).
+    """When each frame is shown, in seconds from the file's start -> float (frames,).
 
-    Counted from the file's start, as players and annotation tools do: its sound may begin before
-    its pictures. By time stamps, since phones film at a varying rate; without these, evenly.
+    Its sound may begin before its pictures; phones film at a varying rate.
     """
     return timetable(path).seconds

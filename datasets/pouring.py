@@ -6,7 +6,6 @@ frame. The checksums are passed over: a file cut short shows by its lengths, a s
 is decoded.
 """
 import mmap
-import re
 from functools import partial
 
 from datasets.carl import carl
@@ -14,13 +13,14 @@ from datasets.images import read_images
 from datasets.labels import checked
 from datasets.layout import CARL, TCC, DataSet, layout
 from datasets.video import Video, one_line
+from running.errors import UserError
 
 SOURCE = f'TFRecords: {TCC}. Or prepared, as train.pkl, val.pkl and videos/: {CARL}'
 CLASSES = 5
 
 
 def pouring(data, size):
-    """-> videos, [missing]. size: pixels a side."""
+    """-> videos, []. size: pixels a side."""
     number, found = layout(
         SOURCE, data,
         ('pouring_train-*.tfrecord', 'pouring_val-*.tfrecord'),
@@ -28,60 +28,38 @@ def pouring(data, size):
     if number == 1:
         return carl(*found, size, {'pouring': CLASSES})
     videos = {'train': [], 'val': []}
-    missing = []
     for split in videos:
-        files = sorted(data.glob(f'pouring_{split}-*.tfrecord'))
-        missing += absent_shards(split, files)
-        for file in files:
-            videos[split] += videos_in(file, size, missing)
-    return videos, missing
+        for file in sorted(data.glob(f'pouring_{split}-*.tfrecord')):
+            videos[split] += videos_in(file, size)
+    return videos, []
 
 
-def absent_shards(split, files):
-    """pouring_train-0-of-2.tfrecord alone lacks a second one."""
-    total = re.search(r'-of-(\d+)', files[0].name)
-    absent = int(total[1]) - len(files) if total else 0
-    return [f'{absent} of the files pouring_{split}-*-of-{total[1]}.tfrecord'] if absent > 0 else []
-
-
-def videos_in(path, size, missing):
-    """The videos of a TFRecord file; what cannot be read is added to `missing`."""
+def videos_in(path, size):
+    """The videos of a TFRecord file; UserError if it is damaged."""
     videos = []
-    with open(path, 'rb') as file:    # of which only what is looked at is read
-        empty = not path.stat().st_size
-        content = b'' if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    for start, end in records(path, content, missing):
-        try:
+    at = 0
+    try:
+        with open(path, 'rb') as file:    # of which only what is looked at is read
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        while at < len(content):
+            start = at + 12
+            end = start + int.from_bytes(content[at:at + 8], 'little')
+            if end + 4 > len(content):
+                raise ValueError('cut off')
             name, images, labels = sequence_example(content, (start, end))
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            why = one_line(error)
-            missing.append(f'{path.name}: no labelled video at byte {start} ({why})')
-            continue
-        images = [(path, *image) for image in images]
-        videos.append(Video(
-            name, partial(len, images), partial(read_images, images, size=size), 'pouring',
-            partial(checked, name, labels, CLASSES)))
+            images = [(path, 'bytes', *image) for image in images]
+            videos.append(Video(
+                name, partial(len, images), partial(read_images, images, size=size), 'pouring',
+                partial(checked, name, labels, CLASSES)))
+            at = end + 4
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise UserError(
+            f'{path}: damaged from byte {at} on ({one_line(error)}); fetch it anew') from None
     return videos
 
 
-def records(path, content, missing):
-    """Yield the (start, end) of each record."""
-    at = 0
-    if not content:
-        missing.append(f'{path.name}: empty')
-    while at < len(content):
-        length = int.from_bytes(content[at:at + 8], 'little')
-        start = at + 12
-        end = start + length
-        if end + 4 > len(content):
-            missing.append(f'{path.name}: cut off or damaged from byte {at} on')
-            return
-        yield start, end
-        at = end + 4
-
-
 # ----------------------------------------------------------------------------------------
-# Protocol buffers: a message is a row of fields, each with a number. The wanted ones:
+# Protocol buffers: a message is a row of fields, each with a number and bytes. The wanted ones:
 #     SequenceExample   1 context, 2 feature lists; in both 1: map entries, of 1 key and 2 value
 #     feature           1 list of bytes or 3 list of integers, in both 1: the value
 #     feature list      1: features, one a frame
@@ -95,36 +73,34 @@ def sequence_example(content, record):
     start, end = values(content, features[b'name'], 1, 1)[0]
     images = values(content, features[b'video'], 1, 1, 1)
     labels = values(content, features[b'frame_labels'], 1, 3, 1)
-    return content[start:end].decode(), images, [integer(content, label) for label in labels]
+    return content[start:end].decode(), images, [varint(content, at)[0] for at, _ in labels]
 
 
 def values(content, span, *path):
-    """What lies at a path of field numbers, starting from the message at `span`."""
+    """What lies at a path of field numbers in the message at `span`: the (start, end) of each."""
     spans = [span]
     for wanted in path:
         inner = []
         for start, end in spans:
-            for number, value in fields(content, start, end):
-                if number == wanted:
-                    inner.append(value)
+            inner += fields(content, start, end, wanted)
         spans = inner
     return spans
 
 
-def fields(content, start, end):
-    """Yield each field of a message: its number; an integer, or the (start, end) of its bytes."""
+def fields(content, start, end, wanted):
+    """The (start, end) of a message's fields of one number."""
+    found = []
     while start < end:
         tag, start = varint(content, start)
-        value, start = varint(content, start)
-        number, kind = divmod(tag, 8)
-        if kind == 2:
-            value = (start, start + value)
-            start = value[1]
-        elif kind != 0:
-            raise ValueError('neither an integer nor bytes')
-        yield number, value
+        size, start = varint(content, start)
+        if tag % 8 != 2:
+            raise ValueError('a field that is no bytes')
+        if tag // 8 == wanted:
+            found.append((start, start + size))
+        start += size
     if start > end:
         raise ValueError('a field runs past its message')
+    return found
 
 
 def varint(content, at):
@@ -136,11 +112,6 @@ def varint(content, at):
         shift += 7
         at += 1
     return value | content[at] << shift, at + 1
-
-
-def integer(content, value):
-    """An integer, that may be packed: bytes that hold it."""
-    return varint(content, value[0])[0] if isinstance(value, tuple) else value
 
 
 ROW = DataSet(

@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.images import IMAGE_FILES, STACKS, natural, stack_pages
+from datasets.images import IMAGE_FILES, STACKS, natural, pages_of
 from datasets.labels import CLASS_FILES, LABEL_FILES
 from datasets.layout import NOTE, readable, shortened
 from datasets.video import VIDEO_FILES
@@ -26,9 +26,8 @@ class Found(NamedTuple):
     """A video: a file, or a folder of frames, and the file of its labels or None."""
     path: Path
     root: Path             # the folder below which it was found
-    frames: tuple = ()     # the images of a folder
+    frames: tuple = ()     # the images of a folder, or of a file of many images
     labels: Path | None = None
-    stack: bool = False    # a file of many images
 
     @property
     def name(self):
@@ -43,12 +42,7 @@ class Found(NamedTuple):
     @property
     def label_name(self):
         """The name of its label file, without the ending."""
-        return self.path if self.frames else self.path.with_suffix('')
-
-
-def by_name(path):
-    """A key for sorting: frame 2 before frame 10."""
-    return natural(path.name)
+        return self.path if self.path.is_dir() else self.path.with_suffix('')
 
 
 class Search:
@@ -57,21 +51,20 @@ class Search:
     def __init__(self, top):
         self.top = top
         self.unused = defaultdict(list)
-        self.entered = set()            # folders, as the file system numbers them
+        self.entered = set()            # folders, without links
         self.namesakes = []             # videos that have a label file in common
 
     def below(self, root):
         """The videos below a folder, by name."""
         label_files = []
         found = self.enter(root, root, label_files)
-        return sorted(self.with_labels(found, label_files), key=by_name)
+        return sorted(self.with_labels(found, label_files), key=natural)
 
     def enter(self, here, root, label_files):
-        status = os.stat(here)
-        if (status.st_dev, status.st_ino) in self.entered:
+        if here.resolve() in self.entered:
             self.unused['a link to a folder that is used already'].append(here)
             return []
-        self.entered.add((status.st_dev, status.st_ino))
+        self.entered.add(here.resolve())
         folders, files = self.contents(here)
         label_files += of_kind(files, LABEL_FILES)
         self.unused['neither video, image nor labels'] += set(files) - set(of_kind(files, KNOWN))
@@ -79,7 +72,7 @@ class Search:
         stacks = stacks_among(images)
         images = [file for file in images if file not in stacks]
         videos = [Found(file, root) for file in of_kind(files, VIDEO_FILES)]
-        videos += [Found(file, root, stack=True) for file in sorted(stacks)]
+        videos += [Found(file, root, tuple(pages)) for file, pages in stacks.items()]
         if images and not videos and here != root:
             for folder in folders:
                 self.pass_over(folder, 'in a folder inside a folder of frames')
@@ -94,15 +87,16 @@ class Search:
     def contents(self, folder):
         """Sub-folders and files but for hidden ones, links after what they may lead to."""
         try:
-            entries = [entry for entry in os.scandir(folder) if not entry.name.startswith('.')]
+            entries = sorted(os.scandir(folder), key=natural)
         except OSError as error:
             self.unused[f'cannot be listed ({error.strerror})'].append(folder)
             return [], []
         folders = []
         files = []
-        entries.sort(key=by_name)
         for entry in sorted(entries, key=os.DirEntry.is_symlink):
-            path = Path(folder, entry.name)
+            path = Path(entry.path)
+            if entry.name.startswith('.'):
+                continue
             if entry.is_dir():
                 folders.append(path)
             elif entry.is_file():
@@ -119,34 +113,29 @@ class Search:
     def one_series(self, images):
         """The frames of a video, whose names differ in the last number only, or in the time that
         they give; [] if there are several such series."""
-        series = defaultdict(dict)
+        series = defaultdict(list)
         for image in images:
             kind, place = series_and_place(image.stem)
-            series[kind].setdefault(place, []).append(image)
-        long = [kind for kind in series if kind and len(series[kind]) > 1]
+            series[kind].append((place, image))
+        long = [members for kind, members in series.items() if kind and len(members) > 1]
         if not long:
             return images
-        frames = [series[long[0]][place] for place in sorted(series[long[0]])]
-        if len(long) > 1 or max(map(len, frames)) > 1:
+        frames = dict(sorted(long[0]))
+        if len(long) > 1 or len(frames) < len(long[0]):
             self.unused['frames of several series in one folder; give each its own'] += images
             return []
-        frames = [image for image, in frames]
-        self.unused['not of the numbered series in a folder of frames'] += set(images) - set(frames)
-        return frames
+        rest = set(images) - set(frames.values())
+        self.unused['not of the numbered series in a folder of frames'] += rest
+        return list(frames.values())
 
     def with_labels(self, found, label_files):
-        """Give each video the label file beside it that has its name."""
-        beside = defaultdict(list)
-        for file in sorted(label_files, key=lambda file: LABEL_FILES.index(file.suffix.lower())):
-            beside[file.with_suffix('')].append(file)
+        """Give each video the label file beside it that has its name; of several the first."""
+        beside = {file.with_suffix(''): file for file in sorted(label_files, reverse=True)}
         count = Counter(video.label_name for video in found)
         self.namesakes += [video for video in found if count[video.label_name] > 1]
-        used = {self.top / name for name in CLASS_FILES}
-        labelled = []
-        for video in found:
-            labels = next(iter(beside[video.label_name]), None)
-            used.add(labels)
-            labelled.append(video._replace(labels=labels))
+        labelled = [video._replace(labels=beside.get(video.label_name)) for video in found]
+        used = {video.labels for video in labelled}
+        used |= {self.top / name for name in CLASS_FILES}
         why = 'labels without a video or folder of images of this name, or a second file of them'
         self.unused[why] += [file for file in label_files if file not in used]
         return labelled
@@ -171,20 +160,20 @@ def of_kind(files, endings):
 
 
 def stacks_among(images):
-    """Files of many images. The first of each ending tells: a folder of frames has thousands."""
-    stacks = set()
+    """{file of many images: its pages}. If the first of its ending is none, no other is opened: a
+    folder of frames has thousands."""
+    stacks = {}
     for ending in STACKS:
-        files = of_kind(images, [ending])
-        if files and is_stack(files[0]):
-            stacks.update(filter(is_stack, files))
+        for file in of_kind(images, [ending]):
+            try:
+                pages = pages_of(file)
+            except UserError:    # whoever reads it will say why
+                pages = []
+            if pages:
+                stacks[file] = pages
+            elif not stacks:
+                break
     return stacks
-
-
-def is_stack(file):
-    try:
-        return stack_pages(file) > 1
-    except UserError:    # whoever reads it will say why
-        return False
 
 
 def series_and_place(stem):

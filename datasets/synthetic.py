@@ -97,31 +97,44 @@ class Stage:
     def __init__(self, action, poses, labels, rng):
         self.action = action
         self.labels = labels
-        half = ACTIONS[action][0]
+        self.half = ACTIONS[action][0]
+        self.place(rng, poses)
+
+    def skeletons(self, rng, poses):
+        """Draw the body -> its lowest and highest x and y in all poses, in body heights."""
         body = draw_body(rng)
-        self.joints = [skeleton(pose, half, body) for pose in poses.tolist()]
-        points = [np.concatenate(list(joints.values())) for joints in self.joints]
-        points = np.concatenate(points)                       # (n * 14, 2)
-        left = points[:, 0].min() - .1
-        right, top = points.max(0) + .12
+        self.joints = [skeleton(pose, self.half, body) for pose in poses.tolist()]
+        points = np.array([sum(joints.values(), []) for joints in self.joints])  # (n, points, 2)
+        return points.min((0, 1)), points.max((0, 1))
+
+    def dressed(self, rng, start, floor, height):
+        thick = height * rng.uniform(1.1, 1.35)
+        place = map(float, (start, floor, height, thick))
+        self.actor = Figure(self.half, *place, dress(rng))
+
+    def place(self, rng, poses):
+        low, high = self.skeletons(rng, poses)
+        left = low[0] - .1
+        right, top = high + .12
         wide = right - left
         height = FINE * min(rng.uniform(47, 56), (SIZE - 6) / top, (SIZE + 2) / wide)
         highest = min(WIDE - 8, max(height * top + 8, .72 * WIDE))
         floor = int(rng.uniform(highest, WIDE - 8))
         start = rng.uniform(*sorted((0, WIDE - height * wide))) - height * left
-        thick = height * rng.uniform(1.1, 1.35)
-        clothes = dress(rng)
-        self.actor = Figure(half, float(start), floor, float(height), float(thick), clothes)
+        self.dressed(rng, start, floor, height)
         self.scene = paint_scene(rng, int(floor - rng.uniform(0, 24)))
         self.distractors = [Distractor(rng, floor) for _ in range(3)]
         self.mirrored = rng.random() < .5
+
+    def paint_others(self, pen, t):
+        for distractor in self.distractors:
+            distractor.paint(pen, t)
 
     def frame(self, t):
         """The picture at frame t, uint8 (3, SIZE, SIZE)."""
         picture = self.scene.copy()
         pen = ImageDraw.Draw(picture)
-        for distractor in self.distractors:
-            distractor.paint(pen, t)
+        self.paint_others(pen, t)
         paint_held(pen, self.action, self.labels[t], self.joints[t], self.actor)
         self.actor.paint(pen, self.joints[t], self.actor.clothes)
         return self.finish(picture).transpose(2, 0, 1)
@@ -132,16 +145,17 @@ class Stage:
 
     def finish(self, picture):
         """Average down to SIZE; half of the videos are mirrored."""
-        picture = np.asarray(picture.reduce(FINE))
-        if self.mirrored:
-            picture = picture[:, ::-1]
-        return picture.copy()
+        pixels = np.asarray(self.smaller(picture))
+        return pixels[:, ::-1].copy() if self.mirrored else pixels.copy()
+
+    def smaller(self, picture):
+        return picture.reduce(FINE)
 
 
 class Act:
     """The source of one Video. Its course is fixed at once; a frame is drawn when first read.
 
-    stage(action, poses, labels, rng) draws it: a scene of your own has the methods of Stage.
+    stage(action, poses, labels, rng) draws it; a scene of your own is a class like Stage.
     """
 
     def __init__(self, action, seed, stage=Stage):

@@ -6,7 +6,7 @@ reads the cells, without what spreadsheets and scripts leave behind; labels.py s
 """
 import csv
 import re
-from itertools import takewhile
+from itertools import chain, takewhile
 
 import numpy as np
 
@@ -44,9 +44,8 @@ def rows_of_text(text):
     marks = ';\t,'
     if lines and re.fullmatch('"?sep=."?', lines[0].lower()):    # a spreadsheet's first line
         marks = lines.pop(0).strip('"')[-1]
-    comments = []
     while lines and lines[0].startswith('#'):
-        comments.append(lines.pop(0).lstrip('# '))
+        del lines[0]
     ranges = [RANGE.fullmatch(line) for line in lines]
     if lines and all(ranges):
         rows = [[f'{int(m[1]) - 1}', f'{int(m[2]) - 1}', m[3]] for m in ranges]
@@ -55,9 +54,6 @@ def rows_of_text(text):
     rows = cells(lines, mark)
     if not rows:
         raise ValueError('nothing in it')
-    for titles in cells(comments[-1:], mark):    # NumPy writes a header as a comment
-        if len(titles) == len(rows[0]) and is_header(titles, rows):
-            rows = [titles, *rows]
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise ValueError(
@@ -68,11 +64,15 @@ def rows_of_text(text):
 def cells(lines, mark):
     """Lines -> rows of words, without empty rows and without a last column that is empty."""
     rows = csv.reader(lines, delimiter=mark, skipinitialspace=True) if mark else at_blanks(lines)
-    rows = [[word.strip(' "') for word in row] for row in rows]
+    rows = [list(map(bare, row)) for row in rows]
     rows = [row for row in rows if any(row)]
     if all(row[-1] == '' for row in rows):
         rows = [row[:-1] for row in rows]
     return rows
+
+
+def bare(word):
+    return word.strip(' "')
 
 
 def at_blanks(lines):
@@ -96,7 +96,7 @@ def with_titles(rows):
     if len(first) > 2 and len(numeric) in (2, 3) and (rest or others):
         roles = {numeric[0]: 'start', numeric[1]: 'end', (others or numeric)[-1]: 'label'}
     elif len(first) == 1 or not rest:
-        return [], [[word] for row in rows for word in row]
+        return [], [[word] for word in chain.from_iterable(rows)]
     elif len(first) == 2:
         roles = {0: 'frame', 1: 'label'}
     else:

@@ -1,9 +1,8 @@
-"""One video: its name, its labels, and a file or a folder of images decoded frame by frame.
+"""One video: its name, its labels, and its frames, decoded one by one.
 
 Frame i is the i-th that a player shows, turned as a player turns it: uint8 (3, H, W). `Video` is
 all that the other files know of a video. Video files are decoded here, by PyAV (packets.py says
-where their frames are); folders of pictures in images.py. Whatever a file can have wrong with it
-becomes a `UserError` of one line.
+where their frames are); pictures in images.py. A file that is broken is a `UserError` of one line.
 """
 import itertools
 from collections.abc import Callable
@@ -56,7 +55,7 @@ class Video:
 
     @cached_property
     def frames_on_disk(self):
-        """Number of frames of the file or folder; UserError if there is none."""
+        """UserError if there is none."""
         frames = self.count()
         if not frames:
             raise UserError(f'{self.name}: no frame in it')
@@ -83,16 +82,13 @@ class Video:
         """Where on disk the frames at `indices` are: elsewhere if there are more than labels."""
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < self.frames:
-            there = f'{self.name} has frames 0 to {self.frames - 1}'
-            raise IndexError(f'{there}, not {indices.tolist()}')
+            raise IndexError(f'{self.name} has {self.frames} frames, not {indices.tolist()}')
         return indices * self.frames_on_disk // self.frames
 
     def read(self, indices):
         """Decode frames: any order, repeats allowed, each decoded once -> uint8 (n, 3, H, W)."""
         distinct, back = np.unique(self.positions(indices), return_inverse=True)
         frames = torch.stack([*self.decode(distinct)])                # (distinct, 3, H, W)
-        if np.array_equal(back, np.arange(len(distinct))):
-            return frames
         return frames[torch.from_numpy(back)]                         # (n, 3, H, W)
 
     def views(self, rng, time):
@@ -100,8 +96,7 @@ class Video:
         return self.read(time.ravel())
 
     def parts(self, size=64, step=1):
-        """Decode the whole video, or every step-th frame of it, once, from front to back: yields
-        uint8 (up to `size`, 3, H, W)."""
+        """Every step-th frame, from front to back, yielded as uint8 (up to `size`, 3, H, W)."""
         frames = iter(self.decode(self.positions(range(0, self.frames, step))))
         part = list(itertools.islice(frames, size))
         while part:
@@ -172,21 +167,19 @@ def decoded(path, indices):
 
 def upright(pixels, matrix):
     """Turn and mirror pixels (3, H, W) as a player: it shows pixel (x, y) at (x, y, 1) @ matrix."""
-    (right, down), (right_of_y, down_of_y) = matrix[:2, :2].tolist()
-    if abs(down) > abs(right):                                        # rows are shown as columns
+    matrix = matrix[:2, :2]
+    if abs(matrix[0, 1]) > abs(matrix[0, 0]):                         # rows are shown as columns
         pixels = pixels.transpose(1, 2)                               # (3, W, H)
-        right = right_of_y
-    else:
-        down = down_of_y
-    if right < 0:
+        matrix = matrix[::-1]
+    if matrix[0, 0] < 0:
         pixels = pixels.flip(2)
-    if down < 0:
+    if matrix[1, 1] < 0:
         pixels = pixels.flip(1)
     return pixels
 
 
 def file_frames(path):
-    """Number of frames of a video file: by its packets where these are frames, or by decoding."""
+    """Number of frames of a video file."""
     try:
         return len(timetable(path).shown)
     except Exception as error:  # demuxers and decoders raise a dozen types on a stranger's bytes
@@ -214,8 +207,7 @@ def rgb(frame, width, height):
 
 
 def read_file(path, indices, size=None):
-    """Yield frames of a video file: uint8 (3, H, W), as a player shows them or, if a size is
-    given, squashed to size x size."""
+    """Yield frames of a video file, squashed to size x size if given: uint8 (3, H, W)."""
     try:
         table = timetable(path)
         width, height = (size, size) if size else table.size

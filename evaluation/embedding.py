@@ -53,7 +53,7 @@ class Frames(IterableDataset):
             video = self.videos[position]
             try:
                 end = video.frames, video.labels
-                for part in video.parts(PART, thinning(video.frames, self.most)):
+                for part in video.parts(PART, data.stride(video.frames, self.most)):
                     yield position, part, None
             except UserError as error:
                 end = str(error)
@@ -81,11 +81,6 @@ class Frozen(nn.Module):
     def mtf(self, tokens):
         """(1, n, 1, C) -> (1, n, C)"""
         return tokens[:, :, 0]
-
-
-def thinning(frames, most):
-    """k, where every k-th of so many frames leaves `most` or fewer."""
-    return max(1, math.ceil(frames / most))
 
 
 def entities_of(networks, frames):

@@ -10,7 +10,7 @@ import data
 from datasets.folder import as_video
 from datasets.layout import printable, readable
 from datasets.search import Search
-from evaluation.embedding import embed_splits, thinning
+from evaluation.embedding import embed_splits
 from evaluation.table import name_some
 from pictures.align import align
 from pictures.predict import predict, teacher_of, teachers
@@ -30,7 +30,7 @@ def embed(network, videos, settings):
         {'model': network}, videos, limit=limit, whole=True, device=device,
         workers=settings['workers'])
     for record in itertools.chain(*embedded.values()):
-        step = thinning(record.frames, limit)
+        step = data.stride(record.frames, limit)
         if step > 1:
             note = (f'note: {record.video.name}: of {record.frames} frames one in {step} is '
                     f'embedded; those between are interpolated')

@@ -175,7 +175,7 @@ def pouring(root, *, train=3, val=2, frames=12):
         labels = phases(n, 5)
         written[split][name] = labels
         images = [jpeg(j) for j in range(n)]
-        records[split].append(framed(sequence_example(name, images, labels, packed=i % 2 == 0)))
+        records[split].append(framed(sequence_example(name, images, labels)))
     half = (train + 1) // 2
     for file, content in (('train-0-of-2', records['train'][:half]),
                           ('train-1-of-2', records['train'][half:]),
@@ -208,14 +208,13 @@ def message(number, content):
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
-def sequence_example(name, images, labels, packed=True):
-    """tf.train.SequenceExample, its integers packed (as TensorFlow does) or one by one."""
+def sequence_example(name, images, labels):
+    """tf.train.SequenceExample, its integers packed, as TensorFlow does."""
     def of_bytes(content):
         return message(1, message(1, content))
 
     def of_integer(value):
-        value = varint(int(value) & (1 << 64) - 1)
-        return message(3, message(1, value) if packed else varint(1 << 3) + value)
+        return message(3, message(1, varint(int(value) & (1 << 64) - 1)))
 
     def mapped(key, value):
         return message(1, message(1, key.encode()) + message(2, value))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import data
+from datasets.pairs import VideoPairs
 from evaluation.embedding import embed
 from loss import OBJECTIVES
 from model import build_model
@@ -149,7 +150,7 @@ def test_cls_is_there_for_who_reads_it(tmp_path):
 
 def test_one_version_and_pairs_of_videos(made):
     seen = see(made, versions=1)['train']
-    item = data.VideoPairs(seen, frames=4, seed=0)[0, 0]
+    item = VideoPairs(seen, frames=4, seed=0)[0, 0]
     assert [frames.shape for frames in item['frames']] == [(4, 1, 33, 96)] * 2
     item = data.Clips(seen, frames=4, seed=0)[0, 0]
     assert torch.equal(item['frames'][1], seen[0].features(1, item['time'][1].numpy()))

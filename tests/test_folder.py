@@ -2,7 +2,6 @@
 import io
 import os
 import re
-import shutil
 import sys
 
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 import data
 from datasets.layout import printable
 from datasets.search import Search
-from miniatures import numbers, picture, write_images, write_video
+from miniatures import numbers, picture, write_video
 from running.errors import UserError
 
 
@@ -56,59 +55,14 @@ def test_every_fifth_video_is_val(clip, tmp_path, capsys):
     assert 'both' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('train, val', [
-    ('Train', 'Val'), ('training', 'validation'), ('TRAIN', 'test'), ('train', 'Valid')])
-def test_a_split_of_ones_own_in_any_capitals(train, val, clip, tmp_path):
-    fill(tmp_path, clip, *(f'{train}/squat/{i}.mp4' for i in range(12)), f'{val}/squat/x.mp4')
-    videos = data.load('folder', tmp_path)
-    assert len(videos['train']) == 12 and names_of(videos['val']) == ['squat/x.mp4']
-
-
-@pytest.mark.parametrize('names, said', [
-    (['Train/a.mp4', 'train/b.mp4', 'val/c.mp4'], 'which is it'),
-    (['squat/train/a.mp4', 'squat/val/b.mp4'], 'not at the top'),
-    (['train\\a.mp4', 'val\\b.mp4'], 'not at the top'),
-    (['Validation/a.mp4', 'b.mp4'], 'not the other')])
-def test_a_split_that_is_not_clear_is_asked_for(names, said, clip, tmp_path):
+@pytest.mark.parametrize('names', [
+    ['Train/a.mp4', 'Val/b.mp4'], ['train/a.mp4', 'validation/b.mp4'],
+    ['squat/train/a.mp4', 'squat/val/b.mp4'], ['train\\a.mp4', 'val\\b.mp4'],
+    ['val/a.mp4', 'b.mp4']])
+def test_a_split_under_other_names_is_asked_for(names, clip, tmp_path):
     fill(tmp_path, clip, *names)
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(UserError, match='/train/ and .*/val/'):
         data.load('folder', tmp_path)
-    assert str(error.value).count('folder:') == 1
-
-
-@pytest.mark.parametrize('how', ['copy', 'symbolic link', 'hard link', 'frames', 'every fifth'])
-def test_a_video_in_train_and_val_is_named(how, clip, tmp_path, capsys):
-    root = tmp_path / 'data'
-    fill(root, clip[:-9], 'train/a.mp4')
-    fill(root, clip[:-8], 'val/b.mp4')
-    fill(root, clip, 'train/x.mp4')
-    fill(root, clip[::-1], 'val/deep/z.mp4')                          # as large, but another
-    here = root / 'train/x.mp4'
-    there = root / 'val/deep/y.mp4'
-    expected = '1 videos: deep/y.mp4 as x.mp4'
-    if how == 'copy':
-        shutil.copy(here, there)
-    elif how == 'symbolic link':
-        there.symlink_to(here)
-    elif how == 'hard link':
-        os.link(here, there)
-    elif how == 'frames':
-        expected = '1 videos: deep/y as x'
-        here.unlink()
-        write_images(root / 'train/x', 3)
-        shutil.copytree(root / 'train/x', root / 'val/deep/y')
-        shutil.copytree(root / 'train/x', root / 'val/deep/other')
-        first = root / 'val/deep/other/000001.jpg'
-        first.write_bytes(b'x' * first.stat().st_size)
-    else:
-        expected = '1 videos: 4.mp4 as 0.mp4'
-        root = tmp_path / 'flat'
-        for number in range(12):
-            fill(root, clip[:-1 - number], f'{number}.mp4')
-        shutil.copy(root / '0.mp4', root / '4.mp4')
-    data.load('folder', root)
-    lines = [line for line in capsys.readouterr().out.splitlines() if 'in train too' in line]
-    assert lines == [f'folder: note: in val and in train too, {expected}']
 
 
 # --------------------------------------------------------------------------------------------------
@@ -123,7 +77,7 @@ LABELS = 'labels without a video or folder of images of this name, or a second f
      ['neither video, image nor labels: 1 .md, 2 .xyz, 1 without ending (Makefile, b.xyz, c.xyz']),
     # labels of no video; a second file of labels
     (['a.mp4', 'b.txt', 'a_labels.csv'], ['a.mp4'], [f'{LABELS}: 1 .csv, 1 .txt']),
-    (['a.mp4', 'a.npy', 'a.txt', 'a.CSV'], ['a.mp4'], [f'{LABELS}: 1 .csv, 1 .txt (a.CSV, a.txt']),
+    (['a.mp4', 'a.npy', 'a.txt', 'a.CSV'], ['a.mp4'], [f'{LABELS}: 1 .npy, 1 .txt (a.npy, a.txt']),
     (['a/1.jpg', 'a/2.jpg', 'a.txt', 'a/labels.txt'], ['a'], [f'{LABELS}: 1 .txt (a/labels.txt)']),
     # images and videos in one folder
     (['a.mp4', 'poster.jpg'], ['a.mp4'], ['images beside videos: 1 .jpg (poster.jpg)']),
@@ -149,7 +103,7 @@ LABELS = 'labels without a video or folder of images of this name, or a second f
      ['of one name, but each used: a, a.mp4, b/c.avi ...']),
     # train/ and val/, and something beside them
     (['train/a.mp4', 'val/b.mkv', 'c.mp4', 'test/d.mp4'], ['a.mp4', 'b.mkv'],
-     ['outside train/ and val/: 2 .mp4 (c.mp4, test/d.mp4)', 'b.mkv as a.mp4'])])
+     ['outside train/ and val/: 2 .mp4 (c.mp4, test/d.mp4)'])])
 def test_what_is_not_used_is_named(names, videos, notes, clip, tmp_path, capsys, doctor):
     fill(tmp_path, clip, *names)
     loaded = data.load('folder', tmp_path)

@@ -59,7 +59,6 @@ FORMS = {
         'start_frame\tend_frame\tlabel\n7\t8\tup\n0\t2\tdown\n3\t6\thold still\n',
     'segments by the clock':
         '0:00 0:00.12 down\n0:00.12 0:00.28 hold still\n0:00.28 0:00.36 up\n',
-    "segments under NumPy's header": '# start_frame end_frame label\n0 2 0\n3 6 1\n7 8 2\n',
 }
 
 
@@ -244,7 +243,6 @@ def test_a_file_numbers_the_classes(file, content, clip, tmp_path, capsys):
 
 @pytest.mark.parametrize('content, reason', [
     ('0 up\n0 down\n', 'each class once'), ('', 'each class once'), ('up\nup\n', 'each class once'),
-    ('99999 up\n', 'to 9999'),
     ('0 up\n1 down\n', r'nor one class name of up, down \("hold still"\)')])
 def test_class_files_that_cannot_be_meant(content, reason, clip, tmp_path):
     folder_with(tmp_path, clip, a_txt=FORMS['names'], classes_txt=content)
@@ -338,8 +336,7 @@ def test_check_labels(tmp_path, clip):
     videos, problems = check_labels(given)
     assert given['train'][1].annotate                             # what is checked is not changed
     expected = ['long.mp4: 10 labels for 9 frames', 'words.txt: not one integer',
-                'note: 1 of 6 videos have no labels: none.mp4',
-                'note: good.mp4: no train video has its label 7']
+                'note: 1 of 6 videos have no labels: none.mp4']
     assert len(problems) == len(expected)
     for problem, words in zip(problems, expected):
         assert words in problem and '\n' not in problem
@@ -348,12 +345,3 @@ def test_check_labels(tmp_path, clip):
     assert labelled == {'good.mp4': True, 'long.mp4': False, 'none.mp4': False, 'words.mp4': False}
     assert all(video.frames == FRAMES for video in videos['train'])
     assert not any('long.mp4:' in problem for problem in check_labels(videos)[1])    # said once
-
-
-def test_labels_of_penn_beyond_its_classes(tmp_path):
-    mini.penn(tmp_path, actions=['pullup'], train=2, val=1)
-    np.save(tmp_path / 'penn_action_labels/train/pullup/0001_pullup.npy', np.full(12, 2))
-    videos, problems = check_labels(unchecked('penn', tmp_path))
-    assert len(problems) == 1 and '0001_pullup.npy' in problems[0]
-    first, second = videos['train']
-    assert first.labels is None and first.frames == 12 and second.labels.max() == 1

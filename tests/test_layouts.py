@@ -1,15 +1,14 @@
-"""Every data set in every layout people have, by the real commands: doctor, an epoch, evaluation."""
+"""Every data set by the real commands: doctor, an epoch, evaluation."""
 import json
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 
 import data
 import evaluate
 import train
-from miniatures import LAYOUTS, write_layout, write_video
+from miniatures import write_layout
 
 SMALL = (
     '--weights random --backbone tiny --layers 1 --entities 2 --entity-width 8 --fc-width 16 '
@@ -18,9 +17,7 @@ SMALL = (
 MEASURED = {
     'phases': {'classification', 'progression', 'tau', 'ap5'},
     'linear': {'classification'},
-    'none': set(),
 }
-ROOT = Path(train.__file__).parent
 
 
 @pytest.fixture
@@ -43,7 +40,7 @@ def run(monkeypatch, capfd):
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('layout', ['penn', 'pouring, CARL', 'finegym99', 'folder'])
 def test_train_and_evaluate(layout, run, tmp_path):
     write_layout(layout, tmp_path / 'data')
     dataset = layout.split(',')[0]
@@ -56,36 +53,15 @@ def test_train_and_evaluate(layout, run, tmp_path):
     assert all('loss' in line for line in lines[:-1]) and len(lines) >= 2
     numbers = tmp_path / 'all.json'
     table = run(evaluate, out / 'checkpoint.pt', '--json', numbers, '--workers', 0)
-    measured = MEASURED[data.DATASETS[dataset].metrics]
-    assert measured <= lines[-1].keys()
-    if measured:
-        assert 'clock' in table
-        rows = json.loads(numbers.read_text())['rows']
-        means = next(iter(rows.values()))['mean']
-        for metric in measured:  # evaluate.py finds what training found at its end
-            assert means[metric] == pytest.approx(lines[-1][metric], abs=1e-6, nan_ok=True)
-
-
-def test_segments_in_frames(run, tmp_path):
-    """Numbers that do not say their unit: evaluate.py reads them as training was told to."""
-    for split, count in (('train', 2), ('val', 2)):
-        for i in range(count):
-            path = tmp_path / 'data' / split / f'{i}.mp4'
-            write_video(path, 10 + i)
-            path.with_suffix('.txt').write_text('0 3 down\n4 9 up\n')
-    out = tmp_path / 'run'
-    run(train, '--dataset', 'folder', '--data', tmp_path / 'data', '--label-unit', 'frames',
-        '--out', out, *SMALL)
-    trained = json.loads((out / 'log.jsonl').read_text().splitlines()[-1])
-    numbers = tmp_path / 'all.json'
-    run(evaluate, out / 'checkpoint.pt', '--json', numbers, '--workers', 0)
-    means = json.loads(numbers.read_text())['rows'][str(out / 'checkpoint.pt')]['mean']
-    for metric in MEASURED['phases']:
-        assert means[metric] == pytest.approx(trained[metric], abs=1e-6)
+    assert 'clock' in table
+    rows = json.loads(numbers.read_text())['rows']
+    means = next(iter(rows.values()))['mean']
+    for metric in MEASURED[data.DATASETS[dataset].metrics]:    # as training found at its end
+        assert means[metric] == pytest.approx(lines[-1][metric], abs=1e-6, nan_ok=True)
 
 
 def test_kinetics_then_penn(run, tmp_path):
-    """Table 2: pre-train on one data set, go on from all of its weights on another."""
+    """Table 2: pre-train on one data set, without labels; go on from all of its weights."""
     first = tmp_path / 'a'
     second = tmp_path / 'b'
     write_layout('k400', tmp_path / 'k400')
