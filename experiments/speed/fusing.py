@@ -1,9 +1,5 @@
 """LSTP folded and plain, token merging, and how time and memory grow."""
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,8 +13,6 @@ from speed.measure import (
     CUDA, DEVICE, DTYPE, autocast, bytes_needed, compare, cost, row, size, span, timed)
 from speed.scores import embedded
 from speed.training import prepared
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def pooling(sizes):
@@ -136,33 +130,3 @@ def metric_row(name, metric, counts):
         val = embedded(count, 2, 20, 40)
         cells.append(cost(partial(metric, *train, *val)))
     row('  ' + name, *cells)
-
-
-# --------------------------------------------------------------------------------------------------
-# Processes
-
-def startup(sizes):
-    """What a command takes until it begins, beside PyTorch alone: CPU time of a process of its
-    own. Much over 1: something is imported that this command may never need."""
-    commands = {'import torch': ['-c', 'import torch']}
-    for name in ('train.py', 'evaluate.py', 'model.py', 'data.py'):
-        commands[f'{name} --help'] = [str(ROOT / name), '--help']
-    times = {name: [] for name in commands}
-    for _ in range(sizes.runs):
-        for name, arguments in commands.items():
-            times[name].append(cpu_seconds(arguments))
-    row(f'start-up, median of {sizes.runs}', 'CPU time', 'of import torch')
-    alone = np.median(times['import torch'])
-    for name in commands:
-        took = np.median(times[name])
-        row('  ' + name, span(took), f'{took / alone:.2f}')
-
-
-def cpu_seconds(arguments):
-    """Of Python in a process of its own."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f'{" ".join(arguments)}: exit code {process.returncode}')
-    return used.ru_utime + used.ru_stime

@@ -24,7 +24,7 @@ def entities_of(model, images):
 
 
 def training_step(model, batch, settings, optimizer, scaler, device, dtype):
-    """As the step of train.py with SCL; scaler: torch.amp.GradScaler, without effect if disabled."""
+    """As the step of train.py with SCL; scaler: torch.amp.GradScaler, perhaps disabled."""
     clips = data.views(batch, settings.image_size, device)            # (B, 2, T, 3, S, S)
     time = batch['time'].to(device)
     length = batch['length'].to(device)

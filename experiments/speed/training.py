@@ -30,6 +30,14 @@ def prepared(dataset, **changes):
     return s, model.train()
 
 
+def compile_backbone(model):
+    """On CUDA, as train.py does. Each time from nothing: after 8 recompilations of one function
+    dynamo runs it as it is, and the last rows would not be compiled."""
+    if CUDA:
+        torch.compiler.reset()
+        model.backbone.compile()
+
+
 def optimizer_of(model, s):
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     return torch.optim.Adam(weights, lr=s.lr, weight_decay=s.weight_decay)
@@ -60,7 +68,7 @@ def backbones(sizes):
         what = f'  {name}, {frames} frames, {short(DTYPE)}'
         backbone_row(what, model, images, work, sizes)
         if CUDA:
-            model.backbone.compile()
+            compile_backbone(model)
             backbone_row(what + ', compiled', model, images, work, sizes)
     if not CUDA:
         row('  the paper\'s and other backbones, in bfloat16', NO_GPU)
@@ -139,8 +147,7 @@ def steps(sizes):
     for dataset, changes in sizes.steps:
         s, model = prepared(dataset, **changes)
         batch = batch_of(s, made_videos(sizes, s))
-        if CUDA:
-            model.backbone.compile()
+        compile_backbone(model)
         step_row(s, stepper(s, model), batch, sizes)
     if not CUDA:
         row('  penn: dino_vitb8, 4 x 2 x 80 frames', NO_GPU)
@@ -183,8 +190,7 @@ def beside_released(sizes):
         batch = batch_of(s, made_videos(sizes, s))
         theirs = prepared(dataset, **changes)[1]
         theirs.backbone.float()
-        if CUDA:
-            model.backbone.compile()
+        compile_backbone(model)
         ours = partial(stepper(s, model), batch)
         its = partial(released_stepper(s, theirs, dtype), batch)
         slow, fast = timed(its, ours, runs=sizes.runs)
@@ -211,8 +217,7 @@ def feeding(sizes):
     row('fed from disk', 'frames/s', 'needed', 'waiting')
     for dataset, changes in sizes.fed:
         s, model = prepared(dataset, **changes)
-        if CUDA:
-            model.backbone.compile()
+        compile_backbone(model)
         step = stepper(s, model)
         for kind, video in films(sizes.film, s.image_size).items():
             videos = [video] * max(8, s.batch)
