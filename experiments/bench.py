@@ -81,7 +81,6 @@ PARTS = {
     'decoding': films.decoding,
     'lstp': fusing.pooling,
     'scl': scores.contrast,
-    'metrics': scores.metrics,
     'earlier': scores.earlier,
     'merge': fusing.merging,
     'growth': fusing.growth,

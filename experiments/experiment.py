@@ -48,6 +48,7 @@ SCENES = {'present': Stage, 'garden': Garden}
 ALL_LAYERS = (1, 2, 3, 4)               # of the tiny backbones
 SEVERAL = (2, 3, 4)
 METRICS = ('classification', 'progression', 'tau', 'ap5')
+JUDGED = ('classification', 'ap5', 'best_mass')
 ONE_TOKEN = ('cls', 'avg', 'max', 'corners', 'actor')
 
 
@@ -385,24 +386,29 @@ def print_table(results):
 
 
 def print_difference(claim, ours, theirs, metrics):
-    """ours, theirs: {seed: {metric: value}}; nothing is printed of less than two seeds."""
+    """ours, theirs: {seed: {metric: value}}; nothing is printed of less than two seeds.
+
+    Mean and standard error; seen or contrary: beyond two of them, in all of JUDGED."""
     seeds = sorted(ours.keys() & theirs.keys())
     if len(seeds) < 2:
         return
     line = f'{claim:52}'
+    signs = set()
     for metric in metrics:
         differences = [ours[seed][metric] - theirs[seed][metric] for seed in seeds]
+        mean = np.mean(differences)
         error = np.std(differences, ddof=1) / len(seeds) ** .5
-        line += f'  {metric} {np.mean(differences):+.3f} +- {error:.3f}'
-    print(line, f' ({len(seeds)} seeds)')
+        line += f'  {metric} {mean:+.3f} +- {error:.3f}'
+        if metric in JUDGED:
+            signs.add(np.sign(mean) if abs(mean) > 2 * error else 0)
+    word = {(1,): 'seen', (-1,): 'contrary'}.get(tuple(signs), 'not seen')
+    print(f'{line}  {word} ({len(seeds)} seeds)')
 
 
 def numbers(text):
-    """'6-13' or '0,1,2' -> a list of numbers."""
-    if '-' in text:
-        first, last = text.split('-')
-        return list(range(int(first), int(last) + 1))
-    return [int(part) for part in text.split(',')]
+    """'6-13' or '6' -> a list of numbers."""
+    first, _, last = text.partition('-')
+    return list(range(int(first), int(last or first) + 1))
 
 
 def parse():
@@ -412,7 +418,7 @@ def parse():
     parser.add_argument('--backbone', default='tiny_local', choices=list(TINY))
     parser.add_argument('--image-size', type=int, help="pixels; else the backbone's")
     parser.add_argument('--rows', default=';'.join(ROWS), help='separated by ;')
-    parser.add_argument('--seeds', type=numbers, default=[0], help='of training, e.g. 0,1 or 6-13')
+    parser.add_argument('--seeds', type=numbers, default=[0], help='of training, e.g. 6-13')
     parser.add_argument('--data-seed', type=int, default=0, help='draws the videos')
     parser.add_argument('--train', type=int, default=16, help='videos of each action')
     parser.add_argument('--val', type=int, default=8)

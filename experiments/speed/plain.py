@@ -1,8 +1,6 @@
-"""The plain and the earlier forms that the bench compares the code with; nothing else uses them."""
+"""What the bench compares the code with; nothing else uses it."""
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist
-from scipy.stats import kendalltau
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import r2_score
 
@@ -33,32 +31,7 @@ def scl_of_pair(z, other, time, other_time, valid, other_valid):
 
 
 # --------------------------------------------------------------------------------------------------
-# Metrics: lists of embeddings (n_i, D) and labels (n_i,)
-
-def kendalls_tau(videos):
-    taus = []
-    for i, queries in enumerate(videos):
-        for others in videos[:i] + videos[i + 1:]:
-            nearest = cdist(queries, others, 'sqeuclidean').argmin(1)
-            taus.append(kendalltau(np.arange(len(nearest)), nearest).statistic)
-    return np.nanmean(taus)
-
-
-def retrieval(videos, labels, k=5):
-    scores = []
-    for i, queries in enumerate(videos):
-        others = np.concatenate(videos[:i] + videos[i + 1:])
-        their_labels = np.concatenate(labels[:i] + labels[i + 1:])
-        shares = []
-        for query, label in zip(queries, labels[i]):
-            nearest = cdist(query[None], others, 'sqeuclidean')[0].argsort()[:k]
-            shares.append(np.mean(their_labels[nearest] == label))
-        scores.append(np.mean(shares))
-    return np.mean(scores)
-
-
-# --------------------------------------------------------------------------------------------------
-# The earlier calls of scikit-learn, which are the field's
+# The field's calls of scikit-learn. Embeddings [(n_i, D)], labels [(n_i,)].
 
 def fit_by_lbfgs(x, y, tol=1e-4):
     """At the default tolerance, the reference implementation's call; 1e-8: until nothing changes.

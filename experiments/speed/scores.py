@@ -1,4 +1,4 @@
-"""Objective and metrics beside plain loops, and beside the calls that the field makes."""
+"""SCL beside a plain loop; classification and progression beside the calls that the field makes."""
 from functools import partial
 
 import numpy as np
@@ -50,24 +50,6 @@ def embedded(videos, seed, least, most, phases=2):
         z.append((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32))
         labels.append((progress * phases).astype(np.int64).clip(0, phases - 1))
     return z, labels
-
-
-def metrics(sizes):
-    """Of as many videos as Penn Action has of pushup, beside loops over videos and frames."""
-    z, labels = embedded(sizes.val, 2, 30, 110)
-    half = [one[::2].astype(np.float64) for one in z]
-    half_labels = [one[::2] for one in labels]
-    forms = {
-        "Kendall's tau, stride 2": (partial(plain.kendalls_tau, half),
-                                    partial(evaluate.kendalls_tau, z, 2)),
-        'AP@5, stride 2': (partial(plain.retrieval, half, half_labels),
-                           partial(evaluate.retrieval, z, labels, 5, 2)),
-    }
-    row(f'metrics: {sum(map(len, z))} frames', 'loops', 'here', 'faster', 'value', 'difference')
-    for name, (loops, ours) in forms.items():
-        value = ours()
-        difference = abs(value - loops())
-        compare(name, loops, ours, f'{value:.4f}', f'{difference:.1e}', runs=sizes.runs)
 
 
 def earlier(sizes):

@@ -98,29 +98,23 @@ def feed(s, videos, steps, workers):
                       num_workers=workers, pin_memory=CUDA)
 
 
-def training_step(model, batch, s, optimizer, device, options):
-    """The step of train.py's loop -> the loss."""
-    objective = OBJECTIVES[s.loss]
-    views = data.views(batch, s.image_size, device)                   # (B, 2, T, 3, S, S)
-    time, length, valid, _ = train.on_device(batch, device)
-    with mixed_precision(device):
-        z = model(views.flatten(0, 1), valid.flatten(0, 1), normalize=objective.unit_length,
-                  project=objective.loss_on_head_output)
-    loss = objective.loss(z.unflatten(0, (-1, 2)), time, length, valid, **options)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]['params'], 10)
-    optimizer.step()
-    return loss.detach()
-
-
 def stepper(s, model):
-    """A function that trains on a batch as train.py does -> the loss."""
+    """The step of train.py's loop, a function of a batch -> the loss."""
     optimizer = optimizer_of(model, s)
-    options = {name: getattr(s, name) for name in OBJECTIVES[s.loss].settings}
+    objective = OBJECTIVES[s.loss]
+    options = {name: getattr(s, name) for name in objective.settings}
 
     def step(batch):
-        return training_step(model, batch, s, optimizer, DEVICE, options)
+        views = data.views(batch, s.image_size, DEVICE)               # (B, 2, T, 3, S, S)
+        time, length, valid, _ = train.on_device(batch, DEVICE)
+        with mixed_precision(DEVICE):
+            z = model(views.flatten(0, 1), batch['valid'].flatten(0, 1), project=True)
+        loss = objective.loss(z.unflatten(0, (-1, 2)), time, length, valid, **options)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]['params'], 10)
+        optimizer.step()
+        return loss.detach()
     return step
 
 
@@ -128,10 +122,7 @@ def released_stepper(s, model, dtype):
     """The same in the form of the authors' release."""
     optimizer = optimizer_of(model, s)
     scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype == torch.float16)
-
-    def step(batch):
-        return released.training_step(model, batch, s, optimizer, scaler, DEVICE, dtype)
-    return step
+    return partial(released.training_step, model, s, optimizer, scaler, dtype)
 
 
 def made_videos(sizes, s):
