@@ -27,7 +27,7 @@ from running.errors import UserError
 FROZEN = '#D9E6F2'
 TRAINED = '#FBE3B5'
 ROWS = (2.85, 2.05, 1.1)  # inches: where the first, the second and the last frame are drawn
-WIDTHS = {'entities.mp4': 850, 'alignment.mp4': 850}  # pixels, of the animated images
+FILMS = ('entities.mp4', 'alignment.mp4')
 
 
 # ------------------------------------------------------------------------------------------------
@@ -55,10 +55,6 @@ def millions(count):
     if count < 1e6:
         return f'{count / 1e3:.0f} k'
     return f'{count / 1e6:.3g} M'
-
-
-def product(shape):
-    return ' \u00d7 '.join(map(str, shape))
 
 
 def draw_stage(axes, x, width, title, text, parameters, trained):
@@ -143,7 +139,8 @@ def draw_architecture(network, video, settings, path):
         axes.text(x, (ROWS[1] + ROWS[2]) / 2, '\u22ee', ha='center', va='center')
     draw_sequence(axes, places[3], entities, frames)
     for x, (name, numbers) in zip(places, points):
-        axes.text(x, 0.35, f'{name}\n{product(numbers)}', ha='center', va='center', fontsize=7)
+        product = ' \u00d7 '.join(map(str, numbers))
+        axes.text(x, 0.35, f'{name}\n{product}', ha='center', va='center', fontsize=7)
     for number, stage in enumerate(stages(rows, settings)):
         x = left + gap + number * (width + gap)
         draw_stage(axes, x + 0.06, width - 0.12, *stage)
@@ -225,7 +222,7 @@ def draw_all(path, folder):
     draw_architecture(network, videos['val'][0], settings, folder / 'architecture.png')
 
 
-def animate(film, path, *, width, rate=10, seconds=8):
+def animate(film, path, *, width=850, rate=10, seconds=8):
     """The beginning of a film as an animated WebP."""
     images = []
     with av.open(str(film)) as file:
@@ -256,10 +253,10 @@ def main():
     try:
         args.folder.mkdir(parents=True, exist_ok=True)
         draw_all(args.checkpoint, args.folder)
-        for film, width in WIDTHS.items():
-            if (args.folder / film).exists():
-                path = (args.folder / film).with_suffix('.webp')
-                animate(args.folder / film, path, width=width)
+        for film in FILMS:
+            path = args.folder / film
+            if path.exists():
+                animate(path, path.with_suffix('.webp'))
         for path in args.folder.glob('*.png'):
             shrink(path)
     except (UserError, OSError) as error:

@@ -16,7 +16,7 @@ from speed import released
 from speed.films import films
 from speed.measure import (
     CUDA, DEVICE, DTYPE, NO_GPU, beside_ceiling, bytes_needed, ceiling, row, seconds,
-    short, size, span, timed, wall_seconds)
+    short, size, span, timed)
 
 
 def prepared(dataset, **changes):
@@ -99,7 +99,7 @@ def feed(s, videos, steps, workers):
 
 
 def stepper(s, model):
-    """The step of train.py's loop, a function of a batch -> the loss."""
+    """The step of train.py's loop with SCL, a function of a batch -> the loss."""
     optimizer = optimizer_of(model, s)
     objective = OBJECTIVES[s.loss]
     options = {name: getattr(s, name) for name in objective.settings}
@@ -222,11 +222,11 @@ def feeding_row(what, s, step, videos, workers, count):
     loader = iter(feed(s, videos, 1 + count, workers))
     batch = next(loader)                                  # all workers have begun
     step(batch)
-    alone = min(wall_seconds(partial(step, batch)) for _ in range(3))
+    alone = min(seconds(partial(step, batch), wall=True) for _ in range(3))
 
     def train_on_all():
         for each in loader:
             step(each)
 
-    fed = wall_seconds(train_on_all) / count
+    fed = seconds(train_on_all, wall=True) / count
     row(what, f'{frames / fed:.1f}', f'{frames / alone:.1f}', f'{max(0, 1 - alone / fed):.0%}')
