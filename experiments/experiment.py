@@ -18,7 +18,6 @@ On the synthetic set's own scene: --scene present --backbone tiny --image-size 7
 """
 import argparse
 import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -337,7 +336,6 @@ def score(embeddings, cached):
 
 def run(name, width, cached, settings):
     """Train and score one row with one seed -> a dict, one line of the results' file."""
-    begun = time.time()
     model, loss = train_row(ROWS[name], width, cached['train'], settings)
     embeddings = {}
     looks = {}
@@ -346,7 +344,7 @@ def run(name, width, cached, settings):
     found = dict(row=name, seed=settings.seed, loss=loss, **score(embeddings, cached))
     if looks['val']:
         found |= dict(mass=looks['val'], best_mass=best(looks['train'], looks['val']))
-    return found | dict(seconds=round(time.time() - begun))
+    return found
 
 
 def controls(cached):
@@ -369,14 +367,13 @@ def print_table(results):
         runs.setdefault('head', {})[result['seed']] = dict(best_mass=result['head'])
     print(f'{"row":26}seeds' + ''.join(f'{metric:>18}' for metric in METRICS) + '  best mass')
     for name in ['clock', *ROWS]:
-        by_seed = runs.get(name, {})
-        cells = []
+        if name not in runs:
+            continue
+        line = f'{name:26}{len(runs[name]):5}'
         for metric in METRICS:
-            values = [each[metric] for each in by_seed.values()] or [math.nan]
-            cells.append(f'{np.mean(values):.3f} +- {np.std(values):.3f}')
-        masses = [f'{max(each["mass"]):.2f}' for each in by_seed.values() if 'mass' in each]
-        if by_seed:
-            print(f'{name:26}{len(by_seed):5}' + ''.join(f'{cell:>18}' for cell in cells), *masses)
+            values = [each[metric] for each in runs[name].values()]
+            line += f'{np.mean(values):.3f} +- {np.std(values):.3f}'.rjust(18)
+        print(line, *(f'{max(each["mass"]):.2f}' for each in runs[name].values() if 'mass' in each))
     print('\npaired differences, mean +- standard error over the seeds that both rows have')
     for better, worse, claim in CLAIMS:
         print_difference(claim, runs.get(better, {}), runs.get(worse, {}), METRICS)

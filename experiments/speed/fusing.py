@@ -77,16 +77,15 @@ def passing(frames, entities, backward, views=1, merge=1):
 def growth(sizes):
     """Frames, entities and videos against time and memory."""
     lengths = sizes.lengths
-    row('MTF, one video, forward', *(f'T {frames}' for frames in lengths))
-    for entities in (1, 3, 6):
-        mtf_row(entities, lengths, False, sizes.most_tokens)
-    row('MTF, one view, forward and backward', *(f'T {frames}' for frames in lengths))
-    for entities in (1, 3, 6):
-        mtf_row(entities, lengths, True, sizes.most_tokens // 2)
+    most = sizes.most_tokens
+    ways = {'one video, forward': (False, most), 'one view, and backward': (True, most // 2)}
+    for what, (backward, most) in ways.items():
+        row(f'MTF, {what}', *(f'T {frames}' for frames in lengths))
+        for entities in (1, 3, 6):
+            mtf_row(entities, lengths, backward, most)
     row('videos of 20 to 40 frames', *(f'{count} videos' for count in sizes.videos))
     embedding_row(sizes.videos, sizes.image_size)
-    for name, metric in METRICS.items():
-        metric_row(name, metric, sizes.videos)
+    metric_rows(sizes.videos)
 
 
 def mtf_row(entities, lengths, backward, most):
@@ -111,22 +110,15 @@ def embedding_row(counts, image_size):
     row('  embedding, tiny backbone', *cells)
 
 
-def tau(train, train_labels, val, val_labels):
-    return evaluate.kendalls_tau(val)
-
-
-def retrieval(train, train_labels, val, val_labels):
-    return evaluate.retrieval(val, val_labels)
-
-
-METRICS = {'classification': evaluate.classification, 'progression': evaluate.progression,
-           "Kendall's tau": tau, 'AP@5': retrieval}
-
-
-def metric_row(name, metric, counts):
-    cells = []
+def metric_rows(counts):
+    cells = {'classification': [], 'progression': [], "Kendall's tau": [], 'AP@5': []}
     for count in counts:
         train = embedded(count, 1, 20, 40)
         val = embedded(count, 2, 20, 40)
-        cells.append(cost(partial(metric, *train, *val)))
-    row('  ' + name, *cells)
+        calls = [partial(evaluate.classification, *train, *val),
+                 partial(evaluate.progression, *train, *val),
+                 partial(evaluate.kendalls_tau, val[0]), partial(evaluate.retrieval, *val)]
+        for own, call in zip(cells.values(), calls):
+            own.append(cost(call))
+    for name, own in cells.items():
+        row('  ' + name, *own)
