@@ -110,7 +110,7 @@ def draw_architecture(network, video, settings, path):
     at = at.astype(int)
     seen = figures.look_at(network, video, at)
     clip = on_screen(seen.images)
-    colours = figures.feature_colours(network, video, at)
+    colours = figures.feature_colours(network, seen.images)
     looks = [tinted(seen.images, seen.entities[:, k]) for k in range(entities)]
     points = [('clip', (frames, 3, size, size)),
               ('patch features', shape['backbone']),

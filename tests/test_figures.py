@@ -120,7 +120,8 @@ def test_features_that_are_alike_have_like_colours(network):
             yield frame
 
     video = data.Video('halves', lambda: 4, decode)
-    colours = figures.feature_colours(network, video, [0, 2]).astype(int)
+    look = figures.look_at(network, video, [0, 2])
+    colours = figures.feature_colours(network, look.images).astype(int)
     assert colours.shape == (2, *PICTURE, 3)
     np.testing.assert_array_equal(colours[0], colours[1])     # the same frame, the same colours
     apart = abs(colours[0, 30, 10] - colours[0, 30, 50]).max()
@@ -133,18 +134,6 @@ def test_what_cannot_be_drawn_is_said(network, tmp_path):
         figures.draw_alignment(network, alone, [arc(12)], 'a.png')
     with pytest.raises(UserError, match='two labelled'):
         figures.draw_clock(network, 2 * alone, 2 * [arc(12)], 'c.png')
-
-
-@pytest.mark.parametrize('evaluations, panels', [(1, 2), (2, 3)])
-def test_metrics_are_shown_if_there_are_several(saved, tmp_path, evaluations, panels):
-    lines = [dict(step=step, loss=1.5, lr=0.1) for step in (1, 2)]
-    for epoch in range(evaluations):
-        lines.append(dict(step=2, epoch=epoch, tau=0.9, ap5=0.5))
-    log = tmp_path / 'log.jsonl'
-    log.write_text('\n'.join(map(json.dumps, lines)))
-    figures.draw_training(log, 't.png')
-    fig, _ = saved[0]
-    assert len(fig.axes) == panels
 
 
 # ------------------------------------------------------------------------------------------------
