@@ -63,13 +63,9 @@ def save(fig, path, caption=''):
 
 
 def shortened(name, letters):
-    """The end of a name that is too long; letters as wide as Chinese ones count twice."""
+    """The end of a name that is too long."""
     letters = max(3, int(letters))
-    widths = [2 if letter > '\u2e80' else 1 for letter in name]
-    if sum(widths) <= letters:
-        return name
-    fits = np.cumsum(widths[::-1]) < letters
-    return '\u2026' + name[len(name) - fits.sum():]
+    return name if len(name) <= letters else '\u2026' + name[1 - letters:]
 
 
 def plain(axes):

@@ -24,6 +24,7 @@ from pictures.canvas import (BLUE, RED, WIDTH, colour_bar, draw_bars, figure, on
                              save, show, shortened, spaced, tinted, to_bytes)
 from pictures.film import Panel, play
 from running.errors import UserError
+from running.record import attempt
 
 PART = 16             # frames that go through the backbone at once
 
@@ -176,15 +177,14 @@ def draw_entities(network, embedded, path, *, wanted=2, frames=6):
     side = (WIDTH - 2) / columns / frames
     fig = figure(WIDTH, lines * (height * side + 0.35) + 0.6, layout='constrained')
     grid = fig.subplots(lines, columns, squeeze=False)
-    for number, axes in enumerate(grid.flat):
-        if number >= len(chosen):
-            axes.set_visible(False)
-            continue
-        rows = rows_of(network, looks[number])
+    for axes in grid.flat[len(chosen):]:
+        axes.set_visible(False)
+    for number, (axes, one, look) in enumerate(zip(grid.flat, chosen, looks)):
+        rows = rows_of(network, look)
         names = [f'{name}\n{shares[name]:.0%} on actor' if name in shares else name
                  for name in rows]
         show(axes, list(rows.values()), names if number % columns == 0 else ())
-        axes.set_title(shortened(chosen[number].video.name, 90 // columns), fontsize=10)
+        axes.set_title(shortened(one.video.name, 90 // columns), fontsize=10)
     if height > 2:
         colour_bar(fig, grid)
     caption = ('Patch features: like colours, like features (three principal components of each '
@@ -283,9 +283,9 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=8):
 def draw_clock(network, embedded, embeddings, path, *, frames=10):
     """Why a clock is not enough: a video's frames over those as far into another one, and over the
     most similar ones, another phase marked; below, the phases of both."""
+    labelled = [(one.labels >= 0).any() for one in embedded]
     pairs = [pair for pair in pairs_of(embedded, embeddings)
-             if (embedded[pair.query].labels >= 0).any()
-             and (embedded[pair.other].labels >= 0).any()]
+             if labelled[pair.query] and labelled[pair.other]]
     if not pairs:
         raise UserError('no action has two labelled val videos')
     wrong = {'by the clock': [other_phase(embedded, pair, pair.clock) for pair in pairs],
@@ -294,17 +294,15 @@ def draw_clock(network, embedded, embeddings, path, *, frames=10):
     best = int(np.argmax(gains))
     query, other = embedded[pairs[best].query], embedded[pairs[best].other]
     at = spaced(len(query.kept), frames)
-    rows = [frames_at(network, query, at)]
-    names = ['query']
+    rows = {'query': frames_at(network, query, at)}
     marked = []
-    for name, match in zip(wrong, (pairs[best].clock, pairs[best].nearest)):
-        rows.append(frames_at(network, other, match[at]))
-        names.append(f'{name}:\n{1 - wrong[name][best].mean():.0%} right')
-        marked += [(len(rows) - 1, c) for c in np.flatnonzero(wrong[name][best][at])]
+    for (name, of_all), match in zip(wrong.items(), (pairs[best].clock, pairs[best].nearest)):
+        marked += [(len(rows), column) for column in np.flatnonzero(of_all[best][at])]
+        rows[f'{name}:\n{1 - of_all[best].mean():.0%} right'] = frames_at(network, other, match[at])
     height = 3 * (WIDTH - 1) / frames + 0.9
     fig = figure(WIDTH, height + 1.5, layout='constrained')
     strip, bars = fig.subplots(2, 1, height_ratios=[height, 1])
-    show(strip, rows, names, query.kept[at], marked)
+    show(strip, list(rows.values()), rows, query.kept[at], marked)
     strip.set_title(shortened(query.video.name, 70), fontsize=10)
     labels = {other.video.name: other.labels, query.video.name: query.labels}
     draw_bars(bars, labels, query.video.classes)
@@ -356,7 +354,7 @@ def draw_training(log, path):
 # ------------------------------------------------------------------------------------------------
 
 def draw_all(network, result, name, folder, log):
-    """All pictures and films of one model into a folder -> notes: one line for each missing one.
+    """All pictures and films of one model into a folder; what fails is a printed note.
 
     result: of evaluate.assess; name: the model's in it; log: its log.jsonl.
     """
@@ -370,11 +368,5 @@ def draw_all(network, result, name, folder, log):
         'entities.mp4': partial(film_entities, network, val),
         'alignment.mp4': partial(draw_alignment_film, val, embeddings),
     }
-    notes = []
     for file, draw in drawings.items():
-        try:
-            draw(path=Path(folder, file))
-        except Exception as error:  # a picture must never cost the numbers it illustrates
-            why = ' '.join(str(error).split())
-            notes.append(f'no {file}: {why} ({type(error).__name__})')
-    return notes
+        attempt(file, partial(draw, path=Path(folder, file)))
