@@ -1,5 +1,4 @@
 """Pictures: attention on one scale, captions that name failures, the drawings of the lesson."""
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import model as models
 from made import arc, embedded, grey
 import lesson
 from running.errors import UserError
-from pictures import canvas, film
+from pictures import canvas
 
 SMALL = dict(backbone='tiny', layers=[1, 2, 4], entity_width=16, frames=8, fc_width=16,
              embedding=8)
@@ -69,19 +68,6 @@ def test_share_on_the_actor():
             on = sum(attention[f, n, p].item() for p in range(9) if actor[f, p])
             expected[n] += on / attention[f, n].sum().item() / 3
     np.testing.assert_allclose(figures.on_actor(attention, actor), expected, rtol=1e-5)
-
-
-def test_what_the_model_looks_at(network):
-    video = data.load('synthetic')['val'][0]
-    look = figures.look_at(network, video, [0, 5])
-    assert look.images.shape == (2, 3, *PICTURE)
-    assert look.entities.shape == (2, 3, 100)
-    assert look.heads.shape == (2, 3, 100)
-    torch.testing.assert_close(look.entities.sum(-1), torch.ones(2, 3))
-    assert (look.heads.sum(-1) < 1).all()                 # the rest is on the CLS token itself
-    seen = video.actor([0, 5])[:, 2:62, 2:62]             # the middle 60 of 64 pixels
-    area = seen.float().mean((1, 2))
-    torch.testing.assert_close(look.actor.mean(-1), area, atol=1e-5, rtol=0)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -216,30 +202,3 @@ def test_the_architecture_is_drawn_from_a_video(tmp_path, network):
     lesson.draw_architecture(network, grey('a', 8, PICTURE), settings, tmp_path / 'a.png')
     with Image.open(tmp_path / 'a.png') as image:
         assert image.width == canvas.WIDTH * canvas.DPI
-
-
-def test_only_large_pictures_lose_colours(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
-    for name, size in (('large.png', 600), ('small.png', 60)):
-        Image.fromarray(noise[:size, :size]).save(tmp_path / name)
-        lesson.shrink(tmp_path / name)
-    assert Image.open(tmp_path / 'large.png').mode == 'P'
-    assert Image.open(tmp_path / 'small.png').mode == 'RGB'
-
-
-def test_a_film_becomes_an_animated_image(tmp_path):
-    frames = [np.full((40, 80, 3), 10 * i, np.uint8) for i in range(20)]
-    film.write_film(tmp_path / 'film.mp4', frames, 20)
-    lesson.animate(tmp_path / 'film.mp4', tmp_path / 'film.webp', width=40)
-    with Image.open(tmp_path / 'film.webp') as image:
-        assert image.size == (40, 20)
-        assert image.n_frames == 10
-
-
-def test_the_command_says_in_one_line_what_is_wrong(tmp_path, monkeypatch, capsys):
-    arguments = ['lesson', str(tmp_path), '--checkpoint', str(tmp_path / 'nowhere.pt')]
-    monkeypatch.setattr(sys, 'argv', arguments)
-    with pytest.raises(SystemExit) as stopped:
-        lesson.main()
-    assert stopped.value.code == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -261,18 +261,13 @@ REFUSED = [                                               # into, what, words
     ('dino', OWN | {'neck.weight': torch.zeros(1)}, 'unknown neck.weight'),
     ('dino', OWN | {'cls_token': torch.zeros(1, 1, 7)}, 'cls_token is (1, 1, 7)'),
     ('dino', [1, 2, 3], 'no state dict'),
-    ('dino', {'model': 3}, 'no state dict'),
     ('dino', {'teacher': {'cls_token': 3}}, 'no state dict'),
-    ('dino', {}, 'missing'),
     # another generation's
-    ('dinov2', official_state('dinov2_reg'), 'unknown register_tokens'),
     ('dinov2_reg', official_state('dinov2'), 'missing register_tokens'),
-    ('dino', official_state('dinov2'), 'blocks.0.ls1.gamma'),
     ('dinov3', official_state('dinov2_reg'), 'pos_embed'),
     # zeros take the place of a bias only where a format is known to leave it out
     ('dino', without(THEIRS, f'{LAYER}.key.bias'), 'missing blocks.2.attn.qkv.'),
     ('dino', without(THEIRS, f'{LAYER}.query.weight'), 'missing blocks.2.attn.qkv.'),
-    ('dino', without(OWN, 'blocks.0.attn.qkv.bias'), 'missing blocks.0.attn.qkv.bias'),
     ('dinov3', without(official_state('dinov3'), 'blocks.1.attn.qkv.bias'),
      'blocks.1.attn.qkv.bias'),
     # shapes that cannot be joined
@@ -334,10 +329,7 @@ def test_no_file_runs_anything(tmp_path):
 ENTRY = {'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16]}
 BROKEN_ENTRIES = [
     ENTRY | {'data_offsets': [0, 2 ** 60]},
-    ENTRY | {'data_offsets': [16, 0]},
-    ENTRY | {'data_offsets': [-16, 0]},
     ENTRY | {'shape': [5]},
-    ENTRY | {'shape': [2 ** 40]},
     ENTRY | {'dtype': 'F8_E4M3'},
     {'dtype': 'F32', 'shape': [4]},
     '__import__("os").mkdir("ran")',
