@@ -9,7 +9,7 @@ count from 1: entity 1 is z[:, 0], the one whose token the paper's readout takes
 import json
 import math
 from functools import partial
-from itertools import permutations, zip_longest
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,14 +112,6 @@ def by_action(embedded):
     return list(groups.values())
 
 
-def in_turn(embedded, wanted):
-    """So many of the videos, the actions in turn."""
-    found = []
-    for turn in zip_longest(*by_action(embedded)):
-        found += [embedded[position] for position in turn if position is not None]
-    return found[:wanted]
-
-
 def frames_at(network, one, positions):
     """Frames of an EmbeddedVideo as the model sees them, for the screen -> uint8 (F, S, S, 3)."""
     frames = one.video.read(one.kept[positions])
@@ -168,7 +160,7 @@ def rows_of(network, look):
 
 def draw_entities(network, embedded, path, *, wanted=2, frames=6):
     """Frames of some videos over what the backbone sees and where entities and CLS token look."""
-    chosen = in_turn(embedded, wanted)
+    chosen = [embedded[i] for i in spaced(len(embedded), wanted)]
     looks = [look_at(network, one.video, spaced(one.frames, frames)) for one in chosen]
     shares = actor_shares(looks)
     columns = min(2, len(chosen))
@@ -196,7 +188,7 @@ def draw_entities(network, embedded, path, *, wanted=2, frames=6):
 
 def film_entities(network, embedded, path, *, wanted=3, longest=200):
     """The same, moving: a line for each of some videos, as long as the shortest of them."""
-    chosen = in_turn(embedded, wanted)
+    chosen = [embedded[i] for i in spaced(len(embedded), wanted)]
     at = np.arange(min([longest, *[one.frames for one in chosen]]))
     panels = []
     for one in chosen:
