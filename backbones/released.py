@@ -126,12 +126,11 @@ def tokens_of(ours, theirs, row, config, path):
 
 def late_fusion(theirs, row, config, path):
     """How one token a frame was made: 'cls', 'avg' or 'max'."""
-    if row.cls and 'backbone.cls_token' in theirs:        # else backbone.model.cls_token
+    if 'backbone.cls_token' in theirs:                    # else backbone.model.cls_token
         return 'cls'
-    said = str(config.get('FLATTEN_METHOD'))
+    kinds = re.findall('max|avg', str(config.get('FLATTEN_METHOD')))
     if row.cls:
-        said = f'{config.get("LATE_TYPE")}, {said}'
-    kinds = re.findall('max|avg', said)
+        kinds = re.findall('max|avg', str(config.get('LATE_TYPE'))) or kinds
     if not kinds:
         raise UserError(f'{path}: its settings name no LATE_TYPE or FLATTEN_METHOD of max or avg')
     return kinds[0]
@@ -139,10 +138,8 @@ def late_fusion(theirs, row, config, path):
 
 def backbone_of(ours, path):
     """The name of the backbone that has just these parameters."""
-    shapes = {}
-    for key, value in ours.items():
-        if key.startswith('backbone.'):
-            shapes[key.removeprefix('backbone.')] = value.shape
+    inside = [key for key in ours if key.startswith('backbone.')]
+    shapes = {key.removeprefix('backbone.'): ours[key].shape for key in inside}
     for name in backbones():
         if shapes == shapes_of(name):
             return name

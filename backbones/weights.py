@@ -77,7 +77,7 @@ def fetch(address):
 def load_weights(backbone, source):
     """Put a file, or what is at an https address, into a backbone. Errors: UserError.
 
-    Returns what was left out or made up, in a line; '' where it held the backbone and no more.
+    Returns what was left out, in a line; '' where it held the backbone and no more.
     """
     is_address = str(source).startswith('https://')
     path = fetch(source) if is_address else source
@@ -105,7 +105,7 @@ def backbone_state(content, backbone, source):
     state, others = names.official(names.in_float32(state), own)
     if others:
         notes.append('left out ' + ', '.join(others))
-    notes += names.complete(state, own)
+    names.complete(state, own)
     return state, f'{source}: ' + '; '.join(notes) if notes else ''
 
 
