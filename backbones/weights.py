@@ -115,8 +115,9 @@ def load_strictly(module, state, source):
     problems = [f'missing {key}' for key in sorted(own.keys() - state.keys())]
     problems += [f'unknown {key}' for key in sorted(state.keys() - own.keys())]
     for key in sorted(own.keys() & state.keys()):
-        if state[key].shape != own[key].shape:
-            problems.append(f'{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}')
+        shape = tuple(getattr(state[key], 'shape', ['no tensor']))
+        if shape != own[key].shape:
+            problems.append(f'{key} is {shape}, not {tuple(own[key].shape)}')
     if problems:
         more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
         raise UserError(f'{source} does not fit: ' + ', '.join(problems[:3]) + more)
