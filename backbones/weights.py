@@ -112,9 +112,9 @@ def backbone_state(content, backbone, source):
 def load_strictly(module, state, source):
     """load_state_dict, but a key missing or too many or a wrong shape is a UserError naming it."""
     own = module.state_dict()
-    problems = [f'missing {key}' for key in sorted(own.keys() - state.keys())]
-    problems += [f'unknown {key}' for key in sorted(state.keys() - own.keys())]
-    for key in sorted(own.keys() & state.keys()):
+    problems = [f'missing {key}' for key in own if key not in state]
+    problems += [f'unknown {key}' for key in state if key not in own]
+    for key in [key for key in own if key in state]:
         shape = tuple(getattr(state[key], 'shape', ['no tensor']))
         if shape != own[key].shape:
             problems.append(f'{key} is {shape}, not {tuple(own[key].shape)}')
