@@ -109,18 +109,6 @@ def tinted(images, attention):
     return to_bytes((1 - weight) * grey + weight * colour)
 
 
-def colour_bar(fig, axes):
-    """The scale of `tinted`, beside the axes."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, LogNorm
-    colours = LinearSegmentedColormap.from_list('', [BLUE, '#808080', ORANGE])
-    scale = ScalarMappable(LogNorm(1 / STRONGEST, STRONGEST), colours)
-    bar = fig.colorbar(scale, ax=axes, fraction=0.02, pad=0.01, aspect=30)
-    bar.set_label('attention, 1 = spread evenly')
-    bar.set_ticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], labels='1/8 1/4 1/2 1 2 4 8'.split())
-    bar.minorticks_off()
-
-
 def show(axes, rows, row_names=(), column_names=(), marked=()):
     """Rows of frames uint8 (F, H, W, 3) as a sheet, those at `marked`, (row, column), in red."""
     _, height, width, _ = rows[0].shape

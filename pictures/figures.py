@@ -20,8 +20,8 @@ from einops import rearrange
 
 import data
 from pictures.align import by_clock, film_alignment
-from pictures.canvas import (BLUE, RED, WIDTH, colour_bar, draw_bars, figure, on_screen, plain,
-                             save, show, shortened, spaced, tinted, to_bytes)
+from pictures.canvas import (BLUE, RED, STRONGEST, WIDTH, draw_bars, figure, on_screen, plain, save,
+                             show, shortened, spaced, tinted, to_bytes)
 from pictures.film import Panel, play
 from running.errors import UserError
 from running.record import attempt
@@ -177,10 +177,9 @@ def draw_entities(network, embedded, path, *, wanted=2, frames=6):
                  for name in rows]
         show(axes, list(rows.values()), names if number % columns == 0 else ())
         axes.set_title(shortened(one.video.name, 90 // columns), fontsize=10)
-    if height > 2:
-        colour_bar(fig, grid)
     caption = ('Patch features: like colours, like features (three principal components of each '
-               'video). Grey: attention spread evenly. Orange: more. Blue: less.')
+               'video). Grey: attention spread evenly. Orange: more, blue: less, full colour: '
+               f'{STRONGEST} times as much or as little.')
     if shares:
         caption += f' The actor covers {shares["area"]:.0%} of the frame, on average.'
     save(fig, path, caption)
