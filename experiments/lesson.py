@@ -22,12 +22,12 @@ from loss import OBJECTIVES, scl, time_target
 from pictures import figures
 from pictures.canvas import (BLUE, COLOURS, DPI, ORANGE, WIDTH, figure, on_screen, plain, save,
                              tinted)
+from running.command import end_well
 from running.errors import UserError
 
 FROZEN = '#D9E6F2'
 TRAINED = '#FBE3B5'
 ROWS = (2.85, 2.05, 1.1)  # inches: where the first, the second and the last frame are drawn
-FILMS = ('entities.mp4', 'alignment.mp4')
 
 
 # ------------------------------------------------------------------------------------------------
@@ -195,15 +195,17 @@ def draw_scl(time, valid, length, before, after, path):
 
 
 # ------------------------------------------------------------------------------------------------
-# The command
+# All of it
 
 @torch.no_grad()
 def draw_all(path, folder):
-    """architecture.png and scl.png of a checkpoint of train.py. Errors: UserError, OSError."""
+    """architecture.png and scl.png of a checkpoint of train.py, and the films and large pictures
+    that lie beside them in a small form. Errors: UserError, OSError."""
     checkpoint = models.load_checkpoint(path)
     settings = checkpoint['settings']
     if settings.get('loss') != 'scl' or settings['pool'] != 'lstp':
         raise UserError(f'{path}: was not trained by SCL with LSTP; give such a checkpoint')
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     network = models.build_model(settings)
     network.head = OBJECTIVES['scl'].head(settings['embedding'])
@@ -220,6 +222,10 @@ def draw_all(path, folder):
     after = network(views, valid, project=True)
     draw_scl(time, valid, length, before, after, folder / 'scl.png')
     draw_architecture(network, videos['val'][0], settings, folder / 'architecture.png')
+    for film in folder.glob('*.mp4'):
+        animate(film, film.with_suffix('.webp'))
+    for picture in folder.glob('*.png'):
+        shrink(picture)
 
 
 def animate(film, path, *, width=850, rate=10, seconds=8):
@@ -250,18 +256,7 @@ def main():
     parser.add_argument('--checkpoint', type=Path, required=True,
                         help='of train.py, trained by SCL')
     args = parser.parse_args()
-    try:
-        args.folder.mkdir(parents=True, exist_ok=True)
-        draw_all(args.checkpoint, args.folder)
-        for film in FILMS:
-            path = args.folder / film
-            if path.exists():
-                animate(path, path.with_suffix('.webp'))
-        for path in args.folder.glob('*.png'):
-            shrink(path)
-    except (UserError, OSError) as error:
-        print(f'lesson: error: {error}', file=sys.stderr)
-        sys.exit(2)
+    end_well('lesson', draw_all, args.checkpoint, args.folder)
 
 
 if __name__ == '__main__':
