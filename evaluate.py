@@ -319,9 +319,7 @@ def run(args):
     if args.figures:
         print(f'drawing {args.figures}')
         log = args.checkpoints[0].with_name('log.jsonl')
-        notes = attempt('pictures', figures.draw_all, first, result, name, args.figures, log)
-        for note in notes or []:
-            print('note:', note)
+        attempt('pictures', figures.draw_all, first, result, name, args.figures, log)
 
 
 def main(argv=None):

@@ -32,10 +32,7 @@ RENAMES = [                                               # pattern, official na
     # CARL and the MV-Former release keep torchvision's ResNet in a list; layer4 apart if trained
     (r'\bbackbone\.0\.', 'backbone.conv1.'),
     (r'\bbackbone\.1\.', 'backbone.bn1.'),
-    (r'\bbackbone\.4\.', 'backbone.layer1.'),
-    (r'\bbackbone\.5\.', 'backbone.layer2.'),
-    (r'\bbackbone\.6\.', 'backbone.layer3.'),
-    (r'\bbackbone\.7\.', 'backbone.layer4.'),
+    (r'\bbackbone\.([4-7])\.', lambda found: f'backbone.layer{int(found[1]) - 3}.'),
     (r'\bres_finetune\.', 'backbone.layer4.'),
 ]
 # not used for features: of masked training, of satellite models, poolers and classifiers
@@ -76,36 +73,30 @@ def official(state, own):
 
 
 def complete(state, own):
-    """Bring what some files hold in another form to the official one, in place -> notes."""
+    """Bring what some files hold in another form to the official one, in place."""
     if 'rope_embed.periods' in own:
-        return complete_dinov3(state, own)
+        complete_dinov3(state, own)
     join_qkv(state)
-    position = state.get('pos_embed')
-    if 'register_tokens' in own and position is not None:
+    if 'register_tokens' in own and 'pos_embed' in own.keys() & state.keys():
+        position = state['pos_embed']
         if position.shape == own['pos_embed'][:, 1:].shape:
             # timm has CLS's added into cls_token
             state['pos_embed'] = torch.cat([torch.zeros_like(position[:, :1]), position], 1)
-    return []
 
 
 def complete_dinov3(state, own):
-    """Masked biases, or none at all; rounded periods where a file leaves them out."""
-    notes = []
+    """Masked biases, or none at all; the official, rounded periods where a file leaves them out."""
     for key in [key for key in state if re.search(r'attn\.q\.bias$', key)]:
         state.setdefault(key.replace('.q.', '.k.'), torch.zeros_like(state[key]))
-    join_qkv(state)
     for key in [key for key in state if key.endswith('.qkv.bias_mask')]:
         bias = key.removesuffix('_mask')
         if bias in state and state[bias].shape == state[key].shape:
             state[bias] = state[bias] * state.pop(key)
-    biases = [key for key in own if key.endswith('.qkv.bias')]
-    if not any(key in state for key in biases):
-        state |= {key: torch.zeros_like(own[key]) for key in biases}
-        notes.append('no bias of queries, keys and values')
-    if 'rope_embed.periods' not in state:
-        state['rope_embed.periods'] = own['rope_embed.periods']
-        notes.append('periods as in the official files')
-    return notes
+    if not any(re.search(r'\.(q|qkv)\.bias$', key) for key in state):
+        for key in own:
+            if key.endswith('.qkv.bias'):
+                state[key] = torch.zeros_like(own[key])
+    state.setdefault('rope_embed.periods', own['rope_embed.periods'])
 
 
 def join_qkv(state):

@@ -50,7 +50,10 @@ def translate(content, path):
         raise UserError(f'{path}: has a model_state, but is no checkpoint of CARL or MV-Former, '
                         f'which holds tensors and, as cfg, its settings')
     ours = rename(state)
-    settings = settings_of(ours, state, flatten(config), path)
+    try:
+        settings = settings_of(ours, state, flatten(config), path)
+    except KeyError as key:
+        raise UserError(f'{path}: is no transformer of CARL or MV-Former: lacks {key}') from None
     return dict(settings=settings, model=ours, backbone=None, step=None, optimizer=None)
 
 
@@ -58,8 +61,8 @@ def rename(state):
     """Their state dict under our parameter names."""
     ours = {names.rename(key, RENAMES): value for key, value in names.in_float32(state).items()}
     names.join_qkv(ours)
-    if 'pool.own' in ours and ours['pool.own'].dim() == 3:
-        ours['pool.own'] = ours['pool.own'].flatten(0, 1)         # (1, N, d) -> (N, d)
+    if 'pool.own' in ours:
+        ours['pool.own'] = ours['pool.own'].squeeze(0)            # (1, N, d) -> (N, d)
     return ours
 
 
@@ -76,21 +79,15 @@ def flatten(config, section=None):
 
 def settings_of(ours, theirs, config, path):
     """Our settings of a model. ours, theirs: its weights under our and their names."""
-    needed = ['mtf.fc.1.weight', 'mtf.blocks.0.attn.qkv.weight', 'mtf.out.weight']
-    needed += [key for key in ('pool.own', 'pool.split.weight') if key in ours]
-    for key in needed:
-        if key not in ours or ours[key].dim() != 2:
-            raise UserError(f'{path}: is no transformer of CARL or MV-Former: {key} is not a '
-                            f'matrix in it')
     for name, ours_is in dict(NUM_HEADS=8, SMART_LN_KEYS=False).items():
         if config.get(name) not in (None, ours_is):
             raise UserError(f'{path}: {name} {config[name]}: here it is {ours_is}')
     frames = config.get('TRAIN.NUM_FRAMES')
     if not isinstance(frames, int):
         raise UserError(f'{path}: its settings say no TRAIN.NUM_FRAMES, on which time depends')
-    name = backbone_of(ours, path)
     is_carl = any(key.startswith('res_finetune.') for key in theirs)
     blocks = {key.split('.')[2] for key in ours if key.startswith('mtf.blocks.')}
+    name = backbone_of(ours, path)
     settings = Architecture(
         backbone=name, weights='random', train_backbone=['layer4'] if is_carl else [],
         image_size=config.get('IMAGE_SIZE'), frames=frames, depth=len(blocks),
@@ -129,12 +126,11 @@ def tokens_of(ours, theirs, row, config, path):
 
 def late_fusion(theirs, row, config, path):
     """How one token a frame was made: 'cls', 'avg' or 'max'."""
-    if row.cls and 'backbone.cls_token' in theirs:        # else backbone.model.cls_token
+    if 'backbone.cls_token' in theirs:                    # else backbone.model.cls_token
         return 'cls'
-    said = str(config.get('FLATTEN_METHOD'))
+    kinds = re.findall('max|avg', str(config.get('FLATTEN_METHOD')))
     if row.cls:
-        said = f'{config.get("LATE_TYPE")}, {said}'
-    kinds = re.findall('max|avg', said)
+        kinds = re.findall('max|avg', str(config.get('LATE_TYPE'))) or kinds
     if not kinds:
         raise UserError(f'{path}: its settings name no LATE_TYPE or FLATTEN_METHOD of max or avg')
     return kinds[0]
@@ -142,10 +138,8 @@ def late_fusion(theirs, row, config, path):
 
 def backbone_of(ours, path):
     """The name of the backbone that has just these parameters."""
-    shapes = {}
-    for key, value in ours.items():
-        if key.startswith('backbone.'):
-            shapes[key.removeprefix('backbone.')] = value.shape
+    inside = [key for key in ours if key.startswith('backbone.')]
+    shapes = {key.removeprefix('backbone.'): ours[key].shape for key in inside}
     for name in backbones():
         if shapes == shapes_of(name):
             return name

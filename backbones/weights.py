@@ -4,7 +4,6 @@
 training run. Nothing in a file can run code. names.py knows the names that others use.
 """
 import argparse
-import difflib
 import http.client
 import json
 import pickle
@@ -57,8 +56,6 @@ def read_safetensors(file):
     tensors = {}
     for name, entry in entries.items():
         start, end = entry['data_offsets']
-        if not 0 <= start <= end <= len(values):
-            raise ValueError(f'{name} lies outside the file')
         tensor = values[start:end].clone().view(DTYPES[entry['dtype']])
         tensors[name] = tensor.reshape(entry['shape'])
     return tensors
@@ -80,17 +77,18 @@ def fetch(address):
 def load_weights(backbone, source):
     """Put a file, or what is at an https address, into a backbone. Errors: UserError.
 
-    Returns what was left out or made up, in a line; '' where it held the backbone and no more.
+    Returns what was left out, in a line; '' where it held the backbone and no more.
     """
-    if not str(source).startswith('https://'):
-        state, sentence = backbone_state(read_file(source), backbone, source)
-        load_strictly(backbone, state, source)
-        return sentence
-    path = fetch(source)
+    is_address = str(source).startswith('https://')
+    path = fetch(source) if is_address else source
     try:
-        return load_weights(backbone, path)
+        state, sentence = backbone_state(read_file(path), backbone, path)
+        load_strictly(backbone, state, path)
     except UserError as error:
-        raise UserError(f'{error}; fetched from {source}: delete it to fetch it anew') from None
+        if is_address:
+            raise UserError(f'{error}; fetched from {source}: delete it to fetch it anew') from None
+        raise
+    return sentence
 
 
 def backbone_state(content, backbone, source):
@@ -107,23 +105,18 @@ def backbone_state(content, backbone, source):
     state, others = names.official(names.in_float32(state), own)
     if others:
         notes.append('left out ' + ', '.join(others))
-    notes += names.complete(state, own)
+    names.complete(state, own)
     return state, f'{source}: ' + '; '.join(notes) if notes else ''
 
 
 def load_strictly(module, state, source):
     """load_state_dict, but a key missing or too many or a wrong shape is a UserError naming it."""
     own = module.state_dict()
-    unknown = [key for key in state if key not in own]
-    problems = []
-    for key in own:
-        if key not in state:
-            nearest = difflib.get_close_matches(key, unknown, 1)
-            problems.append(f'missing {key}' + ''.join(f' (nearest: {each})' for each in nearest))
-    problems += [f'unknown {key}' for key in unknown]
+    problems = [f'missing {key}' for key in own if key not in state]
+    problems += [f'unknown {key}' for key in state if key not in own]
     for key in [key for key in own if key in state]:
-        shape = tuple(getattr(state[key], 'shape', ()))
-        if not torch.is_tensor(state[key]) or shape != own[key].shape:
+        shape = tuple(getattr(state[key], 'shape', ['no tensor']))
+        if shape != own[key].shape:
             problems.append(f'{key} is {shape}, not {tuple(own[key].shape)}')
     if problems:
         more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
@@ -144,19 +137,18 @@ def load_trained(model, checkpoint, source, head=True):
     """Put a checkpoint's weights into a model of the same settings; its head only where the model
     has one and `head` is True. Errors: UserError."""
     settings = checkpoint['settings']
-    own = model.state_dict()
-    needed = own                                          # the file brings its backbone
+    state = model.state_dict()
+    needed = state                                        # the file brings its backbone
     if checkpoint['backbone'] is not None:
         needed = model.trained_state()
         if not settings['train_backbone'] and checkpoint['backbone'] != fingerprint(model.backbone):
             raise UserError(f'{source}: was trained on another backbone than these weights of '
                             f'{settings["backbone"]}; give --weights')
     with_head = head and model.head is not None
-    state = {}
-    for key, value in own.items():
-        if key not in needed or (key.startswith('head.') and not with_head):
-            state[key] = value
-    for key, value in checkpoint['model'].items():
-        if with_head or not key.startswith('head.'):
-            state[key] = value
-    load_strictly(model, state, source)
+
+    def counts(key):
+        return with_head or not key.startswith('head.')
+
+    own = {key: state[key] for key in state if key not in needed or not counts(key)}
+    theirs = {key: value for key, value in checkpoint['model'].items() if counts(key)}
+    load_strictly(model, own | theirs, source)

@@ -36,10 +36,8 @@ class Sizes(NamedTuple):
     fed: tuple            # as steps, but decoded from disk while training
     fed_steps: int
     workers: tuple
-    processes: tuple      # of torchrun
     film: int             # frames of the films that are decoded
     long: int             # frames of the long video
-    resumed: str          # the backbone of the run that is stopped and goes on
     patches: tuple        # frames, P, L*C that LSTP sees
     pairs: tuple          # videos, T, D that SCL sees
     merge: tuple          # T, N of token merging
@@ -52,26 +50,26 @@ class Sizes(NamedTuple):
 
 PENN = ('penn', {})
 GPU = Sizes(
-    runs=15, product=8192, image_size=None, film=300, long=5000, resumed='dino_vits16',
+    runs=15, product=8192, image_size=None, film=300, long=5000,
     backbones=(('dino_vitb8', 160), ('dino_vitb16', 640), ('dino_vits8', 160),
                ('dinov2_vitb14', 320), ('dinov3_vitb16', 640)),
     steps=(PENN, ('penn', dict(backbone='dino_vitb16')), ('penn', dict(backbone='dino_vits8')),
            ('penn', dict(backbone='dinov2_vitb14')), ('penn', dict(backbone='dinov3_vitb16'))),
-    batches=(1, 2, 4, 8, 16), fed=(PENN,), fed_steps=40, workers=(4, 8, 16), processes=(1, 2, 4),
+    batches=(1, 2, 4, 8, 16), fed=(PENN,), fed_steps=40, workers=(4, 8, 16),
     patches=(160, 784, 2304), pairs=(4, 80, 128), merge=(240, 6), train=102, val=106,
     lengths=(80, 240, 1000, 5000), most_tokens=30_000, videos=(10, 100, 1000))
 SMALL = ('penn', dict(backbone='dino_vits16', frames=4, batch=1))
 CPU = GPU._replace(
-    runs=7, product=2048, long=1000, resumed='tiny',
+    runs=7, product=2048, long=1000,
     backbones=(('tiny', 32), ('dino_vits16', 4)),
     steps=(('synthetic', {}), SMALL), batches=(1, 2, 4, 8), fed=(SMALL,), fed_steps=8,
     workers=(1, 2), patches=(8, 784, 2304), most_tokens=6000, videos=(10, 100, 300))
 TINY_STEP = ('synthetic', dict(frames=4, batch=2, image_size=12, layers=[1], fc_width=16,
                                entity_width=16))
 TINY = Sizes(
-    runs=1, product=64, image_size=12, film=20, long=70, resumed='tiny',
+    runs=1, product=64, image_size=12, film=20, long=70,
     backbones=(('tiny', 2),), steps=(TINY_STEP,), batches=(1, 2), fed=(TINY_STEP,), fed_steps=1,
-    workers=(1,), processes=(1,), patches=(2, 4, 8), pairs=(2, 6, 8), merge=(8, 2), train=8, val=6,
+    workers=(1,), patches=(2, 4, 8), pairs=(2, 6, 8), merge=(8, 2), train=8, val=6,
     lengths=(4, 9), most_tokens=20, videos=(3, 5))
 
 PARTS = {
@@ -83,15 +81,11 @@ PARTS = {
     'decoding': films.decoding,
     'lstp': fusing.pooling,
     'scl': scores.contrast,
-    'metrics': scores.metrics,
     'earlier': scores.earlier,
     'merge': fusing.merging,
     'growth': fusing.growth,
     'precision': trust.precision,
     'long': trust.long_video,
-    'resume': trust.resume,
-    'processes': trust.processes,
-    'startup': fusing.startup,
 }
 
 

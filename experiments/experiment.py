@@ -18,7 +18,6 @@ On the synthetic set's own scene: --scene present --backbone tiny --image-size 7
 """
 import argparse
 import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -48,6 +47,7 @@ SCENES = {'present': Stage, 'garden': Garden}
 ALL_LAYERS = (1, 2, 3, 4)               # of the tiny backbones
 SEVERAL = (2, 3, 4)
 METRICS = ('classification', 'progression', 'tau', 'ap5')
+JUDGED = ('classification', 'ap5', 'best_mass')
 ONE_TOKEN = ('cls', 'avg', 'max', 'corners', 'actor')
 
 
@@ -336,7 +336,6 @@ def score(embeddings, cached):
 
 def run(name, width, cached, settings):
     """Train and score one row with one seed -> a dict, one line of the results' file."""
-    begun = time.time()
     model, loss = train_row(ROWS[name], width, cached['train'], settings)
     embeddings = {}
     looks = {}
@@ -345,7 +344,7 @@ def run(name, width, cached, settings):
     found = dict(row=name, seed=settings.seed, loss=loss, **score(embeddings, cached))
     if looks['val']:
         found |= dict(mass=looks['val'], best_mass=best(looks['train'], looks['val']))
-    return found | dict(seconds=round(time.time() - begun))
+    return found
 
 
 def controls(cached):
@@ -368,14 +367,13 @@ def print_table(results):
         runs.setdefault('head', {})[result['seed']] = dict(best_mass=result['head'])
     print(f'{"row":26}seeds' + ''.join(f'{metric:>18}' for metric in METRICS) + '  best mass')
     for name in ['clock', *ROWS]:
-        by_seed = runs.get(name, {})
-        cells = []
+        if name not in runs:
+            continue
+        line = f'{name:26}{len(runs[name]):5}'
         for metric in METRICS:
-            values = [each[metric] for each in by_seed.values()] or [math.nan]
-            cells.append(f'{np.mean(values):.3f} +- {np.std(values):.3f}')
-        masses = [f'{max(each["mass"]):.2f}' for each in by_seed.values() if 'mass' in each]
-        if by_seed:
-            print(f'{name:26}{len(by_seed):5}' + ''.join(f'{cell:>18}' for cell in cells), *masses)
+            values = [each[metric] for each in runs[name].values()]
+            line += f'{np.mean(values):.3f} +- {np.std(values):.3f}'.rjust(18)
+        print(line, *(f'{max(each["mass"]):.2f}' for each in runs[name].values() if 'mass' in each))
     print('\npaired differences, mean +- standard error over the seeds that both rows have')
     for better, worse, claim in CLAIMS:
         print_difference(claim, runs.get(better, {}), runs.get(worse, {}), METRICS)
@@ -385,24 +383,29 @@ def print_table(results):
 
 
 def print_difference(claim, ours, theirs, metrics):
-    """ours, theirs: {seed: {metric: value}}; nothing is printed of less than two seeds."""
+    """ours, theirs: {seed: {metric: value}}; nothing is printed of less than two seeds.
+
+    Mean and standard error; seen or contrary: beyond two of them, in all of JUDGED."""
     seeds = sorted(ours.keys() & theirs.keys())
     if len(seeds) < 2:
         return
     line = f'{claim:52}'
+    signs = set()
     for metric in metrics:
         differences = [ours[seed][metric] - theirs[seed][metric] for seed in seeds]
+        mean = np.mean(differences)
         error = np.std(differences, ddof=1) / len(seeds) ** .5
-        line += f'  {metric} {np.mean(differences):+.3f} +- {error:.3f}'
-    print(line, f' ({len(seeds)} seeds)')
+        line += f'  {metric} {mean:+.3f} +- {error:.3f}'
+        if metric in JUDGED:
+            signs.add(np.sign(mean) if abs(mean) > 2 * error else 0)
+    word = {(1,): 'seen', (-1,): 'contrary'}.get(tuple(signs), 'not seen')
+    print(f'{line}  {word} ({len(seeds)} seeds)')
 
 
 def numbers(text):
-    """'6-13' or '0,1,2' -> a list of numbers."""
-    if '-' in text:
-        first, last = text.split('-')
-        return list(range(int(first), int(last) + 1))
-    return [int(part) for part in text.split(',')]
+    """'6-13' or '6' -> a list of numbers."""
+    first, _, last = text.partition('-')
+    return list(range(int(first), int(last or first) + 1))
 
 
 def parse():
@@ -412,7 +415,7 @@ def parse():
     parser.add_argument('--backbone', default='tiny_local', choices=list(TINY))
     parser.add_argument('--image-size', type=int, help="pixels; else the backbone's")
     parser.add_argument('--rows', default=';'.join(ROWS), help='separated by ;')
-    parser.add_argument('--seeds', type=numbers, default=[0], help='of training, e.g. 0,1 or 6-13')
+    parser.add_argument('--seeds', type=numbers, default=[0], help='of training, e.g. 6-13')
     parser.add_argument('--data-seed', type=int, default=0, help='draws the videos')
     parser.add_argument('--train', type=int, default=16, help='videos of each action')
     parser.add_argument('--val', type=int, default=8)

@@ -23,6 +23,7 @@ from pictures.predict import apply, learn
 from running.processes import pick_device
 
 COUNTS = (1, 3, 10, None)    # labelled videos an action; None: all
+DRAWS = 3                    # of them
 
 
 def carry_over(lists, count, rng):
@@ -54,7 +55,6 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT')
     parser.add_argument('--data', metavar='DIR', help='the data set [where it was at training]')
-    parser.add_argument('--draws', type=int, default=3, help='of the labelled videos [3]')
     args = parser.parse_args()
     networks, all_settings = load_models(args.checkpoints, pick_device(), data=args.data)
     settings = next(iter(all_settings.values()))
@@ -64,7 +64,7 @@ def main():
     result = evaluate.assess(networks, videos, settings)
     embedded = result['embedded']
     kinds = {'trained': list(networks), 'untrained': ['untrained'], 'clock': ['clock']}
-    print(f'{settings["dataset"]}: {len(networks)} checkpoints, {args.draws} draws')
+    print(f'{settings["dataset"]}: {len(networks)} checkpoints, {DRAWS} draws')
     print(f'{"":12}{"labelled":>10}{"right":>18}{"said":>18}')
     for kind, names in kinds.items():
         for count in COUNTS:
@@ -72,7 +72,7 @@ def main():
             for name in names:
                 embeddings = result['embeddings'][name]
                 actions = by_action(settings['dataset'], embedded, embeddings).values()
-                draws = range(args.draws if count else 1)
+                draws = range(DRAWS if count else 1)
                 runs += [mean_of_actions(actions, count, seed) for seed in draws]
             right, said = zip(*runs)
             print(f'{kind:12}{count or "all":>10}{spread(right):>18}{spread(said):>18}')

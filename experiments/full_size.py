@@ -4,14 +4,12 @@
 
 No weights are stored: each is drawn from the name of its key, and the authors' code was given the
 same. The checkpoints are written as theirs are, read by evaluate.py's way, and run on a drawn clip.
-Printed: the largest error of each output, relative to its largest magnitude; time; memory.
+Printed: the largest error of each output, relative to its largest magnitude.
 """
 import argparse
 import pickle
-import resource
 import sys
 import tempfile
-import time
 import types
 import zlib
 from collections import OrderedDict
@@ -23,7 +21,6 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import model
-from backbones.weights import load_strictly
 from loss import projection_head
 
 GOLDEN = Path(__file__).parent.parent / 'tests' / 'golden'
@@ -114,23 +111,19 @@ def compare(name, state, embedder, frames, images, golden):
                                         TRAIN=dict(NUM_FRAMES=frames)))
         network = model.load_model(path)
         checkpoint = model.load_checkpoint(path)
+        network.head = projection_head(checkpoint['settings']['embedding']).eval()
+        model.load_trained(network, checkpoint, path)
     shown = ('backbone', 'layers', 'pool', 'entities', 'depth', 'frames', 'readout', 'embedding')
     print(name, *(f'{key}={checkpoint["settings"][key]}' for key in shown))
-    start = time.time()
     entities, attention = network.entities(images)
     z = network.mtf(entities[None])[0]                    # (T, D)
-    print(f'  {time.time() - start:.1f} s for {len(images)} frames')
-    head = projection_head(z.shape[-1]).eval()
-    load_strictly(head, {key.removeprefix('head.'): value
-                         for key, value in checkpoint['model'].items()
-                         if key.startswith('head.')}, name)
     features = network.features(images)
     grid = features.patches.unflatten(1, (network.backbone.grid, -1))
     last = network.backbone.grid - 1
     outputs = dict(cls=features.cls, attention=attention, entities=entities, pooled=entities[:, 0],
                    patch_0_0=grid[:, 0, 0], patch_13_20=grid[:, min(13, last), min(20, last)],
                    embedding=z, unit=network(images[None])[0],
-                   projection=F.normalize(head(z), dim=-1))
+                   projection=F.normalize(network.head(z), dim=-1))
     good = True
     for key, expected in golden.items():
         error = (outputs[key] - torch.from_numpy(expected)).abs().max() / abs(expected).max()
@@ -167,8 +160,6 @@ def main():
     good &= compare('CARL, Pouring', fewer, CARL, 240, images, of(golden, 'pouring'))
     state, images, golden = checked('mvf', 4)
     good &= compare('MV-Former, penn_mvf', state, MVF, 80, images, of(golden, 'penn_mvf'))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
-    print(f'{peak:.1f} GB of memory at most')
     sys.exit(0 if good else 1)
 
 

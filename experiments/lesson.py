@@ -22,12 +22,12 @@ from loss import OBJECTIVES, scl, time_target
 from pictures import figures
 from pictures.canvas import (BLUE, COLOURS, DPI, ORANGE, WIDTH, figure, on_screen, plain, save,
                              tinted)
+from running.command import end_well
 from running.errors import UserError
 
 FROZEN = '#D9E6F2'
 TRAINED = '#FBE3B5'
 ROWS = (2.85, 2.05, 1.1)  # inches: where the first, the second and the last frame are drawn
-WIDTHS = {'entities.mp4': 850, 'alignment.mp4': 850}  # pixels, of the animated images
 
 
 # ------------------------------------------------------------------------------------------------
@@ -55,10 +55,6 @@ def millions(count):
     if count < 1e6:
         return f'{count / 1e3:.0f} k'
     return f'{count / 1e6:.3g} M'
-
-
-def product(shape):
-    return ' \u00d7 '.join(map(str, shape))
 
 
 def draw_stage(axes, x, width, title, text, parameters, trained):
@@ -114,7 +110,7 @@ def draw_architecture(network, video, settings, path):
     at = at.astype(int)
     seen = figures.look_at(network, video, at)
     clip = on_screen(seen.images)
-    colours = figures.feature_colours(network, video, at)
+    colours = figures.feature_colours(network, seen.images)
     looks = [tinted(seen.images, seen.entities[:, k]) for k in range(entities)]
     points = [('clip', (frames, 3, size, size)),
               ('patch features', shape['backbone']),
@@ -143,7 +139,8 @@ def draw_architecture(network, video, settings, path):
         axes.text(x, (ROWS[1] + ROWS[2]) / 2, '\u22ee', ha='center', va='center')
     draw_sequence(axes, places[3], entities, frames)
     for x, (name, numbers) in zip(places, points):
-        axes.text(x, 0.35, f'{name}\n{product(numbers)}', ha='center', va='center', fontsize=7)
+        product = ' \u00d7 '.join(map(str, numbers))
+        axes.text(x, 0.35, f'{name}\n{product}', ha='center', va='center', fontsize=7)
     for number, stage in enumerate(stages(rows, settings)):
         x = left + gap + number * (width + gap)
         draw_stage(axes, x + 0.06, width - 0.12, *stage)
@@ -198,15 +195,17 @@ def draw_scl(time, valid, length, before, after, path):
 
 
 # ------------------------------------------------------------------------------------------------
-# The command
+# All of it
 
 @torch.no_grad()
 def draw_all(path, folder):
-    """architecture.png and scl.png of a checkpoint of train.py. Errors: UserError, OSError."""
+    """architecture.png and scl.png of a checkpoint of train.py, and the films and large pictures
+    that lie beside them in a small form. Errors: UserError, OSError."""
     checkpoint = models.load_checkpoint(path)
     settings = checkpoint['settings']
     if settings.get('loss') != 'scl' or settings['pool'] != 'lstp':
         raise UserError(f'{path}: was not trained by SCL with LSTP; give such a checkpoint')
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     network = models.build_model(settings)
     network.head = OBJECTIVES['scl'].head(settings['embedding'])
@@ -223,9 +222,13 @@ def draw_all(path, folder):
     after = network(views, valid, project=True)
     draw_scl(time, valid, length, before, after, folder / 'scl.png')
     draw_architecture(network, videos['val'][0], settings, folder / 'architecture.png')
+    for film in folder.glob('*.mp4'):
+        animate(film, film.with_suffix('.webp'))
+    for picture in folder.glob('*.png'):
+        shrink(picture)
 
 
-def animate(film, path, *, width, rate=10, seconds=8):
+def animate(film, path, *, width=850, rate=10, seconds=8):
     """The beginning of a film as an animated WebP."""
     images = []
     with av.open(str(film)) as file:
@@ -253,18 +256,7 @@ def main():
     parser.add_argument('--checkpoint', type=Path, required=True,
                         help='of train.py, trained by SCL')
     args = parser.parse_args()
-    try:
-        args.folder.mkdir(parents=True, exist_ok=True)
-        draw_all(args.checkpoint, args.folder)
-        for film, width in WIDTHS.items():
-            if (args.folder / film).exists():
-                path = (args.folder / film).with_suffix('.webp')
-                animate(args.folder / film, path, width=width)
-        for path in args.folder.glob('*.png'):
-            shrink(path)
-    except (UserError, OSError) as error:
-        print(f'lesson: error: {error}', file=sys.stderr)
-        sys.exit(2)
+    end_well('lesson', draw_all, args.checkpoint, args.folder)
 
 
 if __name__ == '__main__':

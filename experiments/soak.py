@@ -1,25 +1,25 @@
-"""Kill a training run many times, restart it by the same command, and compare it with one never killed.
+"""Kill a training run many times, restart it by the same command, and compare it with one that was
+never killed.
 
     python experiments/soak.py                    30 kills, some minutes
     python experiments/soak.py --kills 5 --seed 1
 
-One short run on a few videos of the synthetic set, written as folders of images with labels, so that reading,
-training, checkpoints and evaluation are all met. Moments come from the seed: in start-up, in training, while
-a checkpoint is written, in an evaluation; three in four are SIGKILL, the others SIGTERM. Both runs must end
-with the same checkpoint (weights, statistics, Adam's moments) and the same log, bit by bit, though one of them
-decodes in a worker process and the other in its own. Exit code 0 if so, else 1.
+A short run on a few videos of the synthetic set, written as folders of images with labels: it saves
+after every step and evaluates after every epoch. Moments come from the seed, some of them in its
+start-up; three in four are SIGKILL, the others SIGTERM. Both runs must end with the same checkpoint
+(weights, statistics, Adam's moments) and the same log, bit by bit, though one of them decodes in a
+worker process and the other in its own. Exit code 0 if so, else 1.
 """
 import argparse
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,161 +29,125 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import data
 
-BATCH, STEPS = 3, 2                                       # videos a step, steps an epoch
-STOPPED = (0, 130, 143, -signal.SIGTERM, -signal.SIGKILL)      # how a run may end that is told to stop
+VIDEOS = 6                                                # two steps an epoch
+FLAGS = ('--dataset folder --batch 3 --frames 6 --eval-every 1 --save-every 0 --backbone tiny '
+         '--weights random --layers 4 --entities 2 --entity-width 32 --fc-width 32 --embedding 16')
+# how a run may end that is told to stop
+STOPPED = (0, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
 
 
 def write_videos(folder):
     """A few short videos of the synthetic set as folders of images with a label a frame."""
     for split, videos in data.load('synthetic').items():
-        for number, video in enumerate(videos[::len(videos) // (BATCH * STEPS)][:BATCH * STEPS]):
+        for number, video in enumerate(videos[::len(videos) // VIDEOS][:VIDEOS]):
             indices = range(0, video.frames, 4)
             frames = folder / split / f'{number}'
             frames.mkdir(parents=True)
             for i, frame in enumerate(video.read(indices)):
                 Image.fromarray(frame.permute(1, 2, 0).numpy()).save(frames / f'{i}.png')
-            frames.with_suffix('.txt').write_text(' '.join(str(video.labels[i]) for i in indices))
+            labels = [str(video.labels[i]) for i in indices]
+            frames.with_suffix('.txt').write_text(' '.join(labels))
 
 
-def start(folder, out, epochs, workers, screen):
+def start(folder, name, epochs, workers, screen):
     """The one command, as a process group: a signal reaches all of it, as from a batch system."""
-    flags = dict(dataset='folder', data=folder / 'videos', out=out, epochs=epochs, batch=BATCH, frames=6,
-                 eval_every=1, save_every=0, backbone='tiny', weights='random', layers=4, entities=2,
-                 entity_width=32, fc_width=32, embedding=16, workers=workers)
-    flags = [word for name, value in flags.items() for word in ('--' + name.replace('_', '-'), str(value))]
-    return subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *flags], stdout=screen, stderr=screen,
-                            start_new_session=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    command = [sys.executable, ROOT / 'train.py', *FLAGS.split(), '--data', folder / 'videos',
+               '--out', folder / name, '--epochs', f'{epochs}', '--workers', f'{workers}']
+    return subprocess.Popen(command, stdout=screen, stderr=screen, start_new_session=True,
+                            env=os.environ | dict(OMP_NUM_THREADS='1'))
 
 
-def last_line(log, since=0.):
-    """What the log ends with, once the run has opened it after the time `since`."""
-    try:
-        if log.stat().st_mtime >= since:
-            return json.loads(log.read_text().splitlines()[-1])
-    except (OSError, ValueError, IndexError):             # not there yet, or a line half written
-        pass
-    return dict(step=0)
-
-
-def state(out, since):
-    """(step, what the run is doing), as far as its files tell."""
-    line, beside = last_line(out / 'log.jsonl', since), out / 'checkpoint.pt.new'
-    with suppress(FileNotFoundError):                     # as soon as it is whole it is renamed
-        if beside.stat().st_mtime >= since:
-            return line['step'], 'writing a checkpoint'
-    if 'loss' not in line:                                # nothing yet, or metrics
-        return line['step'], 'training' if line['step'] else 'start-up'
-    return line['step'], 'training' if line['step'] % STEPS else 'evaluating'
-
-
-def aim(rng, process, out, launched, moment, target, startup):
-    """Wait for the moment -> (step, what it is doing), or None if the run ended before."""
-    if moment == 'start-up':
-        time.sleep(rng.uniform(0, startup))
-        return None if process.poll() is not None else state(out, launched)
-    while process.poll() is None:
-        step, doing = state(out, launched)
-        if step > target or step == target and doing == moment:
-            time.sleep(rng.choice([0, rng.uniform(0, .05), rng.uniform(0, .5)]))
-            return state(out, launched)
-        time.sleep(.003)
-
-
-def differences(whole, killed):
-    """The names of what differs between the two finished runs."""
-    a, b = (torch.load(out / 'checkpoint.pt', weights_only=True) for out in (whole, killed))
-    for checkpoint in (a, b):
-        del checkpoint['settings']['out'], checkpoint['settings']['workers']
-
-    def unequal(name, a, b):
-        if torch.is_tensor(a) and torch.is_tensor(b):
-            return [] if a.dtype == b.dtype and torch.equal(a, b) else [name]
-        if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-            return [found for key in a for found in unequal(f'{name}.{key}', a[key], b[key])]
-        return [] if a == b else [name]
-    found = unequal('checkpoint', a, b)
-    lines = [(out / 'log.jsonl').read_text().splitlines() for out in (whole, killed)]
-    if lines[0] != lines[1]:
-        at = next((i for i, pair in enumerate(zip(*lines)) if pair[0] != pair[1]), min(map(len, lines)))
-        found.append(f'log.jsonl from line {at + 1} on ({len(lines[0])} lines, {len(lines[1])} killed)')
+def lines_of(folder):
+    """The log's lines, without how long each took."""
+    found = []
+    for line in (folder / 'log.jsonl').read_text().splitlines():
+        entry = json.loads(line)
+        entry.pop('seconds', None)
+        entry.pop('frames_per_second', None)
+        found.append(entry)
     return found
 
 
-def soak(kills, seed, folder):
-    rng, begun = random.Random(seed), time.time()
-    epochs = max(6, kills * 2 // 3)
-    total = epochs * STEPS
-    write_videos(folder / 'videos')
-    with open(folder / 'screen.txt', 'w') as screen:
-        launched = time.time()
-        whole = start(folder, folder / 'whole', epochs, 0, screen)
-        while whole.poll() is None and not last_line(folder / 'whole' / 'log.jsonl')['step']:
-            time.sleep(.01)
-        startup = time.time() - launched
-        if whole.wait():
-            print((folder / 'screen.txt').read_text()[-2000:], f'\nthe run itself fails: {whole.returncode}')
-            return 1
-        print(f'never killed: {total} steps, {epochs} evaluations in {time.time() - launched:.1f} s, '
-              f'{startup:.1f} s of them until the first step', flush=True)
+def step_of(folder):
+    """The last step of the log; 0 where there is none yet, or a line is half written."""
+    try:
+        return lines_of(folder)[-1]['step']
+    except (OSError, ValueError, IndexError):
+        return 0
 
-        out, done, reached, hit = folder / 'killed', 0, 0, {}
-        while True:
-            launched = time.time()
-            process = start(folder, out, epochs, 1, screen)
-            if done == kills:
-                break
-            # a pace that brings the last kill near the end, not past it, where nothing is left to kill
-            ahead = rng.randint(1, max(1, round(1.4 * (total - reached) / (kills - done))))
-            target, moment = min(reached + ahead, total - 1), rng.choice(
-                ['start-up', 'training', 'writing a checkpoint', 'evaluating'])
-            if reached == total:                          # only its last evaluation is left
-                moment = 'start-up'
-            how = rng.choice([signal.SIGKILL] * 3 + [signal.SIGTERM])
-            found = aim(rng, process, out, launched, moment, target, startup)
-            if found is None:
-                break
-            os.killpg(process.pid, how)
-            after, sent = time.time() - launched, time.time()
-            process.wait()
-            if process.returncode not in STOPPED:
-                break
-            done += 1
-            step, doing = found
-            reached = max(reached, step)
-            hit[doing] = hit.get(doing, 0) + 1
-            print(f'kill {done:2}  {how.name}  {after:5.1f} s after launch  {doing:20}  '
-                  + (f'step {step}/{total}' if step else 'no step yet')
-                  + (f'  left after {time.time() - sent:.1f} s' if how == signal.SIGTERM else ''), flush=True)
-        code = process.wait()
-    print(f'{done} kills: ' + ', '.join(f'{count} {doing}' for doing, count in sorted(hit.items()))
-          + f'; {time.time() - begun:.0f} s in all')
+
+def wait_for_step(process, folder, step):
+    while process.poll() is None and step_of(folder) < step:
+        time.sleep(.003)
+
+
+def kill(rng, start, folder, startup):
+    """Start the run and kill it, up to four steps later or in its start-up -> a line on that, or
+    None where it ended otherwise."""
+    begun = time.time()
+    process = start()
+    ahead = rng.randint(0, 4)
+    wait_for_step(process, folder, step_of(folder) + ahead)
+    time.sleep(rng.uniform(0, .5) if ahead else rng.uniform(0, startup))
+    if process.poll() is not None:
+        return None
+    how = rng.choice([signal.SIGKILL] * 3 + [signal.SIGTERM])
+    after = time.time() - begun
+    os.killpg(process.pid, how)
+    if process.wait() not in STOPPED:
+        return None
+    return f'{how.name}  {after:5.1f} s after launch, step {step_of(folder)}'
+
+
+def compare(one, other):
+    """AssertionError, which names the place, where two finished runs differ in a bit."""
+    a, b = [torch.load(folder / 'checkpoint.pt', weights_only=True) for folder in (one, other)]
+    assert a['step'] == b['step'], 'the last step'
+    for part in ('model', 'optimizer'):
+        torch.testing.assert_close(a[part], b[part], rtol=0, atol=0)
+    assert lines_of(one) == lines_of(other), 'log.jsonl'
+
+
+def soak(kills, seed, folder, screen):
+    rng = random.Random(seed)
+    write_videos(folder / 'videos')
+    epochs = 2 * kills + 2                                # so that all kills come before the end
+    begun = time.time()
+    whole = start(folder, 'whole', epochs, 0, screen)
+    wait_for_step(whole, folder / 'whole', 1)
+    startup = time.time() - begun
+    if whole.wait():
+        return f'the run itself fails: exit code {whole.returncode}'
+    print(f'never killed: {time.time() - begun:.1f} s, {startup:.1f} s until its first step')
+    begin = partial(start, folder, 'killed', epochs, 1, screen)
+    for number in range(1, kills + 1):
+        line = kill(rng, begin, folder / 'killed', startup)
+        if line is None:
+            return f'the run ended by itself before kill {number}'
+        print(f'kill {number:2}  {line}', flush=True)
+    code = begin().wait()
     if code:
-        print((folder / 'screen.txt').read_text()[-2000:], f'\nFAILED: the run ended with exit code {code}')
-        return 1
-    if wrong := differences(folder / 'whole', out):
-        print(f'FAILED: {len(wrong)} differ: ' + ', '.join(wrong[:5]))
-        return 1
-    if done < kills:
-        print(f'FAILED: bit-identical, but the run ended after {done} of {kills} kills; try another --seed')
-        return 1
-    print('bit-identical: weights, statistics, optimiser and log')
-    return 0
+        return f'the run ended with exit code {code}'
+    try:
+        compare(folder / 'whole', folder / 'killed')
+    except AssertionError as error:
+        return f'they differ: {error}'
+    print(f'{kills} kills, {time.time() - begun:.0f} s; bit-identical: weights, statistics, '
+          f'optimiser and log')
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Kill a run many times; it must end as one never killed.')
+    parser = argparse.ArgumentParser(description='Kill a run often; it must end as one never was.')
     parser.add_argument('--kills', type=int, default=30)
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--keep', action='store_true', help='keep the files of both runs')
     args = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix='soak'))
-    try:
-        sys.exit(soak(args.kills, args.seed, folder))
-    finally:
-        if args.keep:
-            print(f'files: {folder}')
-        else:
-            shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix='soak') as folder:
+        path = Path(folder, 'screen.txt')
+        with open(path, 'w') as screen:
+            failed = soak(args.kills, args.seed, Path(folder), screen)
+        if failed:
+            print(path.read_text()[-2000:])
+            sys.exit(f'FAILED: {failed}')
 
 
 if __name__ == '__main__':

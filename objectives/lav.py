@@ -7,12 +7,10 @@ from objectives.objective import objective, squared_distance
 
 
 def soft_dtw(cost, rows, columns, gamma=0.1):
-    """The cost of aligning two sequences in order, smoothed so that every alignment has a say.
-
-    cost (B, R, C): of matching frame i of one sequence with frame j of the other; rows, columns
-    (B,) int64: the first rows[b] by columns[b] of it count. Returns (B,), differentiable:
+    """The cost of aligning two sequences in order, smoothed so that every alignment has a say:
         -gamma log sum over alignments of exp(-cost of the alignment / gamma)
-    which becomes the DTW distance as gamma -> 0.
+    cost (B, R, C), of which the first rows[b] by columns[b] count -> (B,), differentiable. It
+    becomes the DTW distance as gamma -> 0.
 
     Cuturi and Blondel, Soft-DTW: a Differentiable Loss Function for Time-Series, ICML 2017.
     """

@@ -31,11 +31,8 @@ class Objective(NamedTuple):
 
 
 def objective(loss):
-    """Decorates every objective: at least float32 inside, and padding that cannot matter.
-
-    Padded embeddings become zeros here, so nothing that stands there, be it NaN, reaches the loss
-    or its gradient; the objectives still leave those frames out of their sums.
-    """
+    """Decorates every objective: at least float32 inside, and padded embeddings, even NaN, are 0
+    with no gradient; the objectives still leave those frames out of their sums."""
     @wraps(loss)
     def shared(z, time, length, valid, **options):
         with torch.autocast(z.device.type, enabled=False):

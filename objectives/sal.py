@@ -31,9 +31,8 @@ def sal(z, time, length, valid, *, classifier, triplets=8):
     classifier sees (z_a, z_b, z_c), class 1, and as often (z_b, z_a, z_c) or (z_a, z_c, z_b), which
     is class 0:
         L = cross-entropy, mean over the triplets of this process's batch
-    As in the original, the first frame shown is always earlier than the last: the middle is what
-    tells. classifier: (..., 3 D) -> (..., 2), trained with the model. It wants a hidden layer: a
-    linear one adds up three scores, one a frame, and cannot compare frames.
+    The first frame shown is always earlier than the last: the middle is what tells. classifier:
+    (..., 3 D) -> (..., 2), trained with the model.
 
     Misra et al., Shuffle and Learn: Unsupervised Learning using Temporal Order Verification,
     ECCV 2016 (the paper's [31]).
@@ -57,7 +56,8 @@ def sal(z, time, length, valid, *, classifier, triplets=8):
 
 
 def order_classifier(width, classes=None):
-    """Three embeddings (..., 3 D) -> the logits of "shuffled" and "in order" (..., 2)."""
+    """Three embeddings (..., 3 D) -> the logits of "shuffled" and "in order" (..., 2). A hidden
+    layer, for a linear one adds up three scores and cannot compare frames."""
     return nn.Sequential(
         nn.Linear(3 * width, 128),
         nn.ReLU(),

@@ -32,8 +32,7 @@ def tcc(z, time, length, valid, *, temperature=0.1, smoothing=0.1, weight=0.001)
 
     Dwibedi et al., Temporal Cycle-Consistency Learning, CVPR 2019 (the paper's [15]).
     """
-    # Dimension 1 holds the two sequences: flip(1) puts each one's partner in its place.
-    v = z.flip(1)
+    v = z.flip(1)                                                     # each one's partner
     alpha = neighbours(z, v, valid.flip(1), temperature)              # (B, 2, T, T)
     there = alpha @ v                                                 # (B, 2, T, D)
     beta = neighbours(there, z, valid, temperature)                   # (B, 2, T, T)

@@ -25,14 +25,12 @@ def phase_contrast(middles, labels, exists, temperature=0.1):
 
 @objective
 def vsp_f(z, time, length, valid, *, labels, weight=1., temperature=0.1):
-    """VSP-P + weight * `phase_contrast` of its bridges' middle frames, which is its repaired form.
+    """VSP-P + weight * `phase_contrast` of its bridges' middle frames.
 
-    Both contrast over this process's own batch.
     z: the embedding, unit length, of a clip of the whole video. No two actions may share a label.
-    Repaired: the authors' code minimises the positives' share itself, without the -log, and so
-    drives frames of one phase apart; with two bridges a clip it matches the k-th bridge of one clip
-    with the k-th of another, whether or not their phases agree. So the published numbers are those
-    of another loss than this one. Source: as vsp.py.
+    ours, repaired: the authors' code minimises the positives' share itself, without the -log, and
+    so drives frames of one phase apart; and it matches the k-th bridge of one clip with the k-th of
+    another, whatever their phases. So the published numbers are another loss's. Source: as vsp.py.
     """
     bridges = draw_phases(labels, valid)                              # (B, 2, S, 3)
     walk = vsp(z, time, length, valid, bridges=bridges)

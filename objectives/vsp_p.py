@@ -39,13 +39,10 @@ def draw_phases(labels, valid):
 def vsp_p(z, time, length, valid, *, labels):
     """VSP with one bridge a phase: `labels` say where phases begin and end, not which are alike.
 
-    z: the embedding, unit length, of a clip of the whole video. Loss: `vsp`, which contrasts
-    over this process's own batch.
-    The authors' code for Penn Action shows one phase a clip instead: there the time code runs over
-    one phase in training and over the whole video in evaluation. Their code for FineGym and Pouring
-    shows the whole video, as here, but draws two phases of it, next to each other in the order of
-    their numbers, takes a label that comes back for one phase with all between, and fails where a
-    clip has less than two. Source: as vsp.py.
+    z: the embedding, unit length, of a clip of the whole video.
+    ours: the authors' code shows one phase a clip of Penn Action, and so another time code than in
+    evaluation; of FineGym and Pouring the whole video, as here, but two phases of it. Source: as
+    vsp.py.
     """
     bridges = draw_phases(labels, valid)
     return vsp(z, time, length, valid, bridges=bridges)

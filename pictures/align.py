@@ -7,6 +7,7 @@ Both may differ from the clock, which says that what is i/n into one is i/n into
 """
 import csv
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +50,7 @@ def by_dtw(similarity):
     return (j[first] + j[last]) // 2
 
 
-def by_nearest(similarity):
-    return similarity.argmax(1)
-
-
-METHODS = {'dtw': by_dtw, 'nearest': by_nearest}
+METHODS = {'dtw': by_dtw, 'nearest': partial(np.argmax, axis=1)}
 
 
 def by_clock(n, m):

@@ -63,13 +63,9 @@ def save(fig, path, caption=''):
 
 
 def shortened(name, letters):
-    """The end of a name that is too long; letters as wide as Chinese ones count twice."""
+    """The end of a name that is too long."""
     letters = max(3, int(letters))
-    widths = [2 if letter > '\u2e80' else 1 for letter in name]
-    if sum(widths) <= letters:
-        return name
-    fits = np.cumsum(widths[::-1]) < letters
-    return '\u2026' + name[len(name) - fits.sum():]
+    return name if len(name) <= letters else '\u2026' + name[1 - letters:]
 
 
 def plain(axes):
@@ -111,18 +107,6 @@ def tinted(images, attention):
     colour = torch.where(strength > 0, more, less) * (0.4 + 0.8 * grey)      # (F, 3, S, S)
     weight = 0.9 * strength.abs()
     return to_bytes((1 - weight) * grey + weight * colour)
-
-
-def colour_bar(fig, axes):
-    """The scale of `tinted`, beside the axes."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, LogNorm
-    colours = LinearSegmentedColormap.from_list('', [BLUE, '#808080', ORANGE])
-    scale = ScalarMappable(LogNorm(1 / STRONGEST, STRONGEST), colours)
-    bar = fig.colorbar(scale, ax=axes, fraction=0.02, pad=0.01, aspect=30)
-    bar.set_label('attention, 1 = spread evenly')
-    bar.set_ticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], labels='1/8 1/4 1/2 1 2 4 8'.split())
-    bar.minorticks_off()
 
 
 def show(axes, rows, row_names=(), column_names=(), marked=()):

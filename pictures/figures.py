@@ -9,7 +9,7 @@ count from 1: entity 1 is z[:, 0], the one whose token the paper's readout takes
 import json
 import math
 from functools import partial
-from itertools import permutations, zip_longest
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +20,11 @@ from einops import rearrange
 
 import data
 from pictures.align import by_clock, film_alignment
-from pictures.canvas import (BLUE, RED, WIDTH, colour_bar, draw_bars, figure, on_screen, plain,
-                             save, show, shortened, spaced, tinted, to_bytes)
+from pictures.canvas import (BLUE, RED, STRONGEST, WIDTH, draw_bars, figure, on_screen, plain, save,
+                             show, shortened, spaced, tinted, to_bytes)
 from pictures.film import Panel, play
 from running.errors import UserError
+from running.record import attempt
 
 PART = 16             # frames that go through the backbone at once
 
@@ -39,13 +40,10 @@ class Look(NamedTuple):
     actor: torch.Tensor | None     # (F, P) the share of each patch that the actor covers
 
 
-def in_parts(indices):
-    return np.split(np.asarray(indices), range(PART, len(indices), PART))
-
-
 def look_at(network, video, indices):
     """Frames of a video at `indices` through backbone and pooler -> Look."""
-    looks = [look_at_part(network, video, part) for part in in_parts(indices)]
+    parts = np.split(np.asarray(indices), range(PART, len(indices), PART))
+    looks = [look_at_part(network, video, part) for part in parts]
     fields = []
     for values in zip(*looks):
         fields.append(None if values[0] is None else torch.cat(values))
@@ -53,18 +51,11 @@ def look_at(network, video, indices):
 
 
 @torch.no_grad()
-def features_of(network, video, indices):
-    """-> normalised images (F, 3, S, S), patch features (F, P, L*C), CLS token (F, C) or None."""
-    device = next(network.mtf.parameters()).device
-    images = data.center(video.read(indices).to(device), network.backbone.image_size)
-    patches, cls = network.features(images)
-    return images, patches.float(), None if cls is None else cls.float()
-
-
-@torch.no_grad()
 def look_at_part(network, video, indices):
     backbone = network.backbone
-    images, patches, cls = features_of(network, video, indices)
+    device = next(network.mtf.parameters()).device
+    images = data.center(video.read(indices).to(device), backbone.image_size)
+    patches, cls = network.features(images)
     _, entities = network.pool(patches, cls)
     heads = None
     if hasattr(backbone, 'attention_map'):
@@ -72,27 +63,26 @@ def look_at_part(network, video, indices):
         heads = backbone.attention_map(images.to(dtype)).float()
     actor = video.actor(indices)
     if actor is not None:
-        actor = share_of_patches(actor.to(images.device), backbone, patches.shape[1])
+        actor = share_of_patches(actor.to(device), backbone, patches.shape[1])
     return Look(images, entities, heads, actor)
 
 
-def feature_colours(network, video, indices):
-    """The patch features as colours: their first three principal components over the video are red,
-    green and blue, as users of DINOv2 look at them (Oquab et al., 2023) -> uint8 (F, S, S, 3)."""
+@torch.no_grad()
+def feature_colours(network, images):
+    """The patch features of frames (F, 3, S, S) as colours: their first three principal components
+    are red, green and blue, as users of DINOv2 see them (Oquab et al., 2023) -> uint8 (F, S, S, 3).
+    """
     from sklearn.decomposition import PCA
-    _, some, _ = features_of(network, video, spaced(video.frames, 8))
-    some = some.flatten(0, 1).cpu()                                          # (8 * P, L*C)
+    parts = [network.features(part).patches.cpu() for part in images.split(PART)]
+    features = torch.cat(parts).numpy()                                      # (F, P, L*C)
+    some = np.concatenate(features[spaced(len(features), 8)])
     pca = PCA(3, random_state=0).fit(some)
     low, high = np.percentile(pca.transform(some), [2, 98], axis=0)
-    sheets = []
-    for part in in_parts(indices):
-        _, features, _ = features_of(network, video, part)                   # (F, P, L*C)
-        colours = (pca.transform(features.flatten(0, 1).cpu()) - low) / (high - low)
-        side = math.isqrt(features.shape[1])
-        colours = torch.from_numpy(colours).clamp(0, 1)
-        colours = rearrange(colours, '(f r c) rgb -> f rgb r c', r=side, c=side)
-        sheets.append(to_bytes(F.interpolate(colours, network.backbone.image_size)))
-    return np.concatenate(sheets)
+    colours = np.stack([pca.transform(frame) for frame in features])         # (F, P, 3)
+    colours = torch.from_numpy((colours - low) / (high - low)).clamp(0, 1)
+    side = math.isqrt(colours.shape[1])
+    colours = rearrange(colours, 'f (r c) rgb -> f rgb r c', r=side)
+    return to_bytes(F.interpolate(colours, images.shape[-1]))
 
 
 def share_of_patches(actor, backbone, patches):
@@ -120,14 +110,6 @@ def by_action(embedded):
     for position, one in enumerate(embedded):
         groups.setdefault(one.video.action, []).append(position)
     return list(groups.values())
-
-
-def in_turn(embedded, wanted):
-    """So many of the videos, the actions in turn."""
-    found = []
-    for turn in zip_longest(*by_action(embedded)):
-        found += [embedded[position] for position in turn if position is not None]
-    return found[:wanted]
 
 
 def frames_at(network, one, positions):
@@ -167,10 +149,10 @@ def actor_shares(looks):
     return {name: float(np.mean(values)) for name, values in shares.items()}
 
 
-def rows_of(network, video, look, indices):
+def rows_of(network, look):
     """{name: uint8 (F, S, S, 3)}: frames, what the backbone sees in them, where it is looked at."""
     rows = {'frames': on_screen(look.images),
-            'patch features': feature_colours(network, video, indices)}
+            'patch features': feature_colours(network, look.images)}
     for name, attention in attention_rows(look).items():
         rows[name] = tinted(look.images, attention)
     return rows
@@ -178,9 +160,8 @@ def rows_of(network, video, look, indices):
 
 def draw_entities(network, embedded, path, *, wanted=2, frames=6):
     """Frames of some videos over what the backbone sees and where entities and CLS token look."""
-    chosen = in_turn(embedded, wanted)
-    places = [spaced(one.frames, frames) for one in chosen]
-    looks = [look_at(network, one.video, at) for one, at in zip(chosen, places)]
+    chosen = [embedded[i] for i in spaced(len(embedded), wanted)]
+    looks = [look_at(network, one.video, spaced(one.frames, frames)) for one in chosen]
     shares = actor_shares(looks)
     columns = min(2, len(chosen))
     lines = math.ceil(len(chosen) / columns)
@@ -188,20 +169,17 @@ def draw_entities(network, embedded, path, *, wanted=2, frames=6):
     side = (WIDTH - 2) / columns / frames
     fig = figure(WIDTH, lines * (height * side + 0.35) + 0.6, layout='constrained')
     grid = fig.subplots(lines, columns, squeeze=False)
-    for number, axes in enumerate(grid.flat):
-        if number >= len(chosen):
-            axes.set_visible(False)
-            continue
-        video = chosen[number].video
-        rows = rows_of(network, video, looks[number], places[number])
+    for axes in grid.flat[len(chosen):]:
+        axes.set_visible(False)
+    for number, (axes, one, look) in enumerate(zip(grid.flat, chosen, looks)):
+        rows = rows_of(network, look)
         names = [f'{name}\n{shares[name]:.0%} on actor' if name in shares else name
                  for name in rows]
         show(axes, list(rows.values()), names if number % columns == 0 else ())
-        axes.set_title(shortened(video.name, 90 // columns), fontsize=10)
-    if height > 2:
-        colour_bar(fig, grid)
+        axes.set_title(shortened(one.video.name, 90 // columns), fontsize=10)
     caption = ('Patch features: like colours, like features (three principal components of each '
-               'video). Grey: attention spread evenly. Orange: more. Blue: less.')
+               'video). Grey: attention spread evenly. Orange: more, blue: less, full colour: '
+               f'{STRONGEST} times as much or as little.')
     if shares:
         caption += f' The actor covers {shares["area"]:.0%} of the frame, on average.'
     save(fig, path, caption)
@@ -209,11 +187,11 @@ def draw_entities(network, embedded, path, *, wanted=2, frames=6):
 
 def film_entities(network, embedded, path, *, wanted=3, longest=200):
     """The same, moving: a line for each of some videos, as long as the shortest of them."""
-    chosen = in_turn(embedded, wanted)
+    chosen = [embedded[i] for i in spaced(len(embedded), wanted)]
     at = np.arange(min([longest, *[one.frames for one in chosen]]))
     panels = []
     for one in chosen:
-        rows = rows_of(network, one.video, look_at(network, one.video, at), at)
+        rows = rows_of(network, look_at(network, one.video, at))
         for name, row in rows.items():
             name = one.video.name if name == 'frames' else name
             panels.append(Panel(name, row, row.shape[1:3]))
@@ -278,8 +256,8 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=8):
     matrix.plot(pair.nearest, frame, 'o', color='white', mec='black', ms=5)
     matrix.plot(pair.nearest[wrong], frame[wrong], 'o', color=RED, mec='black', ms=5)
     fig.colorbar(image, ax=matrix, label='cosine similarity', fraction=0.04, pad=0.02)
-    rows = frames_at(network, query, middles(n, frames))
-    columns = frames_at(network, other, middles(m, frames))
+    rows = frames_at(network, query, by_clock(frames, n))
+    columns = frames_at(network, other, by_clock(frames, m))
     show(left, [row[None] for row in rows[::-1]])
     show(below, [columns])
     left.set_aspect('auto')     # as long as the sides of the matrix
@@ -293,17 +271,12 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=8):
                     f'aligns best.')
 
 
-def middles(n, wanted):
-    """The middle one of each of `wanted` equal parts of n indices."""
-    return ((np.arange(wanted) + 0.5) * n / wanted).astype(int)
-
-
 def draw_clock(network, embedded, embeddings, path, *, frames=10):
     """Why a clock is not enough: a video's frames over those as far into another one, and over the
     most similar ones, another phase marked; below, the phases of both."""
+    labelled = [(one.labels >= 0).any() for one in embedded]
     pairs = [pair for pair in pairs_of(embedded, embeddings)
-             if (embedded[pair.query].labels >= 0).any()
-             and (embedded[pair.other].labels >= 0).any()]
+             if labelled[pair.query] and labelled[pair.other]]
     if not pairs:
         raise UserError('no action has two labelled val videos')
     wrong = {'by the clock': [other_phase(embedded, pair, pair.clock) for pair in pairs],
@@ -312,17 +285,15 @@ def draw_clock(network, embedded, embeddings, path, *, frames=10):
     best = int(np.argmax(gains))
     query, other = embedded[pairs[best].query], embedded[pairs[best].other]
     at = spaced(len(query.kept), frames)
-    rows = [frames_at(network, query, at)]
-    names = ['query']
+    rows = {'query': frames_at(network, query, at)}
     marked = []
-    for name, match in zip(wrong, (pairs[best].clock, pairs[best].nearest)):
-        rows.append(frames_at(network, other, match[at]))
-        names.append(f'{name}:\n{1 - wrong[name][best].mean():.0%} right')
-        marked += [(len(rows) - 1, c) for c in np.flatnonzero(wrong[name][best][at])]
+    for (name, of_all), match in zip(wrong.items(), (pairs[best].clock, pairs[best].nearest)):
+        marked += [(len(rows), column) for column in np.flatnonzero(of_all[best][at])]
+        rows[f'{name}:\n{1 - of_all[best].mean():.0%} right'] = frames_at(network, other, match[at])
     height = 3 * (WIDTH - 1) / frames + 0.9
     fig = figure(WIDTH, height + 1.5, layout='constrained')
     strip, bars = fig.subplots(2, 1, height_ratios=[height, 1])
-    show(strip, rows, names, query.kept[at], marked)
+    show(strip, list(rows.values()), rows, query.kept[at], marked)
     strip.set_title(shortened(query.video.name, 70), fontsize=10)
     labels = {other.video.name: other.labels, query.video.name: query.labels}
     draw_bars(bars, labels, query.video.classes)
@@ -351,38 +322,30 @@ def draw_alignment_film(embedded, embeddings, path):
 # Training
 
 def draw_training(log, path):
-    """From log.jsonl of train.py: loss and learning rate over steps, and metrics over epochs if
-    there are several evaluations."""
+    """From log.jsonl of train.py: loss and learning rate over steps."""
     lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
-    steps = [line for line in lines if 'loss' in line]
-    evaluations = [line for line in lines if 'tau' in line]
-    fig = figure(WIDTH, 2.8, layout='constrained')
-    loss, rate, *metrics = fig.subplots(1, 3 if len(evaluations) > 1 else 2)
-    step = [line['step'] for line in steps]
-    values = [line['loss'] for line in steps]
-    width = 1 + len(steps) // 20
+    lines = [line for line in lines if 'loss' in line]
+    step = [line['step'] for line in lines]
+    values = [line['loss'] for line in lines]
+    width = 1 + len(lines) // 20
     mean = np.convolve(values, np.ones(width) / width, 'valid')
+    fig = figure(WIDTH, 2.8, layout='constrained')
+    loss, rate = fig.subplots(1, 2)
     loss.plot(step, values, color='#BBBBBB', linewidth=0.8, label='one step')
     loss.plot(step[width - 1:], mean, color=BLUE, label=f'mean of the last {width}')
     loss.set(title='loss', xlabel='step')
     loss.legend(fontsize=8)
-    rate.plot(step, [line['lr'] for line in steps], color=BLUE)
+    rate.plot(step, [line['lr'] for line in lines], color=BLUE)
     rate.set(title='learning rate', xlabel='step', ylim=(0, None))
-    for axes in metrics:
-        for metric in ('classification', 'progression', 'tau', 'ap5'):
-            epochs = [line['epoch'] for line in evaluations]
-            axes.plot(epochs, [line.get(metric, math.nan) for line in evaluations], label=metric)
-        axes.set(title='metrics on val', xlabel='epoch')
-        axes.legend(fontsize=8)
-    for axes in fig.axes:
-        plain(axes)
+    plain(loss)
+    plain(rate)
     save(fig, path)
 
 
 # ------------------------------------------------------------------------------------------------
 
 def draw_all(network, result, name, folder, log):
-    """All pictures and films of one model into a folder -> notes: one line for each missing one.
+    """All pictures and films of one model into a folder; what fails is a printed note.
 
     result: of evaluate.assess; name: the model's in it; log: its log.jsonl.
     """
@@ -396,11 +359,5 @@ def draw_all(network, result, name, folder, log):
         'entities.mp4': partial(film_entities, network, val),
         'alignment.mp4': partial(draw_alignment_film, val, embeddings),
     }
-    notes = []
     for file, draw in drawings.items():
-        try:
-            draw(path=Path(folder, file))
-        except Exception as error:  # a picture must never cost the numbers it illustrates
-            why = ' '.join(str(error).split())
-            notes.append(f'no {file}: {why} ({type(error).__name__})')
-    return notes
+        attempt(file, partial(draw, path=Path(folder, file)))

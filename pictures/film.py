@@ -83,21 +83,6 @@ def arrange(sizes, columns, side):
     return boxes, right, top
 
 
-def draw_curves(fig, curves):
-    """Along the lower edge of the stage -> axes."""
-    width, height = fig.get_size_inches() * DPI
-    # beside them and below: numbers and a word
-    axes = fig.add_axes([70 / width, 40 / height, 1 - 90 / width, (CURVE - 48) / height])
-    for name, y in curves.lines.items():
-        axes.plot(curves.x, y, label=shortened(name, 40))
-    axes.legend(fontsize=8)
-    axes.set_xlabel(shortened(curves.xlabel, width // 8), fontsize=8)
-    axes.set_ylabel(curves.ylabel, fontsize=8)
-    axes.tick_params(labelsize=8)
-    plain(axes)
-    return axes
-
-
 def backdrop(panels, boxes, width, height, curves, title):
     """All that stands still -> uint8 (H, W, 3), and where the cursor runs, if there are curves:
     (first row, last row, column for each frame of the film)."""
@@ -108,7 +93,16 @@ def backdrop(panels, boxes, width, height, curves, title):
     for panel, (left, top, wide, _) in zip(panels, boxes):
         name = shortened(panel.name, wide // 8)
         fig.text(left / width, 1 - (top - 5) / height, name, va='bottom', fontsize=9)
-    axes = draw_curves(fig, curves) if curves else None
+    if curves:
+        # beside them and below: numbers and a word
+        axes = fig.add_axes([70 / width, 40 / height, 1 - 90 / width, (CURVE - 48) / height])
+        for name, y in curves.lines.items():
+            axes.plot(curves.x, y, label=shortened(name, 40))
+        axes.legend(fontsize=8)
+        axes.set_xlabel(shortened(curves.xlabel, width // 8), fontsize=8)
+        axes.set_ylabel(curves.ylabel, fontsize=8)
+        axes.tick_params(labelsize=8)
+        plain(axes)
     canvas = FigureCanvasAgg(fig)
     literal(fig, canvas.draw)
     cursor = None
@@ -119,15 +113,6 @@ def backdrop(panels, boxes, width, height, curves, title):
     still = np.array(canvas.buffer_rgba())[..., :3]
     height, width = np.array(still.shape[:2]) // 2 * 2  # yuv420p halves both sides
     return still[:height, :width], cursor
-
-
-def scaled(image, width, height, seconds, font):
-    """A frame uint8 (H, W, 3) at another size, with the time in it."""
-    image = Image.fromarray(image).resize((width, height), Image.BILINEAR, reducing_gap=2)
-    if seconds is not None:
-        draw = ImageDraw.Draw(image)
-        draw.text((5, 3), f'{seconds:.2f} s', 'white', font, stroke_width=2, stroke_fill='black')
-    return image
 
 
 def play(path, panels, rate, *, curves=None, columns=3, side=320, title='', length=None):
@@ -147,8 +132,11 @@ def play(path, panels, rate, *, curves=None, columns=3, side=320, title='', leng
         moving = zip(*[panel.frames for panel in panels])
         for number, images in enumerate(tqdm(moving, 'film', length, disable=None, leave=False)):
             for panel, image, (left, top, wide, high) in zip(panels, images, boxes):
-                seconds = None if panel.times is None else panel.times[number]
-                image = scaled(image, wide, high, seconds, font)
+                image = Image.fromarray(image).resize((wide, high), Image.BILINEAR, reducing_gap=2)
+                if panel.times is not None:
+                    time = f'{panel.times[number]:.2f} s'
+                    draw = ImageDraw.Draw(image)
+                    draw.text((5, 3), time, 'white', font, stroke_width=2, stroke_fill='black')
                 frame[top:top + high, left:left + wide] = image
             if cursor:
                 top, bottom, columns = cursor

@@ -60,11 +60,11 @@ class SeenVideo(data.Video):
 
     def features(self, version, indices):
         """Packed frames, float16 (n, 1, P*L + 1, C). Errors: UserError."""
-        try:
-            rows = np.load(self.files[version], mmap_mode='r')
-        except OSError:
-            raise UserError(f'{self.name}: has no features, for it could not be read, or they are '
-                            f'gone; the same command tries again') from None
+        if not self.files[version].exists():
+            for _ in super().parts():
+                pass                                      # says what is wrong with the video
+            raise UserError(f'{self.name}: its features are gone; the same command makes them')
+        rows = np.load(self.files[version], mmap_mode='r')
         return torch.from_numpy(rows[np.asarray(indices) // (self.step if version else 1)])
 
     def views(self, rng, time):

@@ -11,7 +11,7 @@ from backbones.build import build_backbone
 from backbones import names
 from model import ViT
 from backbones.dinov2 import DINOv2, DINOv2WithRegisters
-from backbones.dinov3 import DINOv3, rotate
+from backbones.dinov3 import DINOv3
 from backbones.weights import backbone_state, load_strictly
 from running.errors import UserError
 
@@ -106,58 +106,6 @@ def test_rotation_golden():
     assert_close(torch.cat([angles, angles], -1).cos(), g['rope_cos_2x3'])
 
 
-# ------------------------------------------------------------------------------ plain forms
-
-def cubic(x, a):
-    """The cubic kernel of Keys (1981)."""
-    x = abs(x)
-    if x <= 1:
-        return ((a + 2) * x - (a + 3)) * x * x + 1
-    return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a if x < 2 else 0.
-
-
-def four_taps(size, trained=4):
-    """(size, trained): weights of the trained positions, by DINO's factors, the edge repeated."""
-    out = np.zeros((size, trained))
-    for i in range(size):
-        centre = (i + 0.5) * trained / (size + 0.1) - 0.5
-        for tap in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
-            out[i, min(max(tap, 0), trained - 1)] += cubic(centre - tap, -0.75)
-    return out
-
-
-def antialiased(size, trained=4):
-    """(size, trained): by size, a wider kernel where it shrinks, cut at the edge and normalised."""
-    out = np.zeros((size, trained))
-    scale = trained / size
-    for i in range(size):
-        for tap in range(trained):
-            out[i, tap] = cubic((tap + 0.5 - (i + 0.5) * scale) / max(scale, 1), -0.5)
-    return out / out.sum(1, keepdims=True)
-
-
-@pytest.mark.parametrize('make, matrix', [(dino, four_taps), (dinov2, four_taps),
-                                          (dinov2_reg, antialiased)])
-@pytest.mark.parametrize('rows, columns', [(6, 5), (2, 3), (4, 5), (2, 8)])
-def test_positions_are_interpolated_bicubically(make, matrix, rows, columns):
-    """Against a direct evaluation of the kernel, in float64; also where the count is the trained
-    one and only the shape is another."""
-    vit, _ = make()
-    grid = vit.pos_embed[0, 1:].detach().double().numpy().reshape(4, 4, 32)
-    expected = np.einsum('ir,jc,rcd->ijd', matrix(rows), matrix(columns), grid).reshape(-1, 32)
-    ours = vit.positions(rows, columns).detach()
-    assert_close(ours[0, 1:].double(), torch.from_numpy(expected))
-    assert torch.equal(ours[0, 0], vit.pos_embed[0, 0])
-
-
-def test_rotation_is_a_product_of_complex_numbers():
-    x = torch.randn(2, 3, 5, 8)
-    angle = torch.randn(5, 4)
-    turned = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angle), angle)
-    ours = rotate(x, angle.cos(), angle.sin())
-    assert_close(ours, torch.cat([turned.real, turned.imag], -1))
-
-
 # --------------------------------------------------------------------------- the contract
 
 @pytest.mark.parametrize('make', EVERY)
@@ -187,16 +135,6 @@ def test_dino_and_dinov3_leave_out_a_rest_of_pixels():
         vit, g = make()
         assert torch.equal(vit(g['x'][..., :-3, :-3]).patches,
                            vit(g['x'][..., :-vit.patch_size, :-vit.patch_size]).patches)
-
-
-@torch.no_grad()
-def test_half_precision_is_near():
-    for make in EVERY:
-        vit, g = make()
-        full = vit(g['x'])
-        half = vit.bfloat16()(g['x'].bfloat16())
-        assert half.patches.dtype == half.cls.dtype == torch.bfloat16
-        assert_close(half.patches.float(), full.patches, 0.05)
 
 
 # --------------------------------------------------------------------------------- the rows

@@ -1,23 +1,19 @@
 """The bench: what it compares with is the same, and all of its parts run, also those for a GPU."""
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 
 import bench
 import data
 from model import backbones
-from speed import measure, plain
-from speed.fusing import cpu_seconds
+from speed import measure
 from speed.training import batch_of, made_videos, prepared, released_stepper, stepper, work_of
 
-# each starts several processes that import PyTorch; test_running.py stops and resumes runs too
-PROCESSES = ('resume', 'processes', 'startup')
 DATASET, CHANGES = bench.TINY_STEP
 
 
-@pytest.mark.parametrize('part', [part for part in bench.PARTS if part not in PROCESSES])
+@pytest.mark.parametrize('part', list(bench.PARTS))
 def test_every_part_runs(part, capsys):
     """Also what only a GPU is asked for: the same code in small."""
     bench.main(['--tiny', '--only', part])
@@ -29,7 +25,7 @@ def test_every_part_runs(part, capsys):
 
 def test_every_size_names_what_there_is():
     for sizes in (bench.GPU, bench.CPU, bench.TINY):
-        names = [name for name, _ in sizes.backbones] + [sizes.resumed]
+        names = [name for name, _ in sizes.backbones]
         for dataset, changes in sizes.steps + sizes.fed:
             assert dataset in data.DATASETS
             names.append(changes.get('backbone', 'tiny'))
@@ -70,22 +66,3 @@ def test_the_work_of_a_frame_is_what_pytorch_counts():
     assert 2 * frozen == counted + attention
     rows = [weight for weight in model.mtf.blocks.parameters() if weight.dim() == 2]
     assert trained > s.entities * sum(weight.numel() for weight in rows)
-
-
-def test_the_time_of_a_process_is_its_own():
-    short = cpu_seconds(['-c', 'pass'])
-    long = cpu_seconds(['-c', 'sum(range(30_000_000))'])
-    assert 0 < short < long
-    with pytest.raises(RuntimeError, match='exit code 3'):
-        cpu_seconds(['-c', 'raise SystemExit(3)'])
-
-
-def test_plain_progression_and_classification_see_what_is_there():
-    """Embeddings on a line in time are regressed without error; two far groups are told apart."""
-    labels = [np.repeat([0, 1], [4, 6])] * 2
-    line = [np.linspace(0, 1, 10, endpoint=False)[:, None]] * 2
-    assert plain.progression(line, labels, line, labels) == pytest.approx(1)
-    groups = [one[:, None] * 10. for one in labels]
-    assert plain.classification(groups, labels, groups, labels) == 1
-    assert plain.kendalls_tau(line) == pytest.approx(1)
-    assert plain.retrieval(groups, labels, k=3) == 1

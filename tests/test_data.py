@@ -313,6 +313,14 @@ def test_one_draw_serves_a_whole_clip_and_leaves_the_global_generators():
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_frames_that_are_no_bytes_are_refused_in_one_line():
+    """Of a user's own reader: colours from 0 to 1 would all become black."""
+    for frames in noise(2, 3, 40, 40) / 255, noise(2, 40, 40):
+        for prepare in (lambda: data.center(frames, 24)), (lambda: data.augment(frames, 0, 24)):
+            with pytest.raises(UserError, match='uint8'):
+                prepare()
+
+
 def seen_share(shade):
     """Which share of the height of `shades` a picture (S, S) spans: by its slope in the middle,
     which no blur changes."""

@@ -288,7 +288,7 @@ CASES = [
     ('train --data file', 'file is no folder (--data)'),
     ('train --dataset penn', 'penn: videos lacks frames... dreamdragon'),
     ('train --data nothing', 'no train video in nothing. Any folder of video files'),
-    ('train --data lone', 'lone has train/ but not the other'),
+    ('train --data lone', 'lone/train/...: in a folder train/, but the split that is used'),
     ('train --data untrained', 'no train video in untrained. Any folder of video files'),
     ('train --out file', 'file: ... choose another --out'),
     ('train --out file/run', 'file/run: ... choose another --out'),

@@ -29,23 +29,6 @@ def seen(backbone, one, indices):
     return data.center(one.read(indices), backbone.image_size)
 
 
-@pytest.mark.parametrize('name', SCENES)
-def test_a_scene_draws_frames_and_masks_of_the_same_acts(name):
-    for number in range(5):
-        one = video(number, SCENES[name])
-        frames = one.read([0, 9])
-        assert frames.shape == (2, 3, 64, 64)
-        assert frames.dtype == torch.uint8
-        again = video(number, SCENES[name])
-        assert torch.equal(frames, again.read([0, 9]))
-        masks = one.actor([0, 9])
-        assert masks.dtype == torch.bool
-        assert masks.shape == (2, 64, 64)
-        assert .02 < masks.float().mean() < .4
-        # the same course of events: the clock's level stays
-        assert np.array_equal(one.labels, video(number).labels)
-
-
 def test_cached_features_give_the_embeddings_of_the_whole_model(backbone):
     torch.manual_seed(0)
     one = video(2)

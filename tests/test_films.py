@@ -166,6 +166,13 @@ def test_frames_of_another_size_are_brought_to_the_first(tmp_path):
     assert np.abs(second.astype(int) - third).mean() < 1
 
 
+def test_the_cursor_runs_along_the_curves():
+    curves = film.Curves(np.linspace(0, 3, 7), {'b': np.arange(7)}, 'x', 'y')
+    still, (top, bottom, columns) = film.backdrop([], [], 480, 300, curves, '')
+    assert 150 < top < bottom < still.shape[0]
+    np.testing.assert_allclose(np.diff(columns), (480 - 90) / 1.1 / 6, atol=1)
+
+
 def test_upright_panels_are_as_large_as_wide_ones():
     (wide, upright), _, _ = film.arrange([(576, 1024), (1920, 1080)], columns=2, side=320)
     assert wide[2:] == (427, 240)

@@ -140,7 +140,7 @@ def test_an_evaluation_ends_in_numpy(half, gpu, monkeypatch, tmp_path):
         for values in focus(attention, look.actor).values():
             assert values.device == DEVICE and values.dtype == torch.float32
         assert figures.tinted(look.images, attention[:, 0]).dtype == np.uint8
-    _, features, _ = figures.features_of(model, VIDEOS['val'][0], [0, 1])
+    features = model.features(look.images).patches
     assert features.device == DEVICE and features.dtype == torch.float32
 
 

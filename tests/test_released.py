@@ -196,7 +196,7 @@ def cfg(**entries):
     (dict(cfg={}), 'TRAIN.NUM_FRAMES'),
     (dict(cfg=None), 'no checkpoint of CARL'),
     (dict(model_state={'a': 3}), 'no checkpoint of CARL'),
-    (dict(model_state={}), 'no transformer'),
+    (dict(model_state={}), 'its backbone'),
 ])
 def test_what_cannot_be_expressed_is_refused(changes, words, small):
     with pytest.raises(UserError, match=f'folder/it.pth.*{words}') as error:
@@ -205,7 +205,8 @@ def test_what_cannot_be_expressed_is_refused(changes, words, small):
 
 
 @pytest.mark.parametrize('key, value, words', [
-    ('embed.video_encoder.enc_layers.0.self_att.linear_Q2d.weight', None, 'no transformer'),
+    ('embed.fc_layers.1.weight', None, 'no transformer.*mtf.fc.1.weight'),
+    ('embed.video_encoder.enc_layers.0.self_att.linear_Q2d.weight', None, 'missing mtf.blocks.0'),
     ('backbone.model.norm.bias', None, 'its backbone'),
     ('embed.fc_layers.1.weight', torch.zeros(16, 384), 'SMART_ONE_HOT'),
     ('embed.gru.weight', torch.zeros(3, 3), 'it.pth does not fit: unknown embed.gru.weight')])

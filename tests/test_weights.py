@@ -180,10 +180,8 @@ def test_every_form_gives_the_same_features(case, form, tmp_path):
     ('dinov2', official, 'it: left out mask_token'),
     ('dino', dino_training, "it: took its part 'teacher'; left out head.*"),
     ('dinov2', teacher_in_chunks, 'left out dino_head.*, ibot_head.*, mask_token'),
-    ('dino', in_a_larger_model, 'left out classifier.*'),
-    ('dinov3', timm, 'no bias of queries, keys and values; periods as in the official files'),
-    ('dinov3', timm_with_biases, 'it: periods as in the official files')])
-def test_what_was_left_out_or_made_up_is_said(case, form, said):
+    ('dino', in_a_larger_model, 'left out classifier.*')])
+def test_what_was_left_out_is_said(case, form, said):
     make, generation = CASES[case]
     _, sentence = backbone_state(form(official_state(case), generation), make()[0], 'it')
     assert sentence.endswith(said) and bool(sentence) == bool(said)
@@ -258,22 +256,16 @@ THEIRS = hugging_face(OWN, 'dino')
 LAYER = 'encoder.layer.2.attention.attention'
 REFUSED = [                                               # into, what, words
     ('dino', without(OWN, 'norm.bias'), 'missing norm.bias'),
-    ('dino', without(OWN, 'norm.bias') | {'norm.bia': torch.zeros(32)}, 'nearest: norm.bia'),
     ('dino', OWN | {'neck.weight': torch.zeros(1)}, 'unknown neck.weight'),
     ('dino', OWN | {'cls_token': torch.zeros(1, 1, 7)}, 'cls_token is (1, 1, 7)'),
     ('dino', [1, 2, 3], 'no state dict'),
-    ('dino', {'model': 3}, 'no state dict'),
     ('dino', {'teacher': {'cls_token': 3}}, 'no state dict'),
-    ('dino', {}, 'missing'),
     # another generation's
-    ('dinov2', official_state('dinov2_reg'), 'unknown register_tokens'),
     ('dinov2_reg', official_state('dinov2'), 'missing register_tokens'),
-    ('dino', official_state('dinov2'), 'blocks.0.ls1.gamma'),
     ('dinov3', official_state('dinov2_reg'), 'pos_embed'),
     # zeros take the place of a bias only where a format is known to leave it out
     ('dino', without(THEIRS, f'{LAYER}.key.bias'), 'missing blocks.2.attn.qkv.'),
     ('dino', without(THEIRS, f'{LAYER}.query.weight'), 'missing blocks.2.attn.qkv.'),
-    ('dino', without(OWN, 'blocks.0.attn.qkv.bias'), 'missing blocks.0.attn.qkv.bias'),
     ('dinov3', without(official_state('dinov3'), 'blocks.1.attn.qkv.bias'),
      'blocks.1.attn.qkv.bias'),
     # shapes that cannot be joined
@@ -335,10 +327,7 @@ def test_no_file_runs_anything(tmp_path):
 ENTRY = {'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16]}
 BROKEN_ENTRIES = [
     ENTRY | {'data_offsets': [0, 2 ** 60]},
-    ENTRY | {'data_offsets': [16, 0]},
-    ENTRY | {'data_offsets': [-16, 0]},
     ENTRY | {'shape': [5]},
-    ENTRY | {'shape': [2 ** 40]},
     ENTRY | {'dtype': 'F8_E4M3'},
     {'dtype': 'F32', 'shape': [4]},
     '__import__("os").mkdir("ran")',
@@ -377,9 +366,7 @@ def cached(monkeypatch, tmp_path):
 
 
 CACHED = {'a page': b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
-          'empty': b'', 'cut': b'PK\3\4' + bytes(2000),
-          'a page of HTML': b'<!DOCTYPE html>\n<html>',
-          'JSON': b'{"message": "not found"}', 'another archive': b'\x1f\x8b' + bytes(100)}
+          'empty': b'', 'cut': b'PK\3\4' + bytes(2000)}
 
 
 @pytest.mark.parametrize('what', [*CACHED, 'a folder', 'other weights'])

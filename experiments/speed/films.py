@@ -4,12 +4,12 @@ import time
 from functools import cache, partial
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 
 import data
+from pictures.film import write_film
 from speed.measure import row, span
 
 FOLDER = tempfile.TemporaryDirectory()
@@ -34,15 +34,9 @@ def written(frames):
     folder = Path(FOLDER.name, f'film{frames}')
     path = Path(FOLDER.name, f'film{frames}.mp4')
     folder.mkdir()
-    with av.open(str(path), 'w') as container:
-        stream = container.add_stream('libx264', rate=25)
-        stream.width = WIDE
-        stream.height = HIGH
-        stream.pix_fmt = 'yuv420p'
-        for i, frame in enumerate(pan(frames)):
-            Image.fromarray(frame).save(folder / f'{i:06}.jpg', quality=90)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-        container.mux(stream.encode())
+    for i, frame in enumerate(pan(frames)):
+        Image.fromarray(frame).save(folder / f'{i:06}.jpg', quality=90)
+    write_film(path, pan(frames), 25)
     return folder, path
 
 

@@ -1,9 +1,5 @@
 """LSTP folded and plain, token merging, and how time and memory grow."""
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,8 +13,6 @@ from speed.measure import (
     CUDA, DEVICE, DTYPE, autocast, bytes_needed, compare, cost, row, size, span, timed)
 from speed.scores import embedded
 from speed.training import prepared
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def pooling(sizes):
@@ -83,16 +77,15 @@ def passing(frames, entities, backward, views=1, merge=1):
 def growth(sizes):
     """Frames, entities and videos against time and memory."""
     lengths = sizes.lengths
-    row('MTF, one video, forward', *(f'T {frames}' for frames in lengths))
-    for entities in (1, 3, 6):
-        mtf_row(entities, lengths, False, sizes.most_tokens)
-    row('MTF, one view, forward and backward', *(f'T {frames}' for frames in lengths))
-    for entities in (1, 3, 6):
-        mtf_row(entities, lengths, True, sizes.most_tokens // 2)
+    most = sizes.most_tokens
+    ways = {'one video, forward': (False, most), 'one view, and backward': (True, most // 2)}
+    for what, (backward, most) in ways.items():
+        row(f'MTF, {what}', *(f'T {frames}' for frames in lengths))
+        for entities in (1, 3, 6):
+            mtf_row(entities, lengths, backward, most)
     row('videos of 20 to 40 frames', *(f'{count} videos' for count in sizes.videos))
     embedding_row(sizes.videos, sizes.image_size)
-    for name, metric in METRICS.items():
-        metric_row(name, metric, sizes.videos)
+    metric_rows(sizes.videos)
 
 
 def mtf_row(entities, lengths, backward, most):
@@ -117,52 +110,15 @@ def embedding_row(counts, image_size):
     row('  embedding, tiny backbone', *cells)
 
 
-def tau(train, train_labels, val, val_labels):
-    return evaluate.kendalls_tau(val)
-
-
-def retrieval(train, train_labels, val, val_labels):
-    return evaluate.retrieval(val, val_labels)
-
-
-METRICS = {'classification': evaluate.classification, 'progression': evaluate.progression,
-           "Kendall's tau": tau, 'AP@5': retrieval}
-
-
-def metric_row(name, metric, counts):
-    cells = []
+def metric_rows(counts):
+    cells = {'classification': [], 'progression': [], "Kendall's tau": [], 'AP@5': []}
     for count in counts:
         train = embedded(count, 1, 20, 40)
         val = embedded(count, 2, 20, 40)
-        cells.append(cost(partial(metric, *train, *val)))
-    row('  ' + name, *cells)
-
-
-# --------------------------------------------------------------------------------------------------
-# Processes
-
-def startup(sizes):
-    """What a command takes until it begins, beside PyTorch alone: CPU time of a process of its
-    own. Much over 1: something is imported that this command may never need."""
-    commands = {'import torch': ['-c', 'import torch']}
-    for name in ('train.py', 'evaluate.py', 'model.py', 'data.py'):
-        commands[f'{name} --help'] = [str(ROOT / name), '--help']
-    times = {name: [] for name in commands}
-    for _ in range(sizes.runs):
-        for name, arguments in commands.items():
-            times[name].append(cpu_seconds(arguments))
-    row(f'start-up, median of {sizes.runs}', 'CPU time', 'of import torch')
-    alone = np.median(times['import torch'])
-    for name in commands:
-        took = np.median(times[name])
-        row('  ' + name, span(took), f'{took / alone:.2f}')
-
-
-def cpu_seconds(arguments):
-    """Of Python in a process of its own."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f'{" ".join(arguments)}: exit code {process.returncode}')
-    return used.ru_utime + used.ru_stime
+        calls = [partial(evaluate.classification, *train, *val),
+                 partial(evaluate.progression, *train, *val),
+                 partial(evaluate.kendalls_tau, val[0]), partial(evaluate.retrieval, *val)]
+        for own, call in zip(cells.values(), calls):
+            own.append(cost(call))
+    for name, own in cells.items():
+        row('  ' + name, *own)

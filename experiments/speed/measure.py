@@ -24,30 +24,18 @@ NO_GPU = 'no GPU here'
 # --------------------------------------------------------------------------------------------------
 # Time
 
-def clock():
+def clock(wall=CUDA):
     """Seconds, of which only differences mean something."""
     if CUDA:
         torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
+    return time.perf_counter() if wall else time.process_time()
 
 
-def seconds(function):
-    """Of one call."""
-    start = clock()
+def seconds(function, wall=CUDA):
+    """Of one call. wall: by the clock on the wall, for where other processes take part."""
+    start = clock(wall)
     function()
-    return clock() - start
-
-
-def wall_seconds(function):
-    """Of one call, by the clock on the wall: where other processes take part."""
-    if CUDA:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if CUDA:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock(wall) - start
 
 
 def timed(*functions, runs=5, patience=6.):

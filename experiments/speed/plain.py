@@ -1,12 +1,10 @@
-"""The plain and the earlier forms that the bench compares the code with; nothing else uses them."""
+"""What the bench compares the code with; nothing else uses it."""
 import numpy as np
 import torch
-from scipy.optimize import minimize
-from scipy.spatial.distance import cdist
-from scipy.special import logsumexp, softmax
-from scipy.stats import kendalltau
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import r2_score
+
+from evaluate import time_since_end
 
 PAIRS = ((0, 1), (1, 0))    # a view and the other one
 
@@ -33,77 +31,7 @@ def scl_of_pair(z, other, time, other_time, valid, other_valid):
 
 
 # --------------------------------------------------------------------------------------------------
-# Metrics: lists of embeddings (n_i, D) and labels (n_i,)
-
-def kendalls_tau(videos):
-    taus = []
-    for i, queries in enumerate(videos):
-        for others in videos[:i] + videos[i + 1:]:
-            nearest = cdist(queries, others, 'sqeuclidean').argmin(1)
-            taus.append(kendalltau(np.arange(len(nearest)), nearest).statistic)
-    return np.nanmean(taus)
-
-
-def retrieval(videos, labels, k=5):
-    scores = []
-    for i, queries in enumerate(videos):
-        others = np.concatenate(videos[:i] + videos[i + 1:])
-        their_labels = np.concatenate(labels[:i] + labels[i + 1:])
-        shares = []
-        for query, label in zip(queries, labels[i]):
-            nearest = cdist(query[None], others, 'sqeuclidean')[0].argsort()[:k]
-            shares.append(np.mean(their_labels[nearest] == label))
-        scores.append(np.mean(shares))
-    return np.mean(scores)
-
-
-def with_ones(videos):
-    """(n, D + 1): the ones are for the intercept."""
-    x = np.concatenate(videos).astype(np.float64)
-    return np.hstack([x, np.ones((len(x), 1))])
-
-
-def classification(train, train_labels, val, val_labels):
-    """Softmax regression of two phases, its loss written down and given to SciPy."""
-    x = with_ones(train)
-    truth = np.eye(2)[np.concatenate(train_labels)]                 # (n, 2)
-
-    def loss(flat):
-        weights = flat.reshape(-1, 2)
-        penalised = weights.copy()
-        penalised[-1] = 0                                           # not the intercept
-        logits = x @ weights
-        value = logsumexp(logits, 1).sum() - (logits * truth).sum() + (penalised ** 2).sum() / 2
-        slope = x.T @ (softmax(logits, 1) - truth) + penalised
-        return value, slope.ravel()
-
-    start = np.zeros(2 * x.shape[1])
-    found = minimize(loss, start, jac=True, method='L-BFGS-B', options=dict(ftol=1e-15))
-    predicted = (with_ones(val) @ found.x.reshape(-1, 2)).argmax(1)
-    return np.mean(predicted == np.concatenate(val_labels))
-
-
-def progression_targets(labels):
-    """(t - the last frame of phase 0) / n, of all videos in one array."""
-    targets = []
-    for one in labels:
-        end = np.flatnonzero(one == 0)[-1]
-        for t in range(len(one)):
-            targets.append((t - end) / len(one))
-    return np.array(targets)
-
-
-def progression(train, train_labels, val, val_labels):
-    """Least squares of two phases: one target."""
-    targets = progression_targets(train_labels)
-    weights = np.linalg.lstsq(with_ones(train), targets, rcond=None)[0]
-    truth = progression_targets(val_labels)
-    error = (with_ones(val) @ weights - truth) ** 2
-    return 1 - error.mean() / np.var(truth)
-
-
-# --------------------------------------------------------------------------------------------------
-# The earlier calls of scikit-learn, which are the field's
+# The field's calls of scikit-learn. Embeddings [(n_i, D)], labels [(n_i,)].
 
 def fit_by_lbfgs(x, y, tol=1e-4):
     """At the default tolerance, the reference implementation's call; 1e-8: until nothing changes.
@@ -114,10 +42,14 @@ def fit_by_lbfgs(x, y, tol=1e-4):
     return LogisticRegression(C=C, tol=tol, max_iter=100_000).fit(x.astype(np.float64), y)
 
 
-def progression_by_columns(x, targets, val, truth):
-    """R^2 of one regression a column of targets (n, K-1), mean."""
+def progression(train, train_labels, val, val_labels, classes):
+    """R^2 of one regression a phase but the last, in float64; mean."""
+    x = np.concatenate(train).astype(np.float64)
+    queries = np.concatenate(val).astype(np.float64)
     scores = []
-    for column in range(targets.shape[1]):
-        line = LinearRegression().fit(x, targets[:, column])
-        scores.append(r2_score(truth[:, column], line.predict(val)))
+    for k in range(classes - 1):
+        target = np.concatenate([time_since_end(labels, k) for labels in train_labels])
+        truth = np.concatenate([time_since_end(labels, k) for labels in val_labels])
+        line = LinearRegression().fit(x, target)
+        scores.append(r2_score(truth, line.predict(queries)))
     return np.mean(scores)

@@ -11,8 +11,9 @@ import torch
 from einops import rearrange
 
 import data
+import train
 from speed import plain
-from speed.measure import autocast
+from speed.measure import DEVICE, autocast
 
 
 def entities_of(model, images):
@@ -23,12 +24,10 @@ def entities_of(model, images):
     return rearrange(entities, '(v t) n d -> v t n d', v=2)
 
 
-def training_step(model, batch, settings, optimizer, scaler, device, dtype):
-    """As the step of train.py with SCL; scaler: torch.amp.GradScaler, without effect if disabled."""
-    clips = data.views(batch, settings.image_size, device)            # (B, 2, T, 3, S, S)
-    time = batch['time'].to(device)
-    length = batch['length'].to(device)
-    valid = batch['valid'].to(device)
+def training_step(model, settings, optimizer, scaler, dtype, batch):
+    """As the step of train.py with SCL; scaler: torch.amp.GradScaler, perhaps disabled."""
+    clips = data.views(batch, settings.image_size, DEVICE)            # (B, 2, T, 3, S, S)
+    time, length, valid, _ = train.on_device(batch, DEVICE)
     with autocast(dtype):
         entities = []
         for views in clips:

@@ -1,4 +1,4 @@
-"""Objective and metrics beside plain loops, and beside the calls that the field makes."""
+"""SCL beside a plain loop; classification and progression beside the calls that the field makes."""
 from functools import partial
 
 import numpy as np
@@ -52,37 +52,12 @@ def embedded(videos, seed, least, most, phases=2):
     return z, labels
 
 
-def compare_values(name, plainly, ours, sizes):
-    """A row with the value that ours gives and how far the plain form's is from it."""
-    value = ours()
-    difference = abs(value - plainly())
-    compare(name, plainly, ours, f'{value:.4f}', f'{difference:.1e}', runs=sizes.runs)
-
-
-def metrics(sizes):
-    """As many videos as Penn Action has of pushup, which has two phases."""
-    x, y = embedded(sizes.train, 1, 30, 110)
-    val, val_y = embedded(sizes.val, 2, 30, 110)
-    both = x, y, val, val_y
-    frames = f'{sum(map(len, x))} + {sum(map(len, val))} frames'
-    row(f'metrics: {frames}', 'loops', 'here', 'faster', 'value', 'difference')
-    compare_values('classification', partial(plain.classification, *both),
-                   partial(evaluate.classification, *both), sizes)
-    compare_values('progression', partial(plain.progression, *both),
-                   partial(evaluate.progression, *both), sizes)
-    half = [one[::2].astype(np.float64) for one in val]
-    half_y = [one[::2] for one in val_y]
-    compare_values("Kendall's tau, stride 2", partial(plain.kendalls_tau, half),
-                   partial(evaluate.kendalls_tau, val, 2), sizes)
-    compare_values('AP@5, stride 2', partial(plain.retrieval, half, half_y),
-                   partial(evaluate.retrieval, val, val_y, 5, 2), sizes)
-
-
 def earlier(sizes):
     """Classification and progression beside the field's calls of scikit-learn: L-BFGS at its
     default tolerance, and one regression after the other. How many predictions are those of the
     converged optimum: of L-BFGS as called, and of ours."""
-    row('classifiers: phases, train frames', 'L-BFGS', 'here', 'faster', 'right there', 'right here')
+    row('classifiers: phases, train frames', 'L-BFGS', 'here', 'faster', 'right there',
+        'right here')
     for phases in (2, 4, 6):
         x, y = embedded(sizes.train, 1, 30, 110, phases)
         val, _ = embedded(sizes.val, 2, 30, 110, phases)
@@ -99,25 +74,9 @@ def earlier(sizes):
         compare(f'{phases} phases, {len(x)} frames', theirs, ours, *right, runs=sizes.runs)
     row('progression: phases, train frames', 'a column', 'here', 'faster', 'difference')
     for phases in (2, 4, 6):
-        progression_beside_columns(phases, sizes)
-
-
-def columns(labels, classes):
-    return np.stack([evaluate.time_since_end(labels, k) for k in classes[:-1]], 1)
-
-
-def progression_beside_columns(phases, sizes):
-    x, y = embedded(sizes.train, 1, 30, 110, phases)
-    val, val_y = embedded(sizes.val, 2, 30, 110, phases)
-    classes = np.arange(phases)
-
-    def by_columns():
-        targets = np.concatenate([columns(one, classes) for one in y])
-        truth = np.concatenate([columns(one, classes) for one in val_y])
-        train = np.concatenate(x).astype(np.float64)
-        queries = np.concatenate(val).astype(np.float64)
-        return plain.progression_by_columns(train, targets, queries, truth)
-
-    ours = partial(evaluate.progression, x, y, val, val_y)
-    difference = abs(by_columns() - ours())
-    compare(f'{phases} phases', by_columns, ours, f'{difference:.1e}', runs=sizes.runs)
+        train = embedded(sizes.train, 1, 30, 110, phases)
+        val = embedded(sizes.val, 2, 30, 110, phases)
+        theirs = partial(plain.progression, *train, *val, phases)
+        ours = partial(evaluate.progression, *train, *val)
+        difference = abs(theirs() - ours())
+        compare(f'{phases} phases', theirs, ours, f'{difference:.1e}', runs=sizes.runs)

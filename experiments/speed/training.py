@@ -16,7 +16,7 @@ from speed import released
 from speed.films import films
 from speed.measure import (
     CUDA, DEVICE, DTYPE, NO_GPU, beside_ceiling, bytes_needed, ceiling, row, seconds,
-    short, size, span, timed, wall_seconds)
+    short, size, span, timed)
 
 
 def prepared(dataset, **changes):
@@ -28,6 +28,14 @@ def prepared(dataset, **changes):
     model.to(DEVICE)
     model.backbone.to(DTYPE)
     return s, model.train()
+
+
+def compile_backbone(model):
+    """On CUDA, as train.py does. Each time from nothing: after 8 recompilations of one function
+    dynamo runs it as it is, and the last rows would not be compiled."""
+    if CUDA:
+        torch.compiler.reset()
+        model.backbone.compile()
 
 
 def optimizer_of(model, s):
@@ -60,7 +68,7 @@ def backbones(sizes):
         what = f'  {name}, {frames} frames, {short(DTYPE)}'
         backbone_row(what, model, images, work, sizes)
         if CUDA:
-            model.backbone.compile()
+            compile_backbone(model)
             backbone_row(what + ', compiled', model, images, work, sizes)
     if not CUDA:
         row('  the paper\'s and other backbones, in bfloat16', NO_GPU)
@@ -90,30 +98,24 @@ def feed(s, videos, steps, workers):
                       num_workers=workers, pin_memory=CUDA)
 
 
-def training_step(model, batch, s, optimizer, device, options):
-    """The step of train.py's loop -> the loss."""
-    objective = OBJECTIVES[s.loss]
-    views = data.views(batch, s.image_size, device)                   # (B, 2, T, 3, S, S)
-    names = ('time', 'length', 'valid')
-    time, length, valid = models.on_device([batch[name] for name in names], device)
-    with mixed_precision(device):
-        z = model(views.flatten(0, 1), valid.flatten(0, 1), normalize=objective.unit_length,
-                  project=objective.loss_on_head_output)
-    loss = objective.loss(z.unflatten(0, (-1, 2)), time, length, valid, **options)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]['params'], 10)
-    optimizer.step()
-    return loss.detach()
-
-
 def stepper(s, model):
-    """A function that trains on a batch as train.py does -> the loss."""
+    """The step of train.py's loop with SCL, a function of a batch -> the loss."""
     optimizer = optimizer_of(model, s)
-    options = {name: getattr(s, name) for name in OBJECTIVES[s.loss].settings}
+    objective = OBJECTIVES[s.loss]
+    options = {name: getattr(s, name) for name in objective.settings}
 
     def step(batch):
-        return training_step(model, batch, s, optimizer, DEVICE, options)
+        views = data.views(batch, s.image_size, DEVICE)               # (B, 2, T, 3, S, S)
+        names = ('time', 'length', 'valid')
+        time, length, valid = models.on_device([batch[name] for name in names], DEVICE)
+        with mixed_precision(DEVICE):
+            z = model(views.flatten(0, 1), batch['valid'].flatten(0, 1), project=True)
+        loss = objective.loss(z.unflatten(0, (-1, 2)), time, length, valid, **options)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]['params'], 10)
+        optimizer.step()
+        return loss.detach()
     return step
 
 
@@ -121,10 +123,7 @@ def released_stepper(s, model, dtype):
     """The same in the form of the authors' release."""
     optimizer = optimizer_of(model, s)
     scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype == torch.float16)
-
-    def step(batch):
-        return released.training_step(model, batch, s, optimizer, scaler, DEVICE, dtype)
-    return step
+    return partial(released.training_step, model, s, optimizer, scaler, dtype)
 
 
 def made_videos(sizes, s):
@@ -140,8 +139,7 @@ def steps(sizes):
     for dataset, changes in sizes.steps:
         s, model = prepared(dataset, **changes)
         batch = batch_of(s, made_videos(sizes, s))
-        if CUDA:
-            model.backbone.compile()
+        compile_backbone(model)
         step_row(s, stepper(s, model), batch, sizes)
     if not CUDA:
         row('  penn: dino_vitb8, 4 x 2 x 80 frames', NO_GPU)
@@ -184,8 +182,7 @@ def beside_released(sizes):
         batch = batch_of(s, made_videos(sizes, s))
         theirs = prepared(dataset, **changes)[1]
         theirs.backbone.float()
-        if CUDA:
-            model.backbone.compile()
+        compile_backbone(model)
         ours = partial(stepper(s, model), batch)
         its = partial(released_stepper(s, theirs, dtype), batch)
         slow, fast = timed(its, ours, runs=sizes.runs)
@@ -212,8 +209,7 @@ def feeding(sizes):
     row('fed from disk', 'frames/s', 'needed', 'waiting')
     for dataset, changes in sizes.fed:
         s, model = prepared(dataset, **changes)
-        if CUDA:
-            model.backbone.compile()
+        compile_backbone(model)
         step = stepper(s, model)
         for kind, video in films(sizes.film, s.image_size).items():
             videos = [video] * max(8, s.batch)
@@ -227,11 +223,11 @@ def feeding_row(what, s, step, videos, workers, count):
     loader = iter(feed(s, videos, 1 + count, workers))
     batch = next(loader)                                  # all workers have begun
     step(batch)
-    alone = min(wall_seconds(partial(step, batch)) for _ in range(3))
+    alone = min(seconds(partial(step, batch), wall=True) for _ in range(3))
 
     def train_on_all():
         for each in loader:
             step(each)
 
-    fed = wall_seconds(train_on_all) / count
+    fed = seconds(train_on_all, wall=True) / count
     row(what, f'{frames / fed:.1f}', f'{frames / alone:.1f}', f'{max(0, 1 - alone / fed):.0%}')
