@@ -157,10 +157,11 @@ def decoded(path, indices):
                 file.seek(table.seek[key], stream=video_stream(file))
             timed = timed_frames(file, table.clock)
             first = next(timed, None)
-            if first is not None and first[0] <= times[0]:
+            if first is not None and first[0] <= table.shown[table.keys[key]]:
                 lost += yield from frames_at(itertools.chain([first], timed), times)
                 continue
-            with open_video(path) as again:    # it went too far, or the key frame is damaged
+            # the key frame is damaged; or it is none, and the picture comes bit by bit after it
+            with open_video(path) as again:
                 lost += yield from frames_at(timed_frames(again, table.clock), times)
     tell_lost(path, lost, len(indices))
 

@@ -251,6 +251,23 @@ def write_frames(path, frames, codec='libx264', pixels='yuv420p', options=None, 
         file.mux(stream.encode())
 
 
+def test_pictures_that_come_bit_by_bit(tmp_path):
+    """x264's intra refresh: where decoding may begin, the first frames are not whole. Each frame by
+    itself is as it is in a row."""
+    rng = np.random.default_rng(0)
+    still = rng.integers(0, 256, (12, 20, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    frames = []
+    for i in range(60):
+        frames.append(av.VideoFrame.from_ndarray(np.roll(still, 3 * i, 1), format='rgb24'))
+        frames[-1].pts = i
+    options = {'intra-refresh': '1', 'g': '12', 'bf': '3'}
+    write_frames(tmp_path / 'a.mp4', frames, options=options)
+    video = video_file(tmp_path / 'a.mp4')
+    in_a_row = torch.cat(list(video.parts()))
+    for i in range(60):
+        assert torch.equal(video.read([i])[0], in_a_row[i]), i
+
+
 @pytest.mark.parametrize('name', ['a.mkv', 'b.mp4'])
 def test_the_default_track_is_the_video(name, tmp_path):
     with av.open(str(tmp_path / name), 'w') as file:

@@ -328,7 +328,7 @@ CASES = [
     ('train --out runs/foreign', f'checkpoint.pt: ... no checkpoint of train.py; {ANEW}'),
     ('train --out runs/code', f'checkpoint.pt: {NOT_WHOLE} ... {ANEW}'),
     ('train --out runs/like', f'checkpoint.pt: ... no checkpoint of train.py; {ANEW}'),
-    ('train --out "runs/no adam"', f"checkpoint.pt: lacks what Adam knew ('optimizer'); {ANEW}"),
+    ('train --out "runs/no adam"', f'checkpoint.pt: lacks what Adam knew; {ANEW}'),
     ('train --out runs/whole --lr 0.25', '(lr was 0.001, now 0.25); ... --fresh'),
     ('train --out runs/whole --weights other.pt', 'another backbone ... give --weights'),
     ('train --init none.pt', 'none.pt: no such file'),

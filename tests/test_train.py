@@ -41,7 +41,8 @@ def videos(tmp_path_factory):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """run(*flags) -> exit code, stdout, stderr of train.py, in this process."""
+    """run(*flags) -> exit code, stdout, stderr of train.py, in this process; with one thread, as
+    those of `start`, for sums of several round differently."""
     def run(*flags):
         monkeypatch.setattr(sys, 'argv', ['train.py', *map(str, flags)])
         code = 0
@@ -50,7 +51,10 @@ def run(monkeypatch, capsys):
         except SystemExit as stop:
             code = stop.code
         return code, *capsys.readouterr()
-    return run
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield run
+    torch.set_num_threads(threads)
 
 
 def start(*flags, processes=0):
@@ -231,7 +235,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
             assert (theirs[name] - value).abs().max() <= 1e-4 * max(1, value.abs().max()), name
 
 
-def test_torchrun_trains_and_only_rank_0_writes(tmp_path, videos):
+def test_torchrun_trains_and_only_rank_0_writes(tmp_path, videos, run):
     """And both embed for the evaluation at the end: a single process finds the same metrics."""
     process = start('--out', tmp_path, *videos, '--epochs', 1, processes=2)
     screen, errors = process.communicate(timeout=200)
