@@ -51,7 +51,7 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
         return row.read(seed)
     videos, remarks = read_dataset(dataset, row, data, image_size, label_unit)
     say_remarks(dataset, data, remarks)
-    if row.counted:
+    if row.counted:              # not Kinetics, too large to look into each video; it has no labels
         videos, remarks = check_labels(videos)
         say_remarks(dataset, data, remarks, 'with labels that do not fit, used without')
     return videos
@@ -75,8 +75,8 @@ def two_views(rng, length, frames, *, block='length', shift=0.8):
 def draw_view(rng, length, frames, block, near=None, reach=0):
     """One view: a block of the video, and in it T frames at random, in order -> int64 (T,).
 
-    The block is 1 to 1.5 times as long as the video ('length': it starts at frame 0 and may run
-    past the end, CARL: too) or as the clip ('clip': it starts within `reach` frames of `near`).
+    The block is 1 to 1.5 times as long as the video ('length', CARL: it starts at frame 0 and may
+    run past the end) or as the clip ('clip': it starts within `reach` frames of `near`).
 
         video  |0 . . . . . . . . . . . . . . . length-1|
         block  |------------------------------------------------------|
@@ -86,14 +86,14 @@ def draw_view(rng, length, frames, block, near=None, reach=0):
     while True:
         size = math.ceil(rng.uniform(1, 1.5) * (length if block == 'length' else n))
         last = length - size                # where the last block starts that fits; < 0: none does
-        low, high = 0, last                 # high is exclusive; upper bounds as in CARL's code
+        low, high = 0, last                 # exclusive. CARL: view a never has the last, view b can
         if near is not None:
             low = max(0, min(last, near - reach))
             high = min(last + 1, near + reach + 1)
         start = rng.integers(low, max(1, high))
         view = np.full(frames, length)
         view[:n] = start + np.sort(rng.choice(size, n, replace=False))
-        if view[0] < length:                # of a very short video, all may be padding: again
+        if view[0] < length:                # ours: of a short video all may be padding; draw again
             return view
 
 
@@ -101,17 +101,17 @@ class Clips(Dataset):
     """Two views of T frames of every video; item (epoch, index) -> dict. All that is random comes
     from (seed, epoch, index): the number of workers, their order, what ran before change nothing.
 
-    names     [name]
+    names     [name], of a pair of videos two
     frames    [uint8 (T, 3, H, W)] * 2, one a view; padding repeats the video's last frame
-    time      int64 (2, T), each frame's number in its video
-    length    int64 (2,), how many frames the video has
+    time      int64 (2, T), each frame's number in its video, in units of k frames, see `longest`
+    length    int64 (2,), how many frames the video has, in the same units
     valid     bool (2, T), False = padding
-    labels    int64 (2, T), see labels.py; -1 = unlabelled, padding, or with_labels=False
+    labels    int64 (2, T), see datasets/labels.py; -1 = unlabelled, padding, or with_labels=False
     seeds     int64 (2,), from which each view's augmentation is drawn
     skipped   {name: reason} of broken videos that were drawn before; another took their place
 
     sample: draws the time stamps; sampling: its options. longest (ours): of a video of more frames
-    only every k-th counts, k = `stride`.
+    only every k-th counts, k = `thinning`; else k = 1.
     """
 
     def __init__(self, videos, *, frames, seed=0, with_labels=False, sample=two_views, longest=0,
@@ -121,14 +121,18 @@ class Clips(Dataset):
         self.seed = seed
         self.longest = longest
         self.sample = partial(sample, frames=frames, **sampling)
+        # {action: the number of its phase 0}, so that no two actions share a class
         self.first_class, self.classes = number_phases(videos) if with_labels else ({}, 0)
 
     def __len__(self):
         return len(self.videos)
 
+    def rng(self, epoch, index):
+        return np.random.default_rng([self.seed, epoch, index])
+
     def __getitem__(self, key):
         epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
+        rng = self.rng(epoch, index)
         skipped = {}
         for _ in range(100):
             item = self.draw(rng, index, skipped)
@@ -140,7 +144,8 @@ class Clips(Dataset):
         raise UserError(f'100 videos in a row cannot be read; the last: {reason}')
 
     def draw(self, rng, index, skipped):
-        """Both views of one video; None, and its name in `skipped`, if it cannot be read."""
+        """Both views of one video (VideoPairs: one of each of two); None, and its name in
+        `skipped`, if it cannot be read."""
         return self.read(rng, self.videos[index], 2, skipped)
 
     def read(self, rng, video, views, skipped):
@@ -170,18 +175,18 @@ class Clips(Dataset):
 
     def times(self, rng, video):
         """-> time stamps int64 (2, T) and length in units of `step` frames, and step."""
-        step = stride(video.frames, self.longest)
+        step = thinning(video.frames, self.longest)
         length = math.ceil(video.frames / step)
         return self.sample(rng, length), length, step
 
 
-def stride(frames, longest):
+def thinning(frames, longest):
     """k, where every k-th of so many frames are `longest` or fewer; 1 where that is 0 or inf."""
     return max(1, math.ceil(frames / longest)) if longest else 1
 
 
 def collate(items):
-    """Items -> a batch: tensors as (B, ...), a list of the rest but `skipped`, one for all."""
+    """Items -> a batch: tensors stacked (B, ...), others as lists, `skipped` merged into one."""
     batch = {}
     for key, value in items[0].items():
         batch[key] = [item[key] for item in items]
@@ -214,7 +219,7 @@ def augmentation(size, crop, jitter, hue):
         v2.RandomGrayscale(0.2)])
 
 
-def are_pixels(frames):
+def has_pixels(frames):
     """False: packed features, of running/features.py. Errors: UserError where they are neither."""
     if frames.dtype not in (torch.uint8, torch.float16) or frames.ndim != 4:
         raise UserError(f'frames are {frames.dtype} {tuple(frames.shape)}: a video must decode to '
@@ -228,7 +233,7 @@ def augment(frames, seed, size, *, crop=0.8, jitter=0.8, hue=0.2):
     crop: smallest share of the area that is kept; jitter, hue: strengths. Drawn from the seed on
     the CPU, so that no GPU is waited for, and the global generators stay as they are.
     """
-    if not are_pixels(frames):
+    if not has_pixels(frames):             # features of --versions: nothing to augment
         return frames.float()
     height, width = frames.shape[2:]
     if min(1, 4 / 3 * height / width, 4 / 3 * width / height) < crop:
@@ -241,7 +246,8 @@ def augment(frames, seed, size, *, crop=0.8, jitter=0.8, hue=0.2):
 
 
 def views(batch, size, device='cpu', **strength):
-    """A batch of `collate` -> its augmented clips (B, 2, T, 3, S, S) on the device."""
+    """A batch of `collate` -> its augmented clips (B, 2, T, 3, S, S) on the device; or, as they
+    are, packed features in their place (B, 2, T, 1, P*L + 1, C)."""
     clips = []
     for frames, seeds in zip(batch['frames'], batch['seeds'].tolist()):
         for view, seed in zip(frames, seeds):
@@ -252,7 +258,7 @@ def views(batch, size, device='cpu', **strength):
 
 def center(frames, size):
     """At evaluation: the central S x S pixels (a smaller side whole) -> normalised (n, 3, S, S)."""
-    if not are_pixels(frames):
+    if not has_pixels(frames):
         return frames.float()
     height, width = frames.shape[2:]
     top = max(0, math.ceil((height - size) / 2))
@@ -268,7 +274,7 @@ def resize(frames, size):
 
 @cache
 def statistics(device):
-    """Mean and standard deviation (2, 3, 1, 1), sent to a device once: that waits for it."""
+    """Mean and standard deviation (2, 3, 1, 1), kept on each device: to send them is to wait."""
     return torch.tensor([MEAN, STD], device=device)[:, :, None, None]
 
 

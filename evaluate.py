@@ -20,7 +20,7 @@ import model as models
 from evaluation.command import check_arguments, load_models, parse, seeds_together
 from evaluation.embedding import Frozen, embed_splits, folders_of, write_index
 from evaluation.focus import print_focus
-from evaluation.labels import by_action, labelled_only, needed
+from evaluation.labels import by_action, labelled_only, only_measured
 from evaluation.linear import linear_classifier
 from evaluation.own_videos import align_files, predict_folder
 from evaluation.table import mean, mean_row, print_result, remarks, write_json
@@ -29,7 +29,7 @@ from running.command import end_well
 from running.processes import is_rank0, join_processes
 from running.record import attempt
 
-BLOCK = 2 ** 22  # numbers in a metric's largest temporary array
+BLOCK = 2 ** 22  # similarities that tau and retrieval compute at once
 
 
 # --------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def kendalls_tau(embeddings, stride=1):
 
     tau-b between the frames of a video and the indices of their nearest neighbours in another; mean
     over all ordered pairs of videos, but those without a tau: one frame, or one neighbour for all.
-    The paper's "fraction of correct matches" would be (tau + 1) / 2.
+    The paper's "fraction of correct matches" would be (tau + 1) / 2, without ties.
     """
     videos = as_tensors([x[::stride] for x in embeddings if len(x)])
     if len(videos) < 2:
@@ -153,10 +153,11 @@ def rank_correlation(sequences):
 
 
 def retrieval(embeddings, labels, k=5, stride=1):
-    """Fine-grained frame retrieval, AP@k (0..1): of a frame's k nearest frames in other videos, how
-    many have its label; mean over frames, then over videos.
+    """Fine-grained frame retrieval, AP@k (0..1): of a frame's k nearest frames in other videos,
+    what share has its label; mean over frames, then over videos.
 
-    float32 finds k + 3 candidates, which float64 ranks anew.
+    float32 finds k + 3 candidates, which float64 ranks anew, for rounding may swap near ties; of
+    equal ones the earlier frame comes first.
     """
     embeddings, labels = labelled_only(embeddings, labels)
     if len(embeddings) < 2:
@@ -230,7 +231,7 @@ def assess(networks, videos, settings, *, controls=True, folders=(), workers=0):
     embedded    {split: [EmbeddedVideo]}: the videos that could be read, with the labels
     embeddings  {model: {split: [(n_i, D)]}}: of the same videos in the same order
     skipped     {video: why it cannot be read}; remarks: lines about the data; dataset: its name
-    paper       the values of the paper's Table 1, {metric: (mean, 2 standard deviations)}, or None
+    paper       the values of the paper's Table 1, {metric: (mean, 2 standard deviations)}, or {}
 
     networks: {name: MVFormer}; videos: of data.load; settings: the first model's; folders: where
     the embeddings of each are saved.
@@ -240,14 +241,15 @@ def assess(networks, videos, settings, *, controls=True, folders=(), workers=0):
     phases = row.metrics != 'none'
     first = next(iter(networks.values()))
     device = next(first.mtf.parameters()).device
-    if not folders:
-        videos = needed(videos, phases)
+    if not folders:                     # else every video is embedded
+        videos = only_measured(videos, phases)
     if controls and phases:
         networks = networks | {'untrained': untrained(settings, first)}
         networks['frozen (mean of patches)'] = Frozen(first.backbone, cls=False)
         if getattr(first.backbone, 'gives_cls', False):
             networks['frozen (CLS)'] = Frozen(first.backbone, cls=True)
 
+    # 'limit' is in the settings of CARL's checkpoints and the authors' alone
     embedded, embeddings, skipped = embed_splits(
         networks, videos, folders=folders, limit=settings.get('limit') or row.limit,
         whole=row.whole, device=device, workers=workers)
@@ -303,6 +305,7 @@ def run(args):
                        image_size=settings['image_size'], seed=settings['data_seed'],
                        label_unit=settings['label_unit'])
     if args.predict:
+        # the functions are given, not imported there: this file imports that one
         return predict_folder(first, settings, videos['train'], args.predict, args.out,
                               fit_classifier, clock)
     folders = folders_of(list(networks), args.embeddings)

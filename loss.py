@@ -1,15 +1,18 @@
 """SCL, which trains MV-Former (paper, section 4), and the table of all objectives.
 
-An objective is one pure function,
+An objective is one function,
     loss(z, time, length, valid, **options) -> scalar
     z       (B, 2, T, D)        embeddings: B videos, 2 views (or 2 videos of one action), T frames
     time    (B, 2, T)    int64  each frame's number in its video
     length  (B, 2)       int64  frames in that video
     valid   (B, 2, T)    bool   False = padding, which stands at a clip's end and counts for nothing
-and, where its row in OBJECTIVES asks for it, one of these options:
+and, where its row in OBJECTIVES asks for them, these options: its `settings`, of train.py by name;
     labels  (B, 2, T)    int64  the frame's phase, -1 = unlabelled; no two actions share a number
     classifier                  a module that is trained with the model
     teacher (B, 2, T, K), centre (K,)    see objectives/distill.py
+
+`@objective` turns autocast off and zeroes padded embeddings; what an objective draws at random
+comes from torch's generator, which train.py seeds for each step. NEVER is a logit of -1e9.
 
 In einsums: b, c videos; v, w views; i, j, k frames; d channels. A new objective is one file in
 objectives/ and one row here.
@@ -73,7 +76,8 @@ def time_target(time, valid, sigma2):
     """G (B, 2, T, T): how much frame i of a view should resemble frame j of the other view.
 
     A row sums to 1, or is 0 where the Gaussian underflows, all frames of the other view being more
-    than about 45 frames away: no target. A softmax over j would take the nearest, however far.
+    than about 14 sigma away (45 frames at sigma2 = 10): no target. A softmax over j would take the
+    nearest, however far.
     """
     gap = time[..., :, None] - time.flip(1)[..., None, :]             # (B, 2, T, T)
     target = torch.exp(-gap.float().square() / (2 * sigma2))
@@ -92,6 +96,7 @@ def batch_logits(z, valid, temperature):
     """z (B, 2, T, D) -> z_i.z_k / temperature (B, 2, T, B * 2 * T), k not of i's own view."""
     B, views = z.shape[:2]
     own = torch.eye(B * views, dtype=torch.bool, device=z.device)
+    # true where video b, view v is video c, view w
     own = rearrange(own, '(b v) (c w) -> b v 1 c w 1', v=views, w=views)
     logits = einsum(z, z, 'b v i d, c w k d -> b v i c w k') / temperature
     return logits.masked_fill(own | ~valid, NEVER).flatten(3)

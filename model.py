@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from backbones.weights import fingerprint, load_trained, read_file  # noqa: F401, for users
+from backbones.weights import load_trained, read_file
 from lstp import POOLERS
 from mtf import MTF, READOUTS, Block
 from running.errors import UserError
+from running.processes import on_device
 from running.settings import add_arguments, check_limits, setting
 
 
@@ -40,11 +41,11 @@ class ViT(nn.Module):
     """The Vision Transformer (Dosovitskiy et al., ICLR 2021) of DINO (Caron et al., ICCV 2021).
 
     layers: blocks, counted from 1 as in the paper, whose outputs are the patch features; the last
-    by default. with_cls: False stops at the last of them, for poolers that do not read CLS.
-    trained_size: pixels a side of the pictures that its positions were trained on; the frames' own
-    is image_size. build_backbone and build_model set these.
+    by default. trained_size: pixels a side of the pictures that its positions were trained on.
+    Attributes set later: image_size, pixels a side of the frames, by build_backbone; with_cls,
+    False where nobody reads CLS and the pass may stop after the last of `layers`, by build_model.
     """
-    block = Block                  # dinov2.py and dinov3.py replace these
+    block = Block                  # the three: others in backbones/dinov2.py, dinov3.py
     eps = 1e-6                     # of LayerNorm
     prefix = 1                     # tokens before the patches: CLS; dinov2.py adds registers
 
@@ -107,7 +108,8 @@ class ViT(nn.Module):
         return self.with_cls or max(self.layers) == len(self.blocks)
 
     def block_arguments(self, images):
-        """What every block is given beside the tokens: nothing here, a rotation in DINOv3."""
+        """What every block is given beside the tokens: nothing here, a rotation in DINOv3, a mask in
+        tiny_local."""
         return {}
 
     def forward(self, images):
@@ -120,7 +122,7 @@ class ViT(nn.Module):
             x = block(x, **arguments)
             if number in self.layers:
                 chosen[number] = x[:, self.prefix:]               # (F, P, C)
-            if number == max(self.layers) and not self.with_cls:
+            if number == max(self.layers) and not self.gives_cls:
                 break
         patches = torch.cat([chosen[number] for number in self.layers], -1)
         cls = self.norm(x[:, 0]) if self.gives_cls else None
@@ -230,7 +232,7 @@ class MVFormer(nn.Module):
         if valid is None:
             entities, _ = self.entities(images)                                    # (B*T, N, d)
         else:
-            # from the CPU, where a batch's lies: to count what is on a GPU, the CPU waits for it
+            # on the CPU, where a batch's lies: nonzero on a GPU would make the CPU wait for it
             needed, place = without_repeats(valid.cpu())
             needed, place, valid = on_device([needed, place, valid], images.device)
             entities, _ = self.entities(images[needed])
@@ -247,7 +249,9 @@ class MVFormer(nn.Module):
         """Any video, in eval mode -> unit-length embeddings of its frames (n, D), float32 NumPy.
 
         video: a file, a folder of images, or a data.Video, whose frames enter as they are. One of
-        more than `most` frames is thinned out, and the others are interpolated. Errors: UserError.
+        more than `most` frames is thinned out, and the others are interpolated, as evaluate.py does
+        for `folder`; of Penn, Pouring or FineGym it cuts a longer video, and it crops FineGym's and
+        Kinetics' frames. Errors: UserError.
         """
         import data                                       # late: a model needs no videos
         from evaluation.embedding import embed, evaluating
@@ -257,7 +261,7 @@ class MVFormer(nn.Module):
             video = open_video(str(video), video, self.backbone.image_size)
         with evaluating([self]):
             found = embed([self], [video], [0], limit=most, whole=True, device=device)
-            [(_, why, arrays)] = found
+            _, why, arrays = next(found)
         if arrays is None:
             raise UserError(why)
         return arrays[0]
@@ -269,11 +273,6 @@ class MVFormer(nn.Module):
             if not weight.requires_grad:
                 frozen.add(name)
         return {key: value for key, value in self.state_dict().items() if key not in frozen}
-
-
-def on_device(tensors, device):
-    """Small tensors from the CPU. Not to wait for them is safe on CUDA alone."""
-    return [tensor.to(device, non_blocking=device.type == 'cuda') for tensor in tensors]
 
 
 def without_repeats(valid):
@@ -318,7 +317,7 @@ class Architecture:
         return cls(**{name: settings[name] for name in own}).resolve()
 
     def resolve(self):
-        """Fill in what follows from the backbone. Returns self. Errors: UserError."""
+        """Fill in what follows from backbone and pooler. Returns self. Errors: UserError."""
         if self.backbone not in backbones():
             raise UserError(f'backbone {self.backbone!r}: choose from {", ".join(backbones())}')
         row = backbones()[self.backbone]
@@ -346,7 +345,8 @@ def to_half(backbone, name, dtype):
 def build_model(settings, backbone=None):
     """The model that a dict of settings describes, in eval mode, without a head.
 
-    settings: of Architecture; others in it are passed over. backbone: one to share, as it is.
+    settings: of Architecture; others in it are passed over. backbone: one to share; it gives
+    CLS from now on if this pooler reads it.
     Errors: UserError.
     """
     from backbones.build import build_backbone, unfreeze    # late: they know the backbones
@@ -378,7 +378,8 @@ def build_model(settings, backbone=None):
 # Checkpoints
 
 def load_checkpoint(path):
-    """What train.py wrote: settings, model, optimizer, step, backbone (a fingerprint).
+    """What train.py wrote: settings, videos (names), backbone (a fingerprint), model, optimizer,
+    step, and the teacher if there is one.
 
     path: the file, or the folder of its run. Also from a checkpoint of CARL or of the authors'
     release (backbones/released.py): there 'backbone' is None, since it is in the file itself.
@@ -436,8 +437,9 @@ def main():
     except UserError as error:
         parser.error(str(error))
     frames = settings.frames
+    _, _, (_, entities, _), *_ = rows[1]                  # the pooler's row, its shape (F, N, d)
     print(f'MV-Former: one clip of T = {frames} frames, {settings.backbone} layers '
-          f'{settings.layers}, N = {rows[1][2][1]} entities')
+          f'{settings.layers}, N = {entities} entities; MACs: multiply-adds')
     line = '{:14} {:6} {:18} {:>12} {:8} {:>13} {:>12}'.format
     print(line('part', 'paper', 'output', 'parameters', '', 'MACs a frame', 'MACs a clip'))
     rows.append(('whole', '', (), sum(row[3] for row in rows), None, sum(row[5] for row in rows)))
@@ -448,5 +450,6 @@ def main():
 
 
 if __name__ == '__main__':
-    from model import main    # so that there is one class ViT: the backbones import this file
+    # run as a script this file is `__main__`, but the backbones import `model`: one class ViT
+    from model import main
     main()

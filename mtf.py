@@ -13,7 +13,8 @@ from torch import nn
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al., 2017) of B sequences of S tokens of width C."""
+    """Multi-head self-attention (Vaswani et al., 2017) of B sequences of S tokens of width C.
+    rotation: DINOv3's alone, whose own split_heads takes it."""
 
     def __init__(self, width, heads):
         super().__init__()
@@ -26,7 +27,8 @@ class Attention(nn.Module):
         return rearrange(self.qkv(x), 'b s (three h c) -> three b h s c', three=3, h=self.heads)
 
     def forward(self, x, mask=None, **rotation):
-        """x (B, S, C); mask bool, broadcast to (B, heads, S, S): may one look at the other?"""
+        """x (B, S, C); mask bool, broadcast to (B, heads, S, S): True where a row's
+        token may look at a column's."""
         query, key, value = self.split_heads(x, **rotation)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.proj(rearrange(out, 'b h s c -> b s (h c)'))

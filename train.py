@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 import data
 import evaluate
 import model as models
-from backbones.weights import load_strictly
+from backbones.weights import fingerprint, load_strictly
 from datasets.pairs import VideoPairs, interleaved_views
 from loss import OBJECTIVES, without_target
 from running.batchnorm import share_batchnorm
@@ -33,7 +33,7 @@ from running.command import StopSignals, end_well, on_stop
 from running.errors import UserError
 from running.features import see
 from running.processes import (all_gather, half_dtype, join_processes, mixed_precision,
-                               print_rank0, rank0_first, wait_for_all)
+                               on_device, print_rank0, rank0_first, wait_for_all)
 from running.record import Log, open_folder, report_skipped, save_checkpoint
 from running.settings import add_arguments, check_limits, refuse_changes, setting
 from running.workers import DIED, start_worker, watched
@@ -52,7 +52,6 @@ PRESETS = {
     'finegym99': dict(frames=240, layers=[10, 11, 12], entities=6, readout='avg', fc_width=1536,
                       embedding=256, epochs=300, batch=8, block='clip'),
     'k400': dict(epochs=10, batch=8),
-    # 20 videos of 100 frames in a quarter of an hour on two cores
     'folder': dict(backbone='dinov2_vits14', image_size=112, frames=16,
                    longest=256, versions=4, epochs=100, lr=1e-3),
 }
@@ -73,14 +72,16 @@ class Settings(models.Architecture):
     crop: float = setting(0.8, 'smallest share of the area that a crop keeps', least=0.01, most=1)
     jitter: float = setting(0.8, 'strength of the colour jitter', least=0)
     hue: float = setting(0.2, 'strength of its hue shift', least=0, most=0.5)
-    block: str = setting('length', 'a view comes from 1 to 1.5 lengths of the video or the clip',
+    block: str = setting('length', "a view comes from a stretch of 1 to 1.5 times the video's "
+                         "length, or the clip's",
                          choices=['length', 'clip'])
-    longest: int = setting(0, 'of a video with more frames, every k-th; 0: all of any', least=0)
-    versions: int = setting(0, 'augmented once, so often, not anew each time', least=0)
+    longest: int = setting(0, 'of a video with more frames train on every k-th; 0: on all', least=0)
+    versions: int = setting(0, 'K: the frozen backbone sees K augmented versions of each '
+                            'video, once; 0: anew each step', least=0)
     features: str = setting(None, 'where versions lie; else in the run', metavar='DIR')
     shift: float = setting(0.8, 'block=clip: reach of the second view, in clips', least=0)
     loss: str = setting('scl', '%(choices)s', choices=list(OBJECTIVES), group='objective')
-    negatives: str = setting('single', "scl: frames of the same video, or of a process's batch",
+    negatives: str = setting('single', "scl: frames of the other view, or of a process's batch",
                              choices=['single', 'batch'])
     sigma2: float = setting(10., 'scl: width of its target, in frames squared', least=1e-3)
     temperature: float = setting(0.1, 'scl: of its softmax', least=1e-3)
@@ -106,7 +107,7 @@ class Settings(models.Architecture):
 
 
 def preset(dataset):
-    """The settings for a data set, as the paper has them."""
+    """The settings for a data set: the paper's, or ours where the paper has no such set."""
     return Settings(**PRESETS.get(dataset, {}) | dict(dataset=dataset))
 
 
@@ -118,7 +119,7 @@ def parse(argv=None):
     known, _ = first.parse_known_args(argv)
     defaults = preset(known.dataset)
     other = models.backbones().get(known.backbone)
-    if defaults.image_size and other:                     # no more pixels than another is used to
+    if defaults.image_size and other:                     # folder's 112 pixels, fewer of a tiny one
         defaults.image_size = min(defaults.image_size, other.image_size)
     parser = argparse.ArgumentParser(
         usage='%(prog)s [options]', allow_abbrev=False,
@@ -135,6 +136,9 @@ def parse(argv=None):
 def check(s, world, videos):
     """Refuse settings that cannot train on these videos. Errors: UserError."""
     objective = OBJECTIVES[s.loss]
+    if s.versions and s.train_backbone:
+        raise UserError(f'--versions {s.versions}: its features are those of a frozen backbone, '
+                        f'and --train-backbone changes it; give --versions 0')
     if objective.interleaved and s.frames % 2:
         raise UserError(f'--frames {s.frames}: {s.loss} takes pairs of them; choose an even number')
     if s.frames < objective.min_frames:
@@ -171,7 +175,8 @@ def train(settings, fresh=False):
     objective = OBJECTIVES[s.loss]
     clips = make_clips(s, objective, videos['train'])
     model = make_model(s, objective, clips.classes, resumed)
-    about = dict(settings=asdict(s), backbone=models.fingerprint(model.backbone),
+    # of every checkpoint, the part that stays the same
+    about = dict(settings=asdict(s), backbone=fingerprint(model.backbone),
                  videos=[video.name for video in videos['train']])
     prepare(model, s, device)
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
@@ -184,30 +189,14 @@ def train(settings, fresh=False):
     options = {name: getattr(s, name) for name in objective.settings}
     if objective.head and not objective.loss_on_head_output:
         options['classifier'] = model.head
+    strength = dict(crop=s.crop, jitter=s.jitter, hue=s.hue)
     stop = StopSignals()
-
-    def save():
-        log.report()
-        checkpoint = about | dict(model=model.trained_state(), optimizer=optimizer.state_dict(),
-                                  step=step)
-        if teacher:
-            checkpoint['teacher'] = teacher.trained_state()
-        save_checkpoint(path, checkpoint)
-
-    def evaluate_now(final=False):
-        """The table; the controls and the picture only at the end."""
-        save()
-        with stop.at_once():                              # a resumed run evaluates again
-            evaluate.evaluate(model, videos, vars(s), controls=final, log=partial(log.write, step),
-                              picture=path.with_name('entities.png') if final else None)
-        model.train()
 
     with open_folder(path.parent, fresh, asdict(s)), on_stop(stop.ask):
         if s.versions:                                    # the backbone sees each video once
             with stop.at_once():
                 videos = see(model, videos, s.features or path.with_name('features'), s.versions,
-                             dict(crop=s.crop, jitter=s.jitter, hue=s.hue), longest=s.longest,
-                             device=device, rank=rank, world=world)
+                             strength, longest=s.longest, device=device, rank=rank, world=world)
             clips.videos = videos['train']
         log = Log(path.parent, step, epochs=s.epochs, steps=steps, frames=s.batch * 2 * s.frames,
                   every=10 if device.type == 'cuda' else 1)
@@ -215,19 +204,37 @@ def train(settings, fresh=False):
             return print_rank0(f'this run is finished; evaluate it by: python evaluate.py {path}   '
                                f'(--fresh begins anew)')
         announce(s, model, about, resumed, clips, videos, step, world, device)
+
+        def save():
+            log.report()
+            checkpoint = about | dict(model=model.trained_state(), step=step,
+                                      optimizer=optimizer.state_dict())
+            if teacher:
+                checkpoint['teacher'] = teacher.trained_state()
+            save_checkpoint(path, checkpoint)
+
+        def evaluate_now(final=False):
+            """The table; the controls and the picture only at the end."""
+            save()
+            with stop.at_once():
+                evaluate.evaluate(
+                    model, videos, vars(s), controls=final, log=partial(log.write, step),
+                    picture=path.with_name('entities.png') if final else None)
+            model.train()
+
         model.train()
         saved = time.time()
         skipped = {}                                      # videos that could not be read: why
         for batch in watched(loader(s, clips, step, rank, world, device)):
             leave_if_asked(stop, batch, step, save)       # all processes leave at the same step
+            # here, not after the step: what was stopped while evaluating evaluates as it goes on
             if evaluation_is_due(s, step, steps) and step != log.evaluated:
                 evaluate_now()
             lr = learning_rate(s, step // steps)
             for group in optimizer.param_groups:
                 group['lr'] = lr
-            views = data.views(batch, s.image_size, device,
-                               crop=s.crop, jitter=s.jitter, hue=s.hue)    # (B, 2, T, 3, S, S)
-            time_, length, valid, labels = models.on_device(
+            views = data.views(batch, s.image_size, device, **strength)    # (B, 2, T, 3, S, S)
+            time_, length, valid, labels = on_device(
                 [batch[name] for name in ('time', 'length', 'valid', 'labels')], device)
             clips_valid = batch['valid'].flatten(0, 1)                     # on the CPU (B * 2, T)
             seed_step(s.seed, step, rank)
@@ -261,7 +268,7 @@ def train(settings, fresh=False):
 
 
 def leave_if_asked(stop, batch, step, save):
-    """Save and leave where any process has a signal, or no batch since a worker died."""
+    """Save and leave where any process has a signal, or None for a batch: a worker has died."""
     stops, died = zip(*all_gather((stop.asked, batch is None)))
     if not any(stops) and not any(died):
         return
@@ -273,7 +280,7 @@ def leave_if_asked(stop, batch, step, save):
 
 
 def learning_rate(settings, epoch):
-    """Half a cosine over the epochs, without warm-up."""
+    """Half a cosine over E + 1 epochs, so that the last one still learns; no warm-up."""
     return settings.lr / 2 * (1 + math.cos(math.pi * epoch / (settings.epochs + 1)))
 
 
@@ -326,11 +333,8 @@ def make_model(s, objective, classes, resumed):
 
 
 def prepare(model, s, device):
-    """Bring the model to its device; there a frozen backbone computes in half precision.
-    Errors: UserError."""
-    if s.versions and s.train_backbone:
-        raise UserError(f'--versions {s.versions}: its features are those of a frozen backbone, '
-                        f'and --train-backbone changes it; give --versions 0')
+    """Bring the model to its device; on CUDA a frozen backbone computes in half precision, and is
+    compiled."""
     model.to(device)
     if not s.train_backbone:
         models.to_half(model.backbone, s.backbone, half_dtype(device))
@@ -374,13 +378,14 @@ def loader(s, clips, step, rank, world, device):
         num_workers=s.workers, worker_init_fn=start_worker, pin_memory=device.type == 'cuda')
 
 
-def batches(videos, settings, first_step, rank, world):
-    """Which (epoch, video) this process trains on, step by step, whatever happened before: each
-    epoch is a permutation from (seed, epoch), in global batches, an incomplete last one dropped."""
-    steps = videos // settings.batch
+def batches(count, settings, first_step, rank, world):
+    """Which (epoch, video) of so many videos this process trains on, step by step, whatever was
+    before: each epoch is a permutation from (seed, epoch), in global batches, an incomplete last
+    one dropped."""
+    steps = count // settings.batch
     local = settings.batch // world
     for epoch in range(first_step // steps, settings.epochs):
-        order = np.random.default_rng([settings.seed, epoch]).permutation(videos)
+        order = np.random.default_rng([settings.seed, epoch]).permutation(count)
         for step in range(steps):
             if epoch * steps + step >= first_step:
                 start = step * settings.batch + rank * local
@@ -415,16 +420,17 @@ def say_if_far_apart(s, clips, most=100):
     shares = []
     for index, video in enumerate(clips.videos[:most]):
         try:
-            time, length, _ = clips.times(np.random.default_rng([s.seed, 0, index]), video)
+            time, length, _ = clips.times(clips.rng(0, index), video)
         except UserError:                                 # it will be skipped
             continue
         time = torch.from_numpy(time)[None]                                # (1, 2, T)
         shares.append(float(without_target(time, time < length, s.sigma2)))
     share = sum(shares) / max(1, len(shares))
+    longest = int(5 * math.sqrt(s.sigma2) * s.frames)     # so long, under 1 % have no target
     if share > 0.05:
         print_rank0(f'note: sigma2 {s.sigma2:g}: {share:.0%} of the frames drawn have no frame of '
                     f'the other view within reach, and learn nothing; raise --sigma2 or --frames, '
-                    f'or give --longest {16 * s.frames}')
+                    f'or give --longest {longest}')
 
 
 def main():

@@ -53,7 +53,7 @@ class Frames(IterableDataset):
             video = self.videos[position]
             try:
                 end = video.frames, video.labels
-                for part in video.parts(PART, data.stride(video.frames, self.most)):
+                for part in video.parts(PART, data.thinning(video.frames, self.most)):
                     yield position, part, None
             except UserError as error:
                 end = str(error)

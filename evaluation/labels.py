@@ -15,7 +15,7 @@ def labelled_only(embeddings, labels):
     return kept, kept_labels
 
 
-def needed(videos, phases):
+def only_measured(videos, phases):
     """Of {split: [Video]} what is measured, or where there are no phases a few to be drawn."""
     if not phases:
         return {'train': [], 'val': (videos['val'] or videos['train'])[:8]}

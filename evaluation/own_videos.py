@@ -30,7 +30,7 @@ def embed(network, videos, settings):
         {'model': network}, videos, limit=limit, whole=True, device=device,
         workers=settings['workers'])
     for record in itertools.chain(*embedded.values()):
-        step = data.stride(record.frames, limit)
+        step = data.thinning(record.frames, limit)
         if step > 1:
             note = (f'note: {record.video.name}: of {record.frames} frames one in {step} is '
                     f'embedded; those between are interpolated')

@@ -98,7 +98,7 @@ def see(model, videos, folder, versions, strength, *, longest=0, device='cpu', r
     for video, name, (_, length, _) in zip(distinct, file_names(distinct), key['videos']):
         seen[video] = one = copy.copy(video)
         one.__class__ = SeenVideo
-        one.step = data.stride(length, longest)
+        one.step = data.thinning(length, longest)
         last = versions if video in videos['train'] else 0
         one.files = [folder / f'{name}.{k}.npy' for k in range(last + 1)]
         for k, file in enumerate(one.files):

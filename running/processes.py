@@ -46,6 +46,11 @@ def mixed_precision(device):
     return nullcontext()
 
 
+def on_device(tensors, device):
+    """Copies of small CPU tensors. Not to wait for a copy is safe on CUDA alone."""
+    return [tensor.to(device, non_blocking=device.type == 'cuda') for tensor in tensors]
+
+
 def join_processes(device_name=None):
     """Join the others where torchrun started several -> rank, world size, this one's device."""
     numbers = {}

@@ -29,6 +29,7 @@ import evaluate
 import loss
 import model
 import train
+from backbones.weights import fingerprint
 from miniatures import phases, write_images, write_video
 from pictures import figures
 
@@ -226,7 +227,7 @@ def stage(tmp_path_factory):
         whole = model.build_model(settings)
         whole.head = loss.projection_head(8)
         checkpoint = dict(settings=settings, model=whole.trained_state(), optimizer={}, step=1,
-                          epoch=0, backbone=model.fingerprint(whole.backbone))
+                          epoch=0, backbone=fingerprint(whole.backbone))
         Path('run').mkdir()
         torch.save(checkpoint, 'run/checkpoint.pt')
         Path('run/log.jsonl').write_text('{"step": 1, "epoch": 0, "loss": 1.0, "lr": 0.0005}\n')

@@ -11,6 +11,7 @@ import torch
 
 import data
 import evaluate
+from backbones.weights import fingerprint
 from pictures import figures
 import model as models
 from evaluation import command, embedding
@@ -33,7 +34,7 @@ def checkpoint(network, tmp_path, monkeypatch):
     path = tmp_path / 'run' / 'checkpoint.pt'
     path.parent.mkdir()
     content = dict(settings=SETTINGS, model=network.trained_state(), epoch=1,
-                   backbone=models.fingerprint(network.backbone))
+                   backbone=fingerprint(network.backbone))
     torch.save(content, path)
     log = [dict(step=i, loss=1 / i, lr=0.1) for i in range(1, 60)]
     log.append(dict(step=59, tau=0.9, classification=0.5))
@@ -269,8 +270,8 @@ def test_frozen_backbones_are_halved_on_a_gpu(tmp_path, monkeypatch, released, t
     settings['train_backbone'] = trained
     torch.manual_seed(0)
     network = models.build_model(settings)
-    fingerprint = None if released else models.fingerprint(network.backbone)
-    checkpoint = dict(settings=settings, model=network.state_dict(), backbone=fingerprint, epoch=1)
+    known = None if released else fingerprint(network.backbone)
+    checkpoint = dict(settings=settings, model=network.state_dict(), backbone=known, epoch=1)
     if not released:
         checkpoint['model'] = network.trained_state()
     monkeypatch.setattr(models, 'load_checkpoint', lambda path: checkpoint)

@@ -9,6 +9,7 @@ from torch import nn
 
 import data
 import model
+from backbones.weights import fingerprint
 from backbones.released import rename
 from loss import projection_head, scl
 from lstp import LSTP
@@ -177,7 +178,7 @@ def saved(tmp_path):
     s = asdict(model.Architecture.from_dict(settings()))
     mvf = model.build_model(s)
     checkpoint = dict(settings=s, model=mvf.trained_state(), step=1,
-                      backbone=model.fingerprint(mvf.backbone))
+                      backbone=fingerprint(mvf.backbone))
     torch.save(checkpoint, tmp_path / 'checkpoint.pt')
     return mvf, checkpoint
 

@@ -7,6 +7,7 @@ import torch
 import data
 import evaluate
 import model as models
+from backbones.weights import fingerprint
 from evaluation import own_videos
 from made import table_of
 from miniatures import folder, write_images, write_video
@@ -36,7 +37,7 @@ def checkpoint(network, labelled_set, tmp_path):
     path.parent.mkdir()
     settings = SETTINGS | {'data': str(labelled_set), 'depth': 3, 'merge': 1}
     content = dict(settings=settings, model=network.trained_state(), epoch=1,
-                   backbone=models.fingerprint(network.backbone))
+                   backbone=fingerprint(network.backbone))
     torch.save(content, path)
     return path
 

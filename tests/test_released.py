@@ -10,7 +10,7 @@ import model
 import train
 from backbones.build import build_backbone
 from backbones.released import translate
-from backbones.weights import backbone_state
+from backbones.weights import backbone_state, fingerprint
 from full_size import save_released
 from loss import projection_head
 from miniatures import write_images
@@ -175,7 +175,7 @@ def test_its_weights_come_along(small, tiny, tmp_path):
     theirs = small['model_state']
     save_released(tmp_path / 'it.pth', theirs, small['cfg'])
     network = model.load_model(tmp_path / 'it.pth')
-    assert model.fingerprint(network.backbone) == model.fingerprint(tiny)
+    assert fingerprint(network.backbone) == fingerprint(tiny)
     assert torch.equal(network.pool.own, theirs['embed.pooling.cross_att.Q_s'][0])
     assert torch.equal(network.mtf.out.bias, theirs['embed.embedding_layer.bias'])
     head = model.load_checkpoint(tmp_path / 'it.pth')['model']['head.3.weight']
@@ -245,6 +245,6 @@ def test_training_starts_from_one(small, tiny, monkeypatch, tmp_path):
         monkeypatch.setattr('sys.argv', command.split())
         train.main()
         network = model.load_model(tmp_path / 'run')
-        assert model.fingerprint(network.backbone) == model.fingerprint(tiny)
+        assert fingerprint(network.backbone) == fingerprint(tiny)
         own = small['model_state']['embed.pooling.cross_att.Q_s'][0]
         assert torch.equal(network.pool.own, own)         # the learning rate was 0

@@ -11,8 +11,7 @@ import torch
 from einops import rearrange
 
 import data
-import model as models
-import train
+from running.processes import on_device
 from speed import plain
 from speed.measure import DEVICE, autocast
 
@@ -28,7 +27,7 @@ def entities_of(model, images):
 def training_step(model, settings, optimizer, scaler, dtype, batch):
     """As the step of train.py with SCL; scaler: torch.amp.GradScaler, perhaps disabled."""
     clips = data.views(batch, settings.image_size, DEVICE)            # (B, 2, T, 3, S, S)
-    time, length, valid, _ = models.on_device(
+    time, length, valid, _ = on_device(
         [batch[name] for name in ('time', 'length', 'valid', 'labels')], DEVICE)
     with autocast(dtype):
         entities = []

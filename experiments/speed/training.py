@@ -11,7 +11,7 @@ import data
 import model as models
 import train
 from loss import OBJECTIVES
-from running.processes import mixed_precision
+from running.processes import mixed_precision, on_device
 from speed import released
 from speed.films import films
 from speed.measure import (
@@ -107,7 +107,7 @@ def stepper(s, model):
     def step(batch):
         views = data.views(batch, s.image_size, DEVICE)               # (B, 2, T, 3, S, S)
         names = ('time', 'length', 'valid')
-        time, length, valid = models.on_device([batch[name] for name in names], DEVICE)
+        time, length, valid = on_device([batch[name] for name in names], DEVICE)
         with mixed_precision(DEVICE):
             z = model(views.flatten(0, 1), batch['valid'].flatten(0, 1), project=True)
         loss = objective.loss(z.unflatten(0, (-1, 2)), time, length, valid, **options)
