@@ -301,27 +301,29 @@ def embed(model, videos):
         z = model.mtf(entities[None])[0]
         embeddings.append(F.normalize(z, dim=-1).numpy())
         attention.append(seen)
-    return embeddings, None if attention[0] is None else mass(attention, videos)
+    return embeddings, None if attention[0] is None else on_actor(attention, videos)
 
 
-def mass(attention, videos):
-    """[(n, N, P)], a video each -> the share on the actor (N,), as in evaluation/focus.py."""
-    shares = []
+def on_actor(attention, videos):
+    """[(n, N, P)], a video each -> mass and IoU (2, N), as in evaluation/focus.py."""
+    found = []
     for seen, video in zip(attention, videos):
-        shares.append(focus(seen, video.versions[0].actor.float())['mass'].mean(0))
-    return torch.stack(shares).mean(0).tolist()
+        measures = focus(seen, video.versions[0].actor.float())
+        found.append(torch.stack([measures['mass'].mean(0), measures['iou'].mean(0)]))
+    return torch.stack(found).mean(0)
 
 
-def best(train_mass, val_mass):
-    """Of the entity or head that has the largest mass in train videos: what it has in val."""
-    return val_mass[int(np.argmax(train_mass))]
+def best(train, val):
+    """(2, N) each: mass and IoU in val of the entity or head of the largest mass in train videos."""
+    mass, iou = val[:, train[0].argmax()].tolist()
+    return dict(best_mass=mass, best_iou=iou)
 
 
 def best_head(cached):
     """The same of the backbone's own CLS heads, which need no training."""
     found = []
     for split in ('train', 'val'):
-        found.append(mass([video.heads for video in cached[split]], cached[split]))
+        found.append(on_actor([video.heads for video in cached[split]], cached[split]))
     return best(*found)
 
 
@@ -343,12 +345,12 @@ def run(name, width, cached, settings):
         embeddings[split], looks[split] = embed(model, cached[split])
     found = dict(row=name, seed=settings.seed, loss=loss, **score(embeddings, cached))
     if looks['val']:
-        found |= dict(mass=looks['val'], best_mass=best(looks['train'], looks['val']))
+        found |= dict(mass=looks['val'][0].tolist(), **best(looks['train'], looks['val']))
     return found
 
 
 def controls(cached):
-    """What needs no training, in every line: the clock's metrics, and the best CLS head's mass."""
+    """What needs no training: the metrics of the clock, and how the best CLS head looks."""
     embeddings = {}
     for split, videos in cached.items():
         embeddings[split] = [evaluate.clock(video.record.frames) for video in videos]
@@ -364,7 +366,7 @@ def print_table(results):
     for result in results:
         runs.setdefault(result['row'], {})[result['seed']] = result
         runs.setdefault('clock', {})[result['seed']] = result['clock']
-        runs.setdefault('head', {})[result['seed']] = dict(best_mass=result['head'])
+        runs.setdefault('head', {})[result['seed']] = result['head']
     print(f'{"row":26}seeds' + ''.join(f'{metric:>18}' for metric in METRICS) + '  best mass')
     for name in ['clock', *ROWS]:
         if name not in runs:
@@ -379,7 +381,7 @@ def print_table(results):
         print_difference(claim, runs.get(better, {}), runs.get(worse, {}), METRICS)
     for name in ('last-3', 'lstp-3'):
         claim = f'Figure 1: best entity of {name} over best CLS head'
-        print_difference(claim, runs.get(name, {}), runs['head'], ['best_mass'])
+        print_difference(claim, runs.get(name, {}), runs['head'], ['best_mass', 'best_iou'])
 
 
 def print_difference(claim, ours, theirs, metrics):

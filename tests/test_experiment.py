@@ -78,13 +78,14 @@ def test_masks_follow_the_crop_and_the_flip_of_the_frames(backbone):
 
 def test_paired_differences_are_taken_seed_by_seed(tmp_path, monkeypatch, capsys):
     """By --table, of runs that two processes have written."""
-    alike = dict(clock=dict.fromkeys(METRICS, .4), head=.3)
+    head = dict(best_mass=.3, best_iou=.2)
+    alike = dict(clock=dict.fromkeys(METRICS, .4), head=head)
     files = [tmp_path / 'a.jsonl', tmp_path / 'b.jsonl']
     for row, seed, value in [('actor', 0, .5), ('actor', 1, .9), ('actor', 2, .1),
                              ('avg', 1, .8), ('avg', 0, .2), ('last-3', 0, .5), ('last-3', 1, .7)]:
         line = alike | dict(row=row, seed=seed) | dict.fromkeys(METRICS, value)
         if row == 'last-3':
-            line |= dict(mass=[.1, value], best_mass=value)
+            line |= dict(mass=[.1, value], best_mass=value, best_iou=value)
         with open(files[seed % 2], 'a') as file:
             file.write(json.dumps(line) + '\n')
     monkeypatch.setattr(sys, 'argv', ['experiment.py', '--table', *map(str, files)])
