@@ -35,7 +35,7 @@ def test_cached_features_give_the_embeddings_of_the_whole_model(backbone):
     cached = cache(backbone, [one], 0, 0)
     row = Row('lstp', SEVERAL, 3)
     model = Model(row, backbone.width, train.preset('synthetic')).eval()
-    (found,), mass = embed(model, cached)
+    (found,), (mass, iou) = embed(model, cached)
 
     part = build_backbone('tiny', layers=SEVERAL)
     whole = MVFormer(part, model.pool, model.mtf).eval()
@@ -43,7 +43,7 @@ def test_cached_features_give_the_embeddings_of_the_whole_model(backbone):
     with torch.no_grad():
         expected = whole(images[None])[0].numpy()
     assert np.abs(found - expected).max() < 5e-3            # half precision
-    assert len(mass) == 3
+    assert len(mass) == len(iou) == 3
     assert 0 < min(mass) < max(mass) < 1
 
 
