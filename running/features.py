@@ -42,7 +42,8 @@ class Unpack(nn.Module):
     def __init__(self, backbone):
         super().__init__()
         self.backbone = backbone
-        for name in ('channels', 'width', 'image_size', 'grid', 'gives_cls', 'attention_map'):
+        for name in ('channels', 'width', 'image_size', 'patch_size', 'grid', 'gives_cls',
+                     'attention_map'):
             if hasattr(backbone, name):
                 setattr(self, name, getattr(backbone, name))
 

@@ -8,6 +8,7 @@ from datasets.pairs import VideoPairs
 from evaluation.embedding import embed
 from loss import OBJECTIVES
 from model import build_model
+from pictures.figures import look_at
 from running import features
 from running.errors import UserError
 
@@ -94,6 +95,17 @@ def test_metrics_are_those_of_pixels(tmp_path):
         (a,), (b,) = one[2], other[2]
         assert a.shape == b.shape and one[0] == other[0]
         assert (a * b).sum(1).min() > 0.99
+
+
+def test_pictures_are_of_the_pixels(tmp_path):
+    """Where the model looks, beside the actor: the same as without features."""
+    halves = videos()
+    halves['val'][0].mask = lambda indices: torch.ones(len(indices), 30, 40).bool()
+    network = model()
+    plain = look_at(network, halves['val'][0], [0, 20])
+    look = look_at(network, see(tmp_path, network, halves)['val'][0], [0, 20])
+    for ours, expected in zip(look, plain, strict=True):
+        assert torch.allclose(ours, expected, atol=1e-6)
 
 
 def test_clips_are_drawn_as_ever(made):
