@@ -48,6 +48,9 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
         raise UserError(f'{dataset}: no such data set. There are {", ".join(DATASETS)}')
     row = DATASETS[dataset]
     if not row.on_disk:
+        if data:
+            raise UserError(f'--data {data}: {dataset} is made in memory; for videos of your own '
+                            f'give --dataset folder too')
         return row.read(seed)
     videos, remarks = read_dataset(dataset, row, data, image_size, label_unit)
     say_remarks(dataset, data, remarks)

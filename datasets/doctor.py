@@ -62,6 +62,8 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
             f'{dataset}: none of the {len(listed)} videos in {data} can be read. {row.source}')
     if len(videos['train']) < BATCH:
         say(f'train videos: {len(videos["train"])}, fewer than the batch of {BATCH}')
+    if row.counted and not any(report.labelled for report in reports.values()):
+        say('no labels: without them nothing tells what is learned beyond the time')
     say(f'{dataset}: {verdict(row, videos, wrong)}')
 
 

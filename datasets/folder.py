@@ -46,8 +46,8 @@ def split(data, search):
         *folders, _ = video.path.relative_to(data).as_posix().replace('\\', '/').lower().split('/')
         for name in HALVES.intersection(folders):
             raise UserError(
-                f'{video.path}: in a folder {name}/, but the split that is used is '
-                f'{data}/train/ and {data}/val/. Move the videos there, or rename the folder')
+                f'{video.path}: in a folder {name}/, but a split is {data}/train/ and {data}/val/, '
+                f'both of them. Make what is missing, or rename the folder')
     if 0 < len(found) < 10:               # tau wants two val videos
         say(f'{data}: all of its videos ({len(found)}) are both train and val, '
             'too few to set any aside', warning=True)

@@ -55,8 +55,10 @@ def layout(source, data, *layouts):
 def read_dataset(dataset, row, data, size, label_unit=None):
     """What row.read finds in a folder; a UserError names the data set and where to get it."""
     try:
-        if not data or not Path(data).is_dir():
-            raise UserError(f'{data or "nothing"} is no folder (--data). {row.source}')
+        if not data:
+            raise UserError(f'--data is missing, the folder it lies in. {row.source}')
+        if not Path(data).is_dir():
+            raise UserError(f'{data} is no folder (--data). {row.source}')
         if label_unit and not row.segments:
             raise UserError('its labels are no segments, so leave out --label-unit')
         options = {'unit': label_unit} if label_unit else {}

@@ -100,6 +100,9 @@ def check_own_videos(args):
         if not args.predict.is_dir():
             raise UserError(f'{args.predict}: is no folder; --predict takes a folder of videos')
         return
+    for path in args.align:
+        if not path.exists():
+            raise UserError(f'{path}: no such video')
     args.out = args.out or Path('aligned.mp4')
     if len(args.align) < 2:
         raise UserError(f'--align {args.align[0]}: takes two videos or more')

@@ -105,11 +105,13 @@ def remarks(actions, embedded, skipped):
     """
     lines = name_some('left out, cannot be read', skipped.values())
     everything = embedded['train'] + embedded['val']
-    bare = [record.video.name for record in everything if (record.labels < 0).all()]
+    bare = names_of(record for record in everything if (record.labels < 0).all())
     if len(bare) == len(everything):
         lines.append("no labels: Kendall's tau only")
     else:
-        lines += name_some("no labels, for Kendall's tau only", bare)
+        lines += name_some("no labels, for Kendall's tau only", dict.fromkeys(bare))
+        if embedded['train'] and names_of(embedded['train']) == names_of(embedded['val']):
+            lines.append('val holds the videos trained on: the scores say nothing of new videos')
     for action, (train, _, val, val_labels) in actions.items():
         if len(val) == 1:
             lines.append(f'{action}: one val video, which has no other to be compared with')
@@ -118,6 +120,10 @@ def remarks(actions, embedded, skipped):
         if not train and any((labels >= 0).any() for labels in val_labels):
             lines.append(f'{action}: no train video')
     return lines
+
+
+def names_of(records):
+    return [record.video.name for record in records]
 
 
 def name_some(text, names):

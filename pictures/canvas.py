@@ -143,7 +143,6 @@ def draw_bars(axes, bars, names=None, letters=100):
     names: of the phases, by number, written where there is room: `letters` in the whole width.
     Unlabelled stays white.
     """
-    classes = np.unique(np.concatenate([*bars.values()]))
     longest = max(map(len, bars.values()))
     for height, labels in enumerate(bars.values()):
         starts = [0, *np.flatnonzero(np.diff(labels)) + 1]
@@ -151,7 +150,7 @@ def draw_bars(axes, bars, names=None, letters=100):
             label = labels[start]
             if label < 0:
                 continue
-            colour = COLOURS[np.searchsorted(classes[classes >= 0], label) % len(COLOURS)]
+            colour = COLOURS[label % len(COLOURS)]
             axes.barh(height, stop - start, left=start, height=0.8, color=colour)
             room = (stop - start) / longest * letters
             name = class_name(names, label)

@@ -230,18 +230,28 @@ def other_phase(embedded, pair, match):
 
 
 def best_pairs(embedded, embeddings):
-    """All pairs, those first in which the most similar frames are most often of the same phase."""
+    """All pairs, those first in which the most similar frames are most often of the same phase, or
+    without labels most in order."""
     pairs = pairs_of(embedded, embeddings)
     if not pairs:
         raise UserError('no action has two val videos')
-    return sorted(pairs, key=lambda pair: other_phase(embedded, pair, pair.nearest).mean())
+    if labelled(embedded):
+        return sorted(pairs, key=lambda pair: other_phase(embedded, pair, pair.nearest).mean())
+    return sorted(pairs, key=lambda pair: -tau_of(pair))
+
+
+def labelled(embedded):
+    return any((one.labels >= 0).any() for one in embedded)
+
+
+def tau_of(pair):
+    from scipy.stats import kendalltau
+    return np.nan_to_num(kendalltau(np.arange(len(pair.nearest)), pair.nearest).statistic)
 
 
 def draw_alignment(network, embedded, embeddings, path, *, frames=8):
     """What the embedding knows: all similarities of two videos, between frames of both."""
-    from scipy.stats import kendalltau
-    pairs = best_pairs(embedded, embeddings)
-    pair = pairs[0]
+    pair = best_pairs(embedded, embeddings)[0]
     query = embedded[pair.query]
     other = embedded[pair.other]
     similarity = embeddings[pair.query] @ embeddings[pair.other].T           # (n, m)
@@ -265,18 +275,21 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=8):
     left.set_ylabel(f'{shortened(query.video.name, 50)}: time runs up')
     below.set_xlabel(f'{shortened(other.video.name, 70)}: time runs to the right')
     matrix.set_title('How similar are the frames of two videos?')
-    tau = kendalltau(frame, pair.nearest).statistic
-    save(fig, path, f'Dots: of each frame on the left, the most similar one below. Red: it is of '
-                    f'another phase, {wrong.sum()} of {n}. Kendall\'s tau: {tau:.2f}. A pair that '
-                    f'aligns best.')
+    tau = tau_of(pair)
+    caption = f'Dots: of each frame on the left, the most similar one below (tau {tau:.2f}).'
+    if labelled(embedded):
+        caption += (f' Red: it is of another phase, {wrong.sum()} of {n}; of all pairs, the one '
+                    f'with the fewest.')
+    else:
+        caption += ' Of all pairs the one with the highest; no labels say what is wrong.'
+    save(fig, path, caption)
 
 
 def draw_clock(network, embedded, embeddings, path, *, frames=10):
     """Why a clock is not enough: a video's frames over those as far into another one, and over the
     most similar ones, another phase marked; below, the phases of both."""
-    labelled = [(one.labels >= 0).any() for one in embedded]
     pairs = [pair for pair in pairs_of(embedded, embeddings)
-             if labelled[pair.query] and labelled[pair.other]]
+             if labelled([embedded[pair.query]]) and labelled([embedded[pair.other]])]
     if not pairs:
         raise UserError('no action has two labelled val videos')
     wrong = {'by the clock': [other_phase(embedded, pair, pair.clock) for pair in pairs],

@@ -131,6 +131,8 @@ def how_sure(teacher):
     if math.isnan(teacher.clock):
         return sentence
     sentence += f', by the clock alone {teacher.clock:.0%}'
+    if teacher.accuracy < teacher.clock:
+        return sentence + ': worse than the clock, do not use these phases'
     if teacher.accuracy < teacher.clock + 0.03:
         sentence += ' (hardly more than the clock)'
     return sentence

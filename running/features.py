@@ -140,7 +140,7 @@ def check_key(path, key):
     other = [name for name in key if old.get(name) != json.loads(json.dumps(key[name]))]
     if other:
         raise UserError(f'{path.parent}: holds features of other {", ".join(other)}; '
-                        f'give another --features, or delete it')
+                        f'begin anew by --fresh, or give another --features')
 
 
 def announce(backbone, frames, folder, device, world):
@@ -182,7 +182,8 @@ def make(backbone, video, version, step, file, strength, device):
             os.fsync(out.fileno())
         beside.replace(file)
     except UserError as error:                                    # training and evaluation skip it
-        tqdm.write(f'no features of {error}')
+        if version == 0:                                          # the others fail alike
+            tqdm.write(f'no features of {error}')
     except OSError as error:
         raise UserError(f'{file}: cannot be written ({error.strerror}); those before it are kept, '
                         f'and the same command goes on') from None

@@ -110,7 +110,8 @@ def attempt(what, function, *arguments):
     try:
         return function(*arguments)
     except Exception as error:  # whatever it is: a picture must never cost hours of results
-        print(f'note: no {what}:', *str(error).split(), f'({type(error).__name__})')
+        kind = '' if isinstance(error, UserError) else f' ({type(error).__name__})'
+        print(f'note: no {what}:', ' '.join(str(error).split()) + kind)
 
 
 # ----------------------------------------------------------------------------------------------
