@@ -404,7 +404,7 @@ def test_frames_too_far_apart_are_said_before_the_first_step(capsys):
     assert capsys.readouterr().out == ''
     train.say_if_far_apart(s, train.make_clips(s, objective, [grey('long', 18000)]))
     said = capsys.readouterr().out
-    for part in ('sigma2 10: 9', '--frames', '--sigma2', '--longest 512'):
+    for part in ('sigma2 10: 9', '--frames', '--sigma2', '--longest 505'):
         assert part in said
 
 
