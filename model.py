@@ -108,8 +108,8 @@ class ViT(nn.Module):
         return self.with_cls or max(self.layers) == len(self.blocks)
 
     def block_arguments(self, images):
-        """What every block is given beside the tokens: nothing here, a rotation in DINOv3, a mask in
-        tiny_local."""
+        """What every block is given beside the tokens: nothing here; a rotation in DINOv3, a mask
+        in tiny_local."""
         return {}
 
     def forward(self, images):

@@ -85,7 +85,8 @@ def print_table(heading, rows, groups, paper=None):
         print_row('paper, Table 1', paper, columns, True, width)
     if controls:
         for title, names in groups.items():
-            print(f'{title}: ' * (len(groups) > 1) + verdict(rows, names, columns))
+            about = f'{title}: ' if len(groups) > 1 else ''
+            print(about + verdict(rows, names, columns))
 
 
 def print_result(result, groups):

@@ -314,7 +314,7 @@ def on_actor(attention, videos):
 
 
 def best(train, val):
-    """(2, N) each: mass and IoU in val of the entity or head of the largest mass in train videos."""
+    """(2, N) each -> mass and IoU in val of the entity or head of the largest mass in train."""
     mass, iou = val[:, train[0].argmax()].tolist()
     return dict(best_mass=mass, best_iou=iou)
 

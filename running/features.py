@@ -92,10 +92,12 @@ def see(model, videos, folder, versions, strength, *, longest=0, device='cpu', r
     distinct = list(dict.fromkeys(videos['train'] + videos['val']))
     key = dict(weights=fingerprint(model.backbone), layers=getattr(backbone, 'layers', None),
                pixels=backbone.image_size, precision=str(next(backbone.parameters()).dtype),
-               augmentation=strength, longest=longest, videos=[identity(each) for each in distinct])
+               augmentation=strength, longest=longest, videos=list(map(identity, distinct)))
     with rank0_first():
         check_key(folder / 'key.json', key)
-    jobs, seen, frames = [], {}, 0
+    jobs = []
+    seen = {}
+    frames = 0
     for video, name, (_, length, _) in zip(distinct, file_names(distinct), key['videos']):
         seen[video] = one = copy.copy(video)
         one.__class__ = SeenVideo
@@ -115,7 +117,7 @@ def see(model, videos, folder, versions, strength, *, longest=0, device='cpu', r
         wait_for_all()
         del lock
     model.backbone = Unpack(model.backbone)
-    return {split: [seen[video] for video in videos[split]] for split in videos}
+    return {split: list(map(seen.get, videos[split])) for split in videos}
 
 
 def identity(video):

@@ -60,7 +60,8 @@ def test_the_command(checkpoint, tmp_path, capsys):
     evaluate.main([str(checkpoint), '--json', str(file), '--figures', str(pictures),
                    '--embeddings', str(arrays), '--focus'])
     out = capsys.readouterr().out
-    for text in ('clock', 'untrained', 'CLS head', 'left out, cannot be read (1): e: does not decode'):
+    left_out = 'left out, cannot be read (1): e: does not decode'
+    for text in ('clock', 'untrained', 'CLS head', left_out):
         assert text in out
     drawn = sorted(path.stem for path in pictures.glob('*.png'))
     assert drawn == ['alignment', 'clock', 'entities', 'training']

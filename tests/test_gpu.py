@@ -2,7 +2,7 @@
 
 In the first, tensors on 'cuda' are PyTorch's fake ones, without values. It fails where a tensor was
 left on the CPU, meets NumPy in the wrong place or type, or makes the CPU wait for the GPU. But fake
-tensors multiply 16 bits with 32, which kernels refuse: so the second is in real 16 bits, on the CPU.
+tensors multiply 16 bits with 32, which kernels refuse: the second is in real 16 bits, on the CPU.
 """
 from contextlib import nullcontext
 

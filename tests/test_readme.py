@@ -95,7 +95,8 @@ def test_snippet_runs_as_pasted():
 
 
 # all but those of the exercises, which their solutions add
-SHOWN = re.findall(r'\b(train|evaluate)\.py +([^`#|\n]+)', README.partition('## Change something')[0])
+BEFORE, _, _ = README.partition('## Change something')
+SHOWN = re.findall(r'\b(train|evaluate)\.py +([^`#|\n]+)', BEFORE)
 
 
 @pytest.mark.parametrize('script, arguments', dict.fromkeys(SHOWN))

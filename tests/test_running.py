@@ -41,7 +41,8 @@ def fake(monkeypatch, *, gpus=0, mps=False, bfloat16=True):
 
 
 @pytest.mark.parametrize('machine, best', [
-    (dict(gpus=2), 'cuda'), (dict(mps=True), 'mps'), (dict(gpus=1, mps=True), 'cuda'), (dict(), 'cpu')])
+    (dict(gpus=2), 'cuda'), (dict(mps=True), 'mps'), (dict(gpus=1, mps=True), 'cuda'),
+    (dict(), 'cpu')])
 def test_the_best_device_there_is(machine, best, monkeypatch):
     fake(monkeypatch, **machine)
     assert pick_device().type == best
@@ -121,12 +122,13 @@ def children(pid):
     return [int(child) for child in found]
 
 
-@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='reads the list of processes as Linux has it')
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='reads processes as Linux has it')
 def test_a_killed_worker_is_one_line_and_its_run_goes_on_from_there(tmp_path):
     miniatures.folder(tmp_path / 'data', train=16, val=3, frames=8)
     command = [sys.executable, str(ROOT / 'train.py'), *TINY, '--data', str(tmp_path / 'data'),
                '--out', str(tmp_path / 'run'), '--epochs', '1000', '--workers', '1']
-    run = subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    run = subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.DEVNULL,
+                           stderr=subprocess.PIPE)
     log = tmp_path / 'run' / 'log.jsonl'
     deadline = time.time() + 90
     while not (log.exists() and log.read_text().count('\n') >= 2) and time.time() < deadline:
@@ -238,5 +240,6 @@ def test_the_lock_is_not_what_makes_a_folder_a_run(tmp_path, monkeypatch):
     assert not (tmp_path / 'run.1').exists()
     (tmp_path / 'run' / 'log.jsonl').write_text('')
     open_folder(tmp_path / 'run', fresh=True, settings={}).close()
-    assert (tmp_path / 'run.1' / 'log.jsonl').exists() and not (tmp_path / 'run' / 'log.jsonl').exists()
+    assert (tmp_path / 'run.1' / 'log.jsonl').exists()
+    assert not (tmp_path / 'run' / 'log.jsonl').exists()
     assert processes.is_rank0()
