@@ -43,11 +43,13 @@ def split(data, search):
         return {'train': train, 'val': val}
     found = search.below(data)
     for video in found:
-        *folders, _ = video.path.relative_to(data).as_posix().replace('\\', '/').lower().split('/')
-        for name in HALVES.intersection(folders):
-            raise UserError(
-                f'{video.path}: in a folder {name}/, but a split is {data}/train/ and {data}/val/, '
-                f'both of them. Make what is missing, or rename the folder')
+        *folders, _ = video.path.relative_to(data).as_posix().replace('\\', '/').split('/')
+        for name in folders:
+            if name.lower() in HALVES:
+                raise UserError(
+                    f'{video.path}: in a folder {name}/, but a split is {data}/train/ and '
+                    f'{data}/val/, in small letters, both of them. Make what is missing, or '
+                    f'rename the folder')
     if 0 < len(found) < 10:               # tau wants two val videos
         say(f'{data}: all of its videos ({len(found)}) are both train and val, '
             'too few to set any aside', warning=True)

@@ -28,7 +28,8 @@ def k400(data, _size):
         own = [table for table in tables if table.stem.endswith(split)]
         listed = clips_listed(own[0]) if own else clips_by_folder(data, clips, split)
         if split == 'train' and not listed:
-            raise UserError(f'{data} lacks train/ or annotations/train.csv. {SOURCE}')
+            raise UserError(f'{data} lacks annotations/train.csv, or clips in train/<class>/. '
+                            f'{SOURCE}')
         absent = []
         for clip, label in listed.items():
             name = '{}_{:06d}_{:06d}'.format(*clip)
@@ -65,7 +66,7 @@ def contents(data):
                 strange.append(path)
             else:
                 clip = match[1], int(match[2]), int(match[3])
-                if clip not in clips or '/replacement' in path.as_posix():
+                if clip not in clips or '/replacement' in f'/{path.relative_to(data).as_posix()}':
                     clips[clip] = path
     return clips, tables, strange
 

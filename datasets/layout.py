@@ -40,8 +40,8 @@ CONTROL = {code: f'\\x{code:02x}' for code in range(32)}  # file names may hold 
 def layout(source, data, *layouts):
     """The first layout whose parts are all there -> its number, the path of each part.
 
-    A layout is a tuple of glob patterns below `data`. UserError: none is whole; it names what the
-    one lacks of which the most is there, and the source.
+    A layout is a tuple of glob patterns below `data`. UserError: none is whole; it names what that
+    one lacks which lacks the fewest, and the source.
     """
     lacking = []
     for number, patterns in enumerate(layouts):

@@ -164,14 +164,14 @@ def stacks_among(images):
     folder of frames has thousands."""
     stacks = {}
     for ending in STACKS:
-        for file in of_kind(images, [ending]):
+        for number, file in enumerate(of_kind(images, [ending])):
             try:
                 pages = pages_of(file)
             except UserError:    # whoever reads it will say why
                 pages = []
             if pages:
                 stacks[file] = pages
-            elif not stacks:
+            elif number == 0:
                 break
     return stacks
 

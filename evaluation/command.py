@@ -40,7 +40,7 @@ def parse(argv=None):
     add('--figures', metavar='DIR', type=Path, help='all pictures of the first checkpoint')
     add('--embeddings', metavar='DIR', type=Path,
         help='one float32 array (n, D) a video, DIR/val/*.npy, and of each frame a line, index.csv')
-    add('--json', metavar='FILE', type=Path, help='all numbers')
+    add('--json', metavar='FILE', type=Path, help='all numbers of the table')
 
     own = parser.add_argument_group("one's own videos, instead of the table")
     add = own.add_mutually_exclusive_group().add_argument
@@ -80,11 +80,12 @@ def check_arguments(args):
     for path in filter(None, files):
         if path.exists():
             raise UserError(f'{path}: is there already; move it away, or give another name')
-        path.parent.mkdir(parents=True, exist_ok=True)  # now, and not after hours of work
     for folder in filter(None, folders):
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError(f'{folder}: is not empty; give the name of a new folder')
-        folder.mkdir(parents=True, exist_ok=True)
+    folders += [path.parent for path in files if path]
+    for folder in filter(None, folders):
+        folder.mkdir(parents=True, exist_ok=True)           # now, and not after hours of work
         if not os.access(folder, os.W_OK):
             raise UserError(f'{folder}: cannot be written to')
 
@@ -125,8 +126,8 @@ def load_models(paths, device, **given):
     for path in paths:
         checkpoint = models.load_checkpoint(path)
         settings = dict(workers=min(4, os.cpu_count()), label_unit=None) | checkpoint['settings']
-        if 'dataset' in given:
-            settings['label_unit'] = None    # that of another data set
+        if given.get('dataset', settings.get('dataset')) != settings.get('dataset'):
+            settings |= dict(label_unit=None, data=None)    # those of another data set
         settings |= given
         if settings.get('dataset') is None:
             raise UserError(f'{path}: says no data set; give its name by --dataset')

@@ -209,7 +209,8 @@ def embed_splits(networks, videos, *, folders=(), **options):
                 skipped[position] = labels
                 continue
             if folders:
-                folders = attempt('embeddings', save, folders, files[listed[position]], arrays)
+                file = files[listed[position]]
+                folders = attempt('embeddings from here on', save, folders, file, arrays)
             frames = len(arrays[0])
             kept = np.arange(frames)
             if labels is None or (labels < 0).all():

@@ -57,6 +57,8 @@ def mean_focus(looks, kind):
         return []
     actor = torch.cat([look.actor for look in looks])
     there = actor.sum(-1) > 0
+    if not there.any():
+        return []
     means = focus(torch.cat(attention)[there], actor[there])
     parts = []
     for k in range(attention[0].shape[1]):

@@ -111,7 +111,8 @@ def remarks(actions, embedded, skipped):
         lines.append("no labels: Kendall's tau only")
     else:
         lines += name_some("no labels, for Kendall's tau only", dict.fromkeys(bare))
-        if embedded['train'] and names_of(embedded['train']) == names_of(embedded['val']):
+        halves = [[record.video for record in half] for half in embedded.values()]
+        if halves[0] and halves[0] == halves[-1]:
             lines.append('val holds the videos trained on: the scores say nothing of new videos')
     for action, (train, _, val, val_labels) in actions.items():
         if len(val) == 1:

@@ -293,7 +293,7 @@ def train_row(row, width, videos, settings):
 
 @torch.no_grad()
 def embed(model, videos):
-    """-> unit-length embeddings (n, D) of each video, the entities' mass on the actor (N,)."""
+    """-> unit-length embeddings (n, D) of each video; mass and IoU of entities (2, N) or None."""
     embeddings = []
     attention = []
     for video in videos:
@@ -301,10 +301,10 @@ def embed(model, videos):
         z = model.mtf(entities[None])[0]
         embeddings.append(F.normalize(z, dim=-1).numpy())
         attention.append(seen)
-    return embeddings, None if attention[0] is None else on_actor(attention, videos)
+    return embeddings, None if attention[0] is None else focus_of(attention, videos)
 
 
-def on_actor(attention, videos):
+def focus_of(attention, videos):
     """[(n, N, P)], a video each -> mass and IoU (2, N), as in evaluation/focus.py."""
     found = []
     for seen, video in zip(attention, videos):
@@ -323,7 +323,7 @@ def best_head(cached):
     """The same of the backbone's own CLS heads, which need no training."""
     found = []
     for split in ('train', 'val'):
-        found.append(on_actor([video.heads for video in cached[split]], cached[split]))
+        found.append(focus_of([video.heads for video in cached[split]], cached[split]))
     return best(*found)
 
 
@@ -344,7 +344,7 @@ def run(name, width, cached, settings):
     for split in cached:
         embeddings[split], looks[split] = embed(model, cached[split])
     found = dict(row=name, seed=settings.seed, loss=loss, **score(embeddings, cached))
-    if looks['val']:
+    if looks['val'] is not None:
         found |= dict(mass=looks['val'][0].tolist(), **best(looks['train'], looks['val']))
     return found
 

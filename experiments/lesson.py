@@ -222,8 +222,9 @@ def draw_all(path, folder):
     after = network(views, valid, project=True)
     draw_scl(time, valid, length, before, after, folder / 'scl.png')
     draw_architecture(network, videos['val'][0], settings, folder / 'architecture.png')
-    for film in folder.glob('*.mp4'):
-        animate(film, film.with_suffix('.webp'))
+    for film in (folder / 'entities.mp4', folder / 'alignment.mp4'):
+        if film.exists():
+            animate(film, film.with_suffix('.webp'))
     for picture in folder.glob('*.png'):
         shrink(picture)
 

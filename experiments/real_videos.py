@@ -31,7 +31,7 @@ from loss import OBJECTIVES
 from model import build_model
 from pictures.align import by_clock, match
 from running.features import SeenVideo, see
-from running.processes import pick_device
+from running.processes import on_device, pick_device
 
 METRICS = ('classification', 'progression', 'tau', 'ap5', 'bottom')
 LAYERS = [4, 8, 12]
@@ -125,7 +125,8 @@ def train_row(model, videos, seed, args):
         for start in range(0, len(videos) - BATCH + 1, BATCH):
             batch = data.collate([clips[epoch, int(i)] for i in order[start:start + BATCH]])
             views = torch.stack(list(itertools.chain(*batch['frames'])))
-            times, length, valid, _ = train.on_device(batch, args.device)
+            times, length, valid = on_device(
+                [batch[name] for name in ('time', 'length', 'valid')], args.device)
             z = model(views.to(args.device).float(), valid.flatten(0, 1), project=True)
             loss = OBJECTIVES['scl'].loss(z.unflatten(0, (-1, 2)), times, length, valid)
             optimizer.zero_grad()

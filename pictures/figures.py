@@ -73,13 +73,14 @@ def feature_colours(network, images):
     are red, green and blue, as users of DINOv2 see them (Oquab et al., 2023) -> uint8 (F, S, S, 3).
     """
     from sklearn.decomposition import PCA
-    parts = [network.features(part).patches.cpu() for part in images.split(PART)]
-    features = torch.cat(parts).numpy()                                      # (F, P, L*C)
-    some = np.concatenate(features[spaced(len(features), 8)])
+    some = network.features(images[spaced(len(images), 8)]).patches.flatten(0, 1).cpu().numpy()
     pca = PCA(3, random_state=0).fit(some)
     low, high = np.percentile(pca.transform(some), [2, 98], axis=0)
-    colours = np.stack([pca.transform(frame) for frame in features])         # (F, P, 3)
-    colours = torch.from_numpy((colours - low) / (high - low)).clamp(0, 1)
+    colours = []
+    for part in images.split(PART):
+        for frame in network.features(part).patches.cpu().numpy():           # (P, L*C)
+            colours.append(pca.transform(frame))
+    colours = torch.from_numpy((np.stack(colours) - low) / (high - low)).clamp(0, 1)    # (F, P, 3)
     side = math.isqrt(colours.shape[1])
     colours = rearrange(colours, 'f (r c) rgb -> f rgb r c', r=side)
     return to_bytes(F.interpolate(colours, images.shape[-1]))
@@ -104,7 +105,7 @@ def on_actor(attention, actor):
 # ------------------------------------------------------------------------------------------------
 # Which videos and frames to show
 
-def by_action(embedded):
+def groups_of(embedded):
     """[positions of the videos of one action]."""
     groups = {}
     for position, one in enumerate(embedded):
@@ -214,7 +215,7 @@ class Pair(NamedTuple):
 def pairs_of(embedded, embeddings, most=12):
     """All pairs of the first videos of each action -> [Pair]."""
     pairs = []
-    for group in by_action(embedded):
+    for group in groups_of(embedded):
         for query, other in permutations(group[:most], 2):
             nearest = (embeddings[query] @ embeddings[other].T).argmax(1)
             clock = by_clock(len(nearest), len(embeddings[other]))
@@ -235,13 +236,16 @@ def best_pairs(embedded, embeddings):
     pairs = pairs_of(embedded, embeddings)
     if not pairs:
         raise UserError('no action has two val videos')
-    if labelled(embedded):
-        return sorted(pairs, key=lambda pair: other_phase(embedded, pair, pair.nearest).mean())
+    known = labelled_pairs(embedded, pairs)
+    if known:
+        return sorted(known, key=lambda pair: other_phase(embedded, pair, pair.nearest).mean())
     return sorted(pairs, key=lambda pair: -tau_of(pair))
 
 
-def labelled(embedded):
-    return any((one.labels >= 0).any() for one in embedded)
+def labelled_pairs(embedded, pairs):
+    """Those of which both videos have labels."""
+    labelled = [(one.labels >= 0).any() for one in embedded]
+    return [pair for pair in pairs if labelled[pair.query] and labelled[pair.other]]
 
 
 def tau_of(pair):
@@ -277,9 +281,9 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=8):
     matrix.set_title('How similar are the frames of two videos?')
     tau = tau_of(pair)
     caption = f'Dots: of each frame on the left, the most similar one below (tau {tau:.2f}).'
-    if labelled(embedded):
-        caption += (f' Red: it is of another phase, {wrong.sum()} of {n}; of all pairs, the one '
-                    f'with the fewest.')
+    if labelled_pairs(embedded, [pair]):
+        caption += (f' Red: it is of another phase, {wrong.sum()} of {n}; no pair looked at has a '
+                    f'smaller share.')
     else:
         caption += ' Of all pairs the one with the highest; no labels say what is wrong.'
     save(fig, path, caption)
@@ -288,8 +292,7 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=8):
 def draw_clock(network, embedded, embeddings, path, *, frames=10):
     """Why a clock is not enough: a video's frames over those as far into another one, and over the
     most similar ones, another phase marked; below, the phases of both."""
-    pairs = [pair for pair in pairs_of(embedded, embeddings)
-             if labelled([embedded[pair.query]]) and labelled([embedded[pair.other]])]
+    pairs = labelled_pairs(embedded, pairs_of(embedded, embeddings))
     if not pairs:
         raise UserError('no action has two labelled val videos')
     wrong = {'by the clock': [other_phase(embedded, pair, pair.clock) for pair in pairs],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from pictures.align import known_times, read_at
 from pictures.canvas import (BLUE, WIDTH, class_name, draw_bars, figure, plain, save, show,
@@ -151,7 +152,12 @@ def draw_prediction(video, phase, probability, teacher, seconds, path):
     """A filmstrip, the predicted phases as a bar under it, their probability under that."""
     n = len(phase)
     at = spaced(n, FRAMES)
-    strip = np.stack([*read_at(video, at)])                                  # (F, H, W, 3)
+    strip = []
+    for frame in read_at(video, at):
+        frame = Image.fromarray(frame)
+        frame.thumbnail((480, 480))                       # a phone's has 8 megapixels
+        strip.append(np.asarray(frame))
+    strip = np.stack(strip)                                                  # (F, H, W, 3)
     _, height, width, _ = strip.shape
     tall = min(2.5, (WIDTH - 1) / len(strip) * height / width)
     fig = figure(WIDTH, tall + 2.5, layout='constrained')
