@@ -224,7 +224,7 @@ def test_pictures_tables_and_files_that_fail_are_notes(checkpoint, tmp_path, mon
     assert 'untrained model' in out
     for what in (file, 'pictures'):
         assert f'note: no {what}: two lines' in out
-    assert out.count('note: no embeddings: [Errno 28] No space left on device') == 1
+    assert out.count('note: no embeddings from here on: [Errno 28] No space left on device') == 1
 
 
 AS_A_SCRIPT = '''

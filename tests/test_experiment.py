@@ -76,6 +76,17 @@ def test_masks_follow_the_crop_and_the_flip_of_the_frames(backbone):
         assert .05 < found.mean() < .6
 
 
+def test_rows_are_trained_and_told(tmp_path, monkeypatch, capsys):
+    """From the videos to the table, as RESULTS has the command."""
+    flags = ('--scene present --backbone tiny --image-size 24 --rows last-3;cls --seeds 0-1 '
+             '--train 1 --val 2 --versions 2 --epochs 1').split()
+    monkeypatch.setattr(sys, 'argv', ['experiment.py', *flags, '--out', str(tmp_path / 'a.jsonl')])
+    main()
+    lines = capsys.readouterr().out.splitlines()
+    assert any('LSTP + MTF over CLS' in line and '(2 seeds)' in line for line in lines)
+    assert any('over best CLS head' in line and 'best_iou' in line for line in lines)
+
+
 def test_paired_differences_are_taken_seed_by_seed(tmp_path, monkeypatch, capsys):
     """By --table, of runs that two processes have written."""
     head = dict(best_mass=.3, best_iou=.2)
