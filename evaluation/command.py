@@ -126,8 +126,10 @@ def load_models(paths, device, **given):
     for path in paths:
         checkpoint = models.load_checkpoint(path)
         settings = dict(workers=min(4, os.cpu_count()), label_unit=None) | checkpoint['settings']
-        if given.get('dataset', settings.get('dataset')) != settings.get('dataset'):
-            settings |= dict(label_unit=None, data=None)    # those of another data set
+        if 'dataset' in given:
+            settings['label_unit'] = None    # that of another data set
+            if given['dataset'] != settings.get('dataset'):
+                settings['data'] = None
         settings |= given
         if settings.get('dataset') is None:
             raise UserError(f'{path}: says no data set; give its name by --dataset')
