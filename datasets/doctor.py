@@ -62,6 +62,9 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
             f'{dataset}: none of the {len(listed)} videos in {data} can be read. {row.source}')
     if len(videos['train']) < BATCH:
         say(f'train videos: {len(videos["train"])}, fewer than the batch of {BATCH}')
+    longest = max(report.frames for report in reports.values())
+    if row.whole and longest > 1000:
+        say(f'longest video: {longest:,} frames; of so many, training takes every k-th (--longest)')
     if row.counted and not any(report.labelled for report in reports.values()):
         say('no labels: without them nothing tells what is learned beyond the time')
     say(f'{dataset}: {verdict(row, videos, wrong)}')

@@ -241,3 +241,13 @@ def test_names_of_videos_fit_into_any_file(clip, tmp_path):
     video, = data.load('folder', tmp_path)['train']
     assert video.name == '\\udcd0\\udcd5.mp4' and numbers(video.read([3])) == [3]
     assert printable('a\udcd0') == 'a\\udcd0'
+
+
+def test_the_doctor_says_what_training_makes_of_long_videos(tmp_path, doctor):
+    for name, frames in dict(short=9, long=1001).items():
+        write_video(tmp_path / f'{name}.mp4', frames)
+    _, out, _ = doctor('folder', '--data', tmp_path)
+    assert 'longest video: 1,001 frames' in out and '--longest' in out
+    (tmp_path / 'long.mp4').unlink()
+    _, out, _ = doctor('folder', '--data', tmp_path)
+    assert 'longest video' not in out and 'no labels' in out

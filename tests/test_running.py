@@ -2,6 +2,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,6 +191,23 @@ def test_a_worker_that_cannot_hand_over_a_batch_dies_and_nobody_waits():
 
 def same(item):
     return item
+
+
+# in a namespace of its own, where the machine allows one, /dev/shm has room for no batch
+SMALL_SHM = ['unshare', '-m', 'sh', '-c',
+             'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"', 'sh']
+
+
+@pytest.mark.skipif(not shutil.which('unshare') or subprocess.run([*SMALL_SHM, 'true'],
+                    capture_output=True).returncode != 0, reason='no mount in a namespace here')
+def test_a_small_dev_shm_is_one_line(tmp_path):
+    miniatures.folder(tmp_path / 'data', train=16, val=3, frames=8)
+    command = [sys.executable, str(ROOT / 'train.py'), *TINY, '--data', str(tmp_path / 'data'),
+               '--image-size', '112', '--out', str(tmp_path / 'run'), '--workers', '1']
+    run = subprocess.run([*SMALL_SHM, *command], env=ENVIRONMENT, text=True, capture_output=True,
+                         timeout=100)
+    assert run.returncode == 2 and 'Traceback' not in run.stderr, run.stderr
+    assert '/dev/shm' in run.stderr and '--workers' in run.stderr
 
 
 @pytest.mark.parametrize('code', [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
