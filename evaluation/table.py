@@ -111,8 +111,9 @@ def remarks(actions, embedded, skipped):
         lines.append("no labels: Kendall's tau only")
     else:
         lines += name_some("no labels, for Kendall's tau only", dict.fromkeys(bare))
-        halves = [[record.video for record in half] for half in embedded.values()]
-        if halves[0] and halves[0] == halves[-1]:
+        trained = [record.video for record in embedded['train']]
+        measured = [record.video for record in embedded['val']]
+        if trained and trained == measured:
             lines.append('val holds the videos trained on: the scores say nothing of new videos')
     for action, (train, _, val, val_labels) in actions.items():
         if len(val) == 1:

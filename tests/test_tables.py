@@ -100,6 +100,16 @@ def test_remarks_name_what_is_missing():
     ]
 
 
+def test_scores_of_the_videos_trained_on_are_said():
+    """The very same videos, not others of the same names."""
+    labels = [np.array([0, 1, 2]), np.array([0, 2, 2])]
+    records = embedded_of(labels, 'jump')
+    for val, told in [(records, True), (embedded_of(labels, 'jump'), False)]:
+        embedded = dict(train=records, val=val)
+        lines = table.remarks(by_action('folder', embedded, embedded), embedded, {})
+        assert any('videos trained on' in line for line in lines) == told
+
+
 def test_several_checkpoints_print_mean_and_two_population_deviations(capsys):
     values = np.array([0.90, 0.92, 0.97])
     rows = {}
