@@ -5,8 +5,10 @@ as what differs from others, so decoding starts at a key frame, which stands alo
 when its frame is decoded (dts) and when it is shown (pts): not in the same order, where a frame
 (a B-frame) also needs one that is shown after it.
 """
+import io
 import math
 import os
+import re
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ SEEKABLE = MP4, MKV, 'avi', 'mpegts'    # a GIF, for one, calls each of its fram
 class Timetable(NamedTuple):
     """The frames of a file."""
     size: tuple          # width and height at which a player shows the first, before turning it
+    cut: tuple           # pixels that it leaves out: left, top, right, bottom
     turn: np.ndarray     # display matrix: pixel (x, y) is then shown at (x, y, 1) @ turn
     seconds: np.ndarray  # float (frames,): when each is shown, from the file's start
     shown: np.ndarray    # int64 (frames,), rising: the same in ticks; a damaged one has the time
@@ -67,6 +70,28 @@ def preference(stream):
     return stream.width * stream.height + (5_000_000 if default else 0)
 
 
+# Matroska's PixelCropLeft, -Top, -Right, -Bottom
+SIDES = b'\x54\xcc', b'\x54\xbb', b'\x54\xdd', b'\x54\xaa'
+
+
+def cropping(stream):
+    """What the container cuts off each picture (mp4's clean aperture, Matroska's PixelCrop), pixels
+    at the left, top, right and bottom. libav reads it and PyAV does not tell; but a Matroska header
+    that libav writes for the same stream has it."""
+    header = io.BytesIO()
+    try:
+        with av.open(header, 'w', format='matroska') as copy:
+            copy.add_stream_from_template(stream)
+            copy.start_encoding()
+    except (ValueError, av.error.FFmpegError):    # a codec that Matroska does not have
+        return 0, 0, 0, 0
+    cut = []
+    for side in SIDES:
+        found = re.search(side + rb'(?:\x81(.)|\x82(..))', header.getvalue(), re.DOTALL)
+        cut.append(int.from_bytes(found[1] or found[2]) if found else 0)
+    return tuple(cut)
+
+
 def frames_of(file, stream):
     """Yield an open file's frames from where it stands; None for a packet that does not decode."""
     for packet in file.demux(stream):
@@ -110,7 +135,9 @@ def timetable_of(path, _changed, _bytes):
         container = file.format.name
         codec = stream.codec_context.name
         oblong = stream.sample_aspect_ratio or 1    # a pixel's width / height
-        size = max(1, round(stream.width * oblong)), stream.height
+        left, top, right, bottom = cut = cropping(stream)
+        width = stream.width - left - right
+        size = max(1, round(width * oblong)), stream.height - top - bottom
         tick = float(stream.time_base)
         begin = (file.start_time or 0) / av.time_base
         rate = float(stream.average_rate or 25)
@@ -136,7 +163,7 @@ def timetable_of(path, _changed, _bytes):
     seek = sorted(seek) or [(0, None)]
     keys = np.searchsorted(shown, [pts for pts, _ in seek])
     keys[0] = 0
-    return Timetable(size, turn, seconds, shown, keys, [position for _, position in seek], clock)
+    return Timetable(size, cut, turn, seconds, shown, keys, [position for _, position in seek], clock)
 
 
 def shown_by_packets(packets):

@@ -197,8 +197,14 @@ def reformatter(*_kind):
     return av.video.reformatter.VideoReformatter()
 
 
-def rgb(frame, width, height):
-    """A PyAV frame -> uint8 (height, width, 3); HDR is mapped to an ordinary screen."""
+def rgb(frame, width, height, cut=(0, 0, 0, 0)):
+    """A PyAV frame, without what is cut off -> uint8 (height, width, 3); HDR is mapped to an
+    ordinary screen."""
+    if any(cut):
+        left, top, right, bottom = cut
+        whole = rgb(frame, frame.width, frame.height)
+        part = whole[top:frame.height - bottom, left:frame.width - right]
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(part), 'rgb24')
     if frame.color_trc not in HDR_TONES:
         return frame.to_ndarray(width=width, height=height, format='rgb24')
     kind = frame.format.name, frame.width, frame.height, frame.color_trc, width, height
@@ -213,7 +219,7 @@ def read_file(path, indices, size=None):
         table = timetable(path)
         width, height = (size, size) if size else table.size
         for frame in decoded(path, indices):
-            stored = torch.from_numpy(rgb(frame, width, height)).permute(2, 0, 1)
+            stored = torch.from_numpy(rgb(frame, width, height, table.cut)).permute(2, 0, 1)
             yield upright(stored, table.turn)    # of a square, the same after squashing
     except Exception as error:  # as above
         raise UserError(f'{path}: does not decode ({one_line(error)})') from None

@@ -7,8 +7,10 @@ import av
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
+import data
 from miniatures import numbers, picture, unchecked, write_video
 from running.errors import UserError
 from test_video import every_frame, video_file
@@ -294,6 +296,36 @@ def test_oblong_pixels_are_shown_square(name, tmp_path):
     write_frames(tmp_path / name, frames, 'mpeg4', sample_aspect_ratio=Fraction(64, 45))
     shown = every_frame(tmp_path / name)
     assert shown.shape == (3, 3, 96, round(160 * 64 / 45)) and numbers(shown) == [0, 1, 2]
+
+
+def with_clean_aperture(whole, *values):
+    """An mp4 with a `clap` box (ISO 14496-12): width and height shown, how far right of and below
+    the middle, each a fraction."""
+    moov = whole.index(b'moov')
+    start = whole.index(b'avc1', moov) - 4
+    end = start + int.from_bytes(whole[start:start + 4])
+    whole = whole[:end] + struct.pack('>I4s8i', 40, b'clap', *values) + whole[end:]
+    for kind in b'moov', b'trak', b'mdia', b'minf', b'stbl', b'stsd', b'avc1':
+        at = whole.index(kind, moov) - 4
+        size = int.from_bytes(whole[at:at + 4]) + 40
+        whole = whole[:at] + size.to_bytes(4) + whole[at + 4:]
+    return whole
+
+
+@pytest.mark.parametrize('name', ['phone.mp4', 'phone.mkv'])
+def test_what_the_container_cuts_off_is_not_shown(name, tmp_path):
+    write_video(tmp_path / 'whole.mp4', 20)
+    whole = every_frame(tmp_path / 'whole.mp4')
+    content = with_clean_aperture((tmp_path / 'whole.mp4').read_bytes(),
+                                  128, 1, 80, 1, -8, 1, 4, 1)
+    (tmp_path / 'phone.mp4').write_bytes(content)
+    if name == 'phone.mkv':                      # libav's writer makes PixelCrop of it
+        remux(tmp_path / 'phone.mp4', tmp_path / name)
+    shown = whole[:, :, 12:92, 8:136]
+    assert torch.equal(every_frame(tmp_path / name), shown)
+    squashed = data.video_file('a', tmp_path / name, 40).read([3])
+    away = squashed - F.interpolate(shown[3:4].float(), (40, 40), mode='area')
+    assert away.abs().mean() < 4
 
 
 def perceptual_quantizer(light):
