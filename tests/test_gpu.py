@@ -20,15 +20,14 @@ import train
 from datasets.synthetic import synthetic
 from evaluation import command
 from evaluation.focus import focus
-from model import load_model
+from model import load_checkpoint, load_model
 from pictures import figures
 
 DEVICE = torch.device('cuda', 0)
 HALVES = [torch.bfloat16, torch.float16]
 VIDEOS = {split: few[:2] for split, few in synthetic(train=1, val=1).items()}
-SMALL = dict(backbone='tiny', weights='random', frames=4, batch=2, epochs=1, workers=0,
-             layers=[1], depth=1, fc_width=16, entity_width=16, embedding=16, image_size=24,
-             compile=False, jitter=0., hue=0.)
+SMALL = dict(backbone='tiny', weights='random', image_size=24, layers=[1], depth=1, frames=4,
+             batch=2, epochs=1, workers=0, compile=False, jitter=0., hue=0.)
 # every pooler, one of each kind of backbone, parts of one that are trained
 MODELS = [dict(readout='avg', merge=2, disjoint=True, negatives='batch', jitter=0.8, hue=0.2),
           dict(pool='avg', train_backbone=['patch_embed'], compile=True),
@@ -97,21 +96,17 @@ def step(half, monkeypatch, tmp_path):
     replace(train, 'join_processes', lambda _: (0, 1, DEVICE))
     replace(train.Log, 'report', lambda _: None)
     replace(train.Log, 'add', lambda _, *values: logged.extend(values[3:]))
-    replace(train, 'loader', lambda s, clips, *_: one_batch(clips))
+    replace(train, 'announce', lambda *_: Gpu.faults.clear())    # the steps begin
     replace(evaluate, 'evaluate', lambda model, *_, **__: logged.append(model))
     logged = []
-
-    def one_batch(clips):
-        data.statistics.cache_clear()
-        data.statistics(DEVICE)                           # sent once, before the first step
-        Gpu.faults.clear()
-        yield data.collate([clips[0, 0], clips[0, 1]])
 
     def step(**changes):
         train.train(train.Settings(**SMALL | dict(out=str(tmp_path)) | changes))
         return logged
 
+    data.statistics.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True), Gpu(), skip_data(True):
+        data.statistics(DEVICE)                           # sent once, before the first step
         yield step
 
 
@@ -133,19 +128,19 @@ def test_an_evaluation_ends_in_numpy(half, step, monkeypatch):
     assert result['embeddings']['a']['val'][0].dtype == np.float32
     look = figures.look_at(model, VIDEOS['val'][0], [0, 1])
     for attention in look.entities, look.heads:
-        for values in focus(attention, look.actor).values():
-            assert values.device == DEVICE and values.dtype == torch.float32
+        shares = focus(attention, look.actor).values()
+        assert {share.dtype for share in shares} == {torch.float32}
         assert figures.tinted(look.images, attention[:, 0]).dtype == np.uint8
 
 
 @pytest.mark.parametrize('half', HALVES, ids=str)
-def test_a_checkpoint_goes_to_the_cpu_and_back(half, step, monkeypatch, tmp_path):
-    step()
-    assert {weight.device.type for weight in load_model(tmp_path).parameters()} == {'cpu'}
-    resumed = []
-    monkeypatch.setattr(torch.optim.Adam, 'step', resumed.append)
-    step()
-    assert {state['exp_avg'].device for state in resumed[0].state.values()} == {DEVICE}
+def test_a_checkpoint_goes_to_the_cpu_and_back(half, step, tmp_path):
+    model = step()[-1]
+    for weight in load_model(tmp_path).parameters():
+        assert weight.device.type == 'cpu' and weight.dtype == torch.float32
+    adam = torch.optim.Adam(weight for weight in model.parameters() if weight.requires_grad)
+    assert train.resume(load_checkpoint(tmp_path), adam, None, tmp_path) == 1
+    assert {state['exp_avg'].device for state in adam.state.values()} == {DEVICE}
 
 
 @pytest.mark.parametrize('half', HALVES, ids=str)
