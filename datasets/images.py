@@ -39,7 +39,8 @@ def read_images(files, indices, size=None):
             if image.mode in DEEP:
                 bits = bits or bits_used(files)
                 image = eight_bits(image, bits)
-            image = image.convert('RGB')
+            if image.mode != 'RGB':
+                image = image.convert('RGB')
             shape = shape or open_image(files[0]).size    # frames of one video go into one tensor
             if image.size != shape:
                 image = image.resize(shape, Image.BILINEAR)
@@ -78,7 +79,8 @@ def open_image(file, size=None):
             if size:
                 image.draft('RGB', (size, size))    # a JPEG is decoded at a half if that is enough
             image.load()
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        return image
 
 
 @lru_cache(maxsize=16)

@@ -193,7 +193,7 @@ HDR_TONES = 16, 18     # PQ and HLG of ITU-R BT.2100
 
 @lru_cache(maxsize=16)
 def reformatter(*_kind):
-    """libswscale takes 4 s to set up its map of HDR's tones: once for each kind of frames."""
+    """To set up libswscale costs more than a frame, with HDR's tones 4 s: once for each kind."""
     return av.video.reformatter.VideoReformatter()
 
 
@@ -205,11 +205,11 @@ def rgb(frame, width, height, cut=(0, 0, 0, 0)):
         whole = rgb(frame, frame.width, frame.height)
         part = whole[top:frame.height - bottom, left:frame.width - right]
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(part), 'rgb24')
-    if frame.color_trc not in HDR_TONES:
-        return frame.to_ndarray(width=width, height=height, format='rgb24')
     kind = frame.format.name, frame.width, frame.height, frame.color_trc, width, height
     scale = reformatter(get_ident(), *kind)    # no two threads may share one
-    tones = {'dst_color_trc': BT709, 'dst_color_primaries': BT709}
+    tones = {}
+    if frame.color_trc in HDR_TONES:
+        tones = {'dst_color_trc': BT709, 'dst_color_primaries': BT709}
     return scale.reformat(frame, width, height, 'rgb24', **tones).to_ndarray()
 
 
