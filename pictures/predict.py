@@ -14,7 +14,7 @@ from PIL import Image
 
 from pictures.align import known_times, read_at
 from pictures.canvas import (BLUE, WIDTH, class_name, draw_bars, figure, plain, save, show,
-                             shortened, spaced)
+                             shortened)
 from running.errors import UserError
 
 FOLDS = 10            # parts held out in turn; single videos, if there are no more than that
@@ -149,9 +149,11 @@ def write_table(path, phases, probabilities, seconds, names):
 
 
 def draw_prediction(video, phase, probability, teacher, seconds, path):
-    """A filmstrip, the predicted phases as a bar under it, their probability under that."""
+    """A filmstrip, the predicted phases as a bar under it, their probability under that. A frame
+    stands over its own time: in the middle of an equal part of the video."""
     n = len(phase)
-    at = spaced(n, FRAMES)
+    parts = min(n, FRAMES)
+    at = ((np.arange(parts) + 0.5) * n / parts).astype(int)
     strip = []
     for frame in read_at(video, at):
         frame = Image.fromarray(frame)
@@ -163,6 +165,7 @@ def draw_prediction(video, phase, probability, teacher, seconds, path):
     fig = figure(WIDTH, tall + 2.5, layout='constrained')
     frames, bar, curve = fig.subplots(3, 1, height_ratios=[tall, 0.4, 0.8])
     show(frames, [strip], (), [f'{seconds[i]:.1f} s' for i in at])
+    frames.set_aspect('auto')                             # as wide as the bar
     frames.set_title(shortened(video.name, 80), fontsize=10)
     draw_bars(bar, {'phase': phase}, teacher.names)
     bar.set_xticks([])
