@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from objectives.alignment import alignment_table, expected_maximum
 from objectives.gta import gta
 from objectives.lav import lav, soft_dtw
-from test_loss import (FULL, PADDED, batch, check_golden, compute, logsumexp, read_golden,
-                       sequences)
+from test_loss import PADDED, batch, check_golden, compute, logsumexp, read_golden, sequences
 
 GOLDEN = Path(__file__).parent / 'golden' / 'objectives_more.npz'
 
@@ -66,17 +65,7 @@ def test_soft_dtw_is_the_soft_minimum_over_all_alignments(gamma):
         assert values[b].item() == pytest.approx(soft(totals, gamma), rel=1e-9)
 
 
-def test_gradcheck_soft_dtw():
-    cost = torch.rand(2, 4, 5, dtype=torch.float64, requires_grad=True)
-    rows = torch.tensor([4, 3])
-    columns = torch.tensor([5, 2])
-
-    def value(cost):
-        return soft_dtw(cost, rows, columns, 0.3)
-    assert torch.autograd.gradcheck(value, cost)
-
-
-@pytest.mark.parametrize('shape', [(5, 7), (7, 5), (1, 4), (4, 1), (1, 1)])
+@pytest.mark.parametrize('shape', [(5, 7), (7, 5), (1, 4), (1, 1)])
 def test_every_cell_of_the_smooth_table(shape):
     """Also in float32: a constant far away outside the table takes part in no cell."""
     generator = torch.Generator().manual_seed(0)
@@ -119,8 +108,17 @@ def slow_lav(clips):
     return sum(losses) / len(losses)
 
 
+def test_lav_equals_its_definition():
+    clips = batch(PADDED)
+    value = slow_lav(clips)
+    assert compute('lav', clips).item() == pytest.approx(value, rel=1e-6)
+    in_float32 = compute('lav', (clips[0].float(), *clips[1:]))
+    assert in_float32.dtype == torch.float32
+    assert in_float32.item() == pytest.approx(value, rel=1e-5)
+
+
 @pytest.mark.parametrize('gap, near', [(10, True), (11, False)])
-@pytest.mark.parametrize('length', [12, 30, 70, 1000])
+@pytest.mark.parametrize('length', [12, 1000])
 def test_lav_window_is_in_whole_frames(gap, near, length):
     """At d = 2 a pair outside the window costs nothing; inside it costs d, at any length."""
     z = torch.eye(2, dtype=torch.float64).expand(1, 2, 2, 2)
@@ -169,15 +167,3 @@ def test_gta_long_clips_in_float32():
     value.backward()
     assert z.grad.isfinite().all()
     assert value.item() == pytest.approx(exact.item(), rel=1e-4)
-
-
-# ------------------------------------------------------------------------------------ definitions
-
-@pytest.mark.parametrize('counts', [FULL, PADDED], ids=['full', 'padded'])
-def test_lav_equals_its_definition(counts):
-    clips = batch(counts)
-    value = slow_lav(clips)
-    assert compute('lav', clips).item() == pytest.approx(value, rel=1e-6)
-    in_float32 = compute('lav', (clips[0].float(), *clips[1:]))
-    assert in_float32.dtype == torch.float32
-    assert in_float32.item() == pytest.approx(value, rel=1e-5)
