@@ -25,7 +25,8 @@ from running.record import save_checkpoint
 
 ROOT = Path(train.__file__).parent
 TINY = ('--dataset folder --backbone tiny --weights random --layers 1 --image-size 24 --frames 4 '
-        '--batch 4 --fc-width 32 --depth 1 --embedding 16 --workers 0 --versions 0 --device cpu').split()
+        '--batch 4 --fc-width 32 --depth 1 --embedding 16 --workers 0 --versions 0 '
+        '--device cpu').split()
 
 
 @pytest.fixture(scope='module')
@@ -191,8 +192,9 @@ def test_every_trained_weight_has_a_gradient(changes):
 
 
 def test_two_processes_train_as_one(tmp_path, videos, run):
-    """Loss and gradients of every step: BatchNorm has the statistics of all processes, on the CPU as
-    well. Rank 0 alone writes. Each embeds a part for the metrics, which one process finds, too."""
+    """Loss and gradients of every step: BatchNorm has the statistics of all processes, on the CPU
+    too. Rank 0 alone writes. Each embeds a part for the metrics, which one process finds as well.
+    """
     flags = [*videos, '--epochs', 2, '--dropout', 0]
     two = start('--out', tmp_path / 'two', *flags, processes=2)
     assert run('--out', tmp_path / 'one', *flags)[0] == 0
@@ -299,7 +301,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, videos, run):
 
 def test_a_checkpoint_is_written_no_more_often_than_told(
         tmp_path, videos, run, no_evaluation, monkeypatch):
-    """Time passes by 10 s at each look at the clock; 8 steps, and before the evaluation it saves."""
+    """Time passes by 10 s at each look at the clock; it saves before the evaluation, at step 8."""
     clock = iter(range(0, 10 ** 6, 10))
     monkeypatch.setattr(train.time, 'time', lambda: next(clock))
     written = []
