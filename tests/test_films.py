@@ -100,18 +100,6 @@ def test_the_film_shows_the_frames_of_the_table(tmp_path):
         assert file.streams.video[0].codec_context.pix_fmt == 'yuv420p'    # which all players show
 
 
-@pytest.mark.parametrize('frames, sizes', [
-    ((1, 9), [(48, 64), (31, 17)]),
-    ((5, 1, 6, 4), [(320, 90), (2, 400), (33, 33), (16, 2)]),
-])
-def test_odd_videos_are_aligned(tmp_path, frames, sizes):
-    videos = [grey('one name', n, size) for n, size in zip(frames, sizes)]
-    notes = align.align(videos, [arc(n) for n in frames], tmp_path / 'out.mp4')
-    assert len(film_frames(tmp_path / 'out.mp4')) == frames[0]
-    assert len(table_of(tmp_path / 'out.csv')) == frames[0] * (len(frames) - 1)
-    assert sum('no times in it' in note for note in notes) == len(frames)
-
-
 def test_the_sentence_says_when_the_clock_would_do():
     frame = np.arange(20)
     ones = np.ones(20)

@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 
 import evaluate
 from evaluation import table
-from noise import optimum, paced_videos, random_videos, with_ones
+from noise import random_videos, with_ones
 
 torch.set_num_threads(1)                                  # the arrays are small
 GOLDEN = Path(__file__).parent / 'golden' / 'metrics.npz'
@@ -190,25 +190,6 @@ def test_classification_is_softmax_regression_at_its_optimum(classes):
     found = evaluate.fit_classifier(x, y).predict_proba(x)
     np.testing.assert_allclose(found, expected, atol=2e-4)
     assert evaluate.classification([x], [y], [x], [y]) == (expected.argmax(1) == y).mean()
-
-
-def check_predictions(train, labels, val):
-    x = np.concatenate(train)
-    y = np.concatenate(labels)
-    val = np.concatenate(val)
-    best = with_ones(val) @ optimum(x, y)
-    np.testing.assert_array_equal(evaluate.predict_phases(x, y, val), best.argmax(1))
-
-
-@pytest.mark.parametrize('number', range(0, 10, 2))
-def test_every_prediction_is_that_of_the_converged_optimum(number):
-    classes = 2 + number % 5
-    val, _ = paced_videos(number + 100, classes)
-    check_predictions(*paced_videos(number, classes), val)
-
-
-def test_every_prediction_on_the_authors_embeddings_too():
-    check_predictions(*golden('train'), golden('val')[0])
 
 
 def test_classification_where_there_is_little_to_classify():

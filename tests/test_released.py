@@ -11,7 +11,7 @@ import model
 import train
 from backbones.build import build_backbone
 from backbones.released import translate
-from backbones.weights import backbone_state, fingerprint
+from backbones.weights import fingerprint
 from full_size import save_released
 from loss import projection_head
 from miniatures import write_images
@@ -211,20 +211,6 @@ def test_weights_missing_or_too_many_are_named(key, value, words, small, tmp_pat
     save_released(tmp_path / 'it.pth', state, small['cfg'])
     with pytest.raises(UserError, match=words):
         model.load_model(tmp_path / 'it.pth')
-
-
-@pytest.mark.parametrize('name, pool', [('resnet50', 'max'), ('tiny', 'lstp'), ('tiny', 'cls')])
-def test_their_backbone_by_weights(name, pool):
-    """--weights takes the backbone out of such a file: what training from it goes on with."""
-    backbone = build_backbone(name, weights='random')
-    theirs = their_backbone(backbone, pool, is_carl=True)
-    theirs['embed.video_emb.bias'] = torch.zeros(256)
-    again = model.backbones()[name].make(None)
-    state, sentence = backbone_state(dict(model_state=theirs), again, 'it.pth')
-    assert 'left out embed.*' in sentence
-    own = backbone.state_dict()
-    assert state.keys() == own.keys()
-    assert all(torch.equal(state[key], own[key]) for key in own)
 
 
 def test_training_starts_from_one(small, tiny, monkeypatch, tmp_path):
