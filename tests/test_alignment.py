@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from objectives.alignment import alignment_table, expected_maximum
 from objectives.gta import gta
-from test_loss import PADDED, batch, check_golden, compute, logsumexp, read_golden, sequences
+from test_loss import batch, check_golden, compute, logsumexp, read_golden, sequences
 
 GOLDEN = Path(__file__).parent / 'golden' / 'objectives_more.npz'
 
@@ -74,21 +74,11 @@ def squared_distances(z_a, z_b):
 
 
 def slow_lav(clips):
-    losses = []
+    """Of each video, for test_objectives.py."""
     for a, b in sequences(clips):
         total = slow_dtw(squared_distances(a[0], b[0]), soft)
         total += 0.5 * (spread(*a) + spread(*b))
-        losses.append(total / clips[0].shape[2])
-    return sum(losses) / len(losses)
-
-
-def test_lav_equals_its_definition():
-    clips = batch(PADDED)
-    value = slow_lav(clips)
-    assert compute('lav', clips).item() == pytest.approx(value, rel=1e-6)
-    in_float32 = compute('lav', (clips[0].float(), *clips[1:]))
-    assert in_float32.dtype == torch.float32
-    assert in_float32.item() == pytest.approx(value, rel=1e-5)
+        yield [total / clips[0].shape[2]]
 
 
 # -------------------------------------------------------------------------------------------- GTA

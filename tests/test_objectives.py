@@ -1,4 +1,4 @@
-"""TCN, TCC, SaL, VSP, VSP-P, VSP-F, distillation, supervised: each against its definition."""
+"""TCN, TCC, LAV, SaL, VSP, VSP-P, VSP-F, distillation, supervised: each against its definition."""
 import math
 from itertools import combinations, groupby
 from pathlib import Path
@@ -14,6 +14,7 @@ from objectives.sal import draw_triplets
 from objectives.vsp import draw_bridges
 from objectives.vsp_f import phase_contrast
 from objectives.vsp_p import draw_phases
+from test_alignment import slow_lav
 from test_loss import (D, PADDED, batch, check_golden, compute, frame_options, logsumexp,
                        make_classifier, of, read_golden, sequences)
 
@@ -95,8 +96,9 @@ def slow_supervised(clips):
         yield values
 
 
-# scl: test_loss.py; lav, gta: test_alignment.py; the others: golden numbers below
-SLOW = {'tcn': slow_tcn, 'tcc': slow_tcc, 'sal': slow_sal, 'supervised': slow_supervised}
+# scl: test_loss.py; gta: test_alignment.py; the others: golden numbers below
+SLOW = {'tcn': slow_tcn, 'tcc': slow_tcc, 'lav': slow_lav, 'sal': slow_sal,
+        'supervised': slow_supervised}
 
 
 @pytest.mark.parametrize('name', SLOW)
