@@ -75,6 +75,15 @@ def test_turned_videos(name, tmp_path):
         assert torch.equal(video_file(path, 64).read([5, 23]), squashed[[5, 23]])
 
 
+def test_a_turn_by_a_degree_is_none(tmp_path):
+    """Phones write what their sensors say, rounded; players turn by quarters."""
+    write_video(tmp_path / 'a.mp4', 4)
+    stored = every_frame(tmp_path / 'a.mp4')
+    degree = (.9998, .0175, -.0175, .9998)
+    write_turned(tmp_path / 'a.mp4', (tmp_path / 'a.mp4').read_bytes(), degree)
+    assert torch.equal(every_frame(tmp_path / 'a.mp4'), stored)
+
+
 # --------------------------------------------------------------------------------------------------
 # Videos cut without encoding anew
 
@@ -231,6 +240,23 @@ def write_frames(path, frames, codec='libx264', pixels='yuv420p', options=None, 
         for frame in frames:
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
+
+
+def test_pictures_that_come_bit_by_bit(tmp_path):
+    """x264's intra refresh: where decoding may begin, the first frames are not whole. Each frame by
+    itself is as it is in a row."""
+    rng = np.random.default_rng(0)
+    still = rng.integers(0, 256, (12, 20, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    frames = []
+    for i in range(60):
+        frames.append(av.VideoFrame.from_ndarray(np.roll(still, 3 * i, 1), format='rgb24'))
+        frames[-1].pts = i
+    options = {'intra-refresh': '1', 'g': '12', 'bf': '3'}
+    write_frames(tmp_path / 'a.mp4', frames, options=options)
+    video = video_file(tmp_path / 'a.mp4')
+    in_a_row = torch.cat(list(video.parts()))
+    for i in range(60):
+        assert torch.equal(video.read([i])[0], in_a_row[i]), i
 
 
 def test_the_default_track_is_the_video(tmp_path):
