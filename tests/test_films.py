@@ -120,6 +120,12 @@ def test_the_film_says_when_a_match_is_the_clock(tmp_path, monkeypatch):
     assert names == ['a', 'b: hardly more than the clock', 'c']
 
 
+@pytest.mark.parametrize('indices', [[0, 0, 2, 3, 3, 9], [0, 5, 3, 3, 9]])
+def test_frames_of_a_film_come_in_the_order_asked_for(indices):
+    frames = align.read_at(grey('a', 10), np.array(indices))
+    assert [frame[0, 0, 0] // STEP for frame in frames] == indices
+
+
 # ------------------------------------------------------------------------------------------------
 # Films
 

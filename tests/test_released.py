@@ -11,7 +11,7 @@ import model
 import train
 from backbones.build import build_backbone
 from backbones.released import translate
-from backbones.weights import fingerprint
+from backbones.weights import backbone_state, fingerprint
 from full_size import save_released
 from loss import projection_head
 from miniatures import write_images
@@ -200,6 +200,18 @@ def test_weights_missing_or_too_many_are_named(key, value, words, small, tmp_pat
     save_released(tmp_path / 'it.pth', state, small['cfg'])
     with pytest.raises(UserError, match=words):
         model.load_model(tmp_path / 'it.pth')
+
+
+def test_carls_backbone_is_found_by_weights():
+    """As training from such a file does."""
+    with torch.device('meta'):
+        backbone = model.backbones()['resnet50'].make(None)
+        theirs = their_backbone(backbone, 'max', is_carl=True)
+        theirs['embed.video_emb.bias'] = torch.zeros(256)
+        state, sentence = backbone_state(dict(model_state=theirs), backbone, 'it.pth')
+    assert 'left out embed.*' in sentence
+    own = {key: value.shape for key, value in backbone.state_dict().items()}
+    assert own == {key: value.shape for key, value in state.items()}
 
 
 def test_training_starts_from_one(small, tiny, monkeypatch, tmp_path):
