@@ -126,9 +126,7 @@ def attention_rows(look):
 def actor_shares(looks):
     """{attention row: its share on the actor}, and 'area', the actor's share of the frame."""
     shares = {}
-    for look in looks:
-        if look.actor is None:
-            continue
+    for look in [look for look in looks if look.actor is not None]:
         for name, attention in attention_rows(look).items():
             share = on_actor(attention[:, None], look.actor)
             shares.setdefault(name, []).append(share.item())

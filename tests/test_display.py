@@ -364,14 +364,6 @@ def test_the_stream_may_say_the_turn(tmp_path):
     assert torch.equal(every_frame(tmp_path / 'a.ts'), stored.transpose(2, 3).flip(2))
 
 
-def test_matroska_may_say_the_turn(tmp_path):
-    write_video(tmp_path / 'a.mp4', 20)
-    stored = every_frame(tmp_path / 'a.mp4')
-    write_turned(tmp_path / 'a.mp4', (tmp_path / 'a.mp4').read_bytes(), TURNS['by 90'])
-    remux(tmp_path / 'a.mp4', tmp_path / 'a.mkv')
-    assert torch.equal(every_frame(tmp_path / 'a.mkv'), shown_at(stored, TURNS['by 90']))
-
-
 def test_the_stream_may_say_what_is_cut_off(tmp_path):
     write_video(tmp_path / 'plain.mp4', 20)
     stored = every_frame(tmp_path / 'plain.mp4')
