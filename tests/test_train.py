@@ -25,7 +25,7 @@ from running.record import save_checkpoint
 
 ROOT = Path(train.__file__).parent
 TINY = ('--dataset folder --backbone tiny --weights random --layers 1 --image-size 24 --frames 4 '
-        '--batch 4 --fc-width 32 --depth 1 --embedding 16 --workers 0 --versions 0 '
+        '--batch 4 --fc-width 32 --depth 1 --embedding 4 --workers 0 --versions 0 '
         '--device cpu').split()
 
 
@@ -195,7 +195,7 @@ def test_two_processes_train_as_one(tmp_path, videos, run):
     """Loss and gradients of every step: BatchNorm has the statistics of all processes, on the CPU
     too. Rank 0 alone writes. Each embeds a part for the metrics, which one process finds as well.
     """
-    flags = [*videos, '--epochs', 2, '--dropout', 0]
+    flags = [*videos, '--epochs', 2, '--dropout', 0, '--lr', 1e-4]
     two = start('--out', tmp_path / 'two', *flags, processes=2)
     assert run('--out', tmp_path / 'one', *flags)[0] == 0
     screen, errors = two.communicate(timeout=200)
@@ -212,7 +212,7 @@ def test_two_processes_train_as_one(tmp_path, videos, run):
     rows = json.loads((tmp_path / 'it.json').read_text())['rows']
     means = next(iter(rows.values()))['mean']
     for metric in 'classification', 'progression', 'tau', 'ap5':
-        assert means[metric] == pytest.approx(metrics[metric], abs=1e-6)
+        assert means[metric] == pytest.approx(metrics[metric], abs=1e-4)
 
 
 def without_time(log):
