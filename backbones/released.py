@@ -51,9 +51,11 @@ def translate(content, path):
                         f'which holds tensors and, as cfg, its settings')
     ours = rename(state)
     try:
-        settings = settings_of(ours, state, flatten(config), path)
+        settings = settings_of(ours, state, flatten(config))
     except KeyError as key:
         raise UserError(f'{path}: is no transformer of CARL or MV-Former: lacks {key}') from None
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from None
     return dict(settings=settings, model=ours, backbone=None, step=None, optimizer=None)
 
 
@@ -72,32 +74,31 @@ def flatten(config, section=None):
     for name, value in config.items():
         if isinstance(value, dict):
             flat |= flatten(value, name)
-        flat[name] = value
-        flat[f'{section}.{name}'] = value
+        flat |= {name: value, f'{section}.{name}': value}
     return flat
 
 
-def settings_of(ours, theirs, config, path):
+def settings_of(ours, theirs, config):
     """Our settings of a model. ours, theirs: its weights under our and their names."""
     for name, ours_is in dict(NUM_HEADS=8, SMART_LN_KEYS=False).items():
         if config.get(name) not in (None, ours_is):
-            raise UserError(f'{path}: {name} {config[name]}: here it is {ours_is}')
+            raise UserError(f'{name} {config[name]}: here it is {ours_is}')
     frames = config.get('TRAIN.NUM_FRAMES')
     if not isinstance(frames, int):
-        raise UserError(f'{path}: its settings say no TRAIN.NUM_FRAMES, on which time depends')
+        raise UserError('its settings say no TRAIN.NUM_FRAMES, on which time depends')
     is_carl = any(key.startswith('res_finetune.') for key in theirs)
     blocks = {key.split('.')[2] for key in ours if key.startswith('mtf.blocks.')}
-    name = backbone_of(ours, path)
+    name = backbone_of(ours)
     settings = Architecture(
         backbone=name, weights='random', train_backbone=['layer4'] if is_carl else [],
         image_size=config.get('IMAGE_SIZE'), frames=frames, depth=len(blocks),
         fc_width=len(ours['mtf.fc.1.weight']), embedding=len(ours['mtf.out.weight']),
-        **tokens_of(ours, theirs, backbones()[name], config, path))
+        **tokens_of(ours, theirs, backbones()[name], config))
     return asdict(settings.resolve()) | dict(
         dataset=None, data=None, data_seed=0, loss='scl', limit=config.get('EVAL.FRAMES_PER_BATCH'))
 
 
-def tokens_of(ours, theirs, row, config, path):
+def tokens_of(ours, theirs, row, config):
     """The part of the settings that says how frames become tokens, and tokens an embedding."""
     settings = dict(layers=[row.layers])
     if 'pool.own' in ours:
@@ -106,25 +107,25 @@ def tokens_of(ours, theirs, row, config, path):
         if row.layers > 1:
             chosen = re.findall(r'\d+', str(config.get('SMART_FEATS')))    # '3,7,11', from 0
             if not chosen:
-                raise UserError(f'{path}: its settings name no SMART_FEATS, the layers of LSTP')
+                raise UserError('its settings name no SMART_FEATS, the layers of LSTP')
             settings['layers'] = [int(block) + 1 for block in chosen]
     elif 'pool.split.weight' in ours:
         settings['pool'] = 'fwb'
         width = config.get('SMART_POOL_CHANNELS') or 384
         entities = len(ours['pool.split.weight']) // width
     else:
-        return settings | dict(pool=late_fusion(theirs, row, config, path), entities=1)
+        return settings | dict(pool=late_fusion(theirs, row, config), entities=1)
     if ours['mtf.fc.1.weight'].shape[1] != width + entities:
-        raise UserError(f'{path}: without SMART_ONE_HOT: the entities here always have an id')
+        raise UserError('without SMART_ONE_HOT: the entities here always have an id')
     readout = config.get('SMART_FINAL') or 'max'
     readouts = {'one': 'cls', 'avg': 'avg'}
     if entities > 1 and readout not in readouts:
-        raise UserError(f'{path}: SMART_FINAL {readout}: the readouts here are one and avg')
+        raise UserError(f'SMART_FINAL {readout}: the readouts here are one and avg')
     return settings | dict(entities=entities, entity_width=width,
                            readout=readouts.get(readout, 'cls'))
 
 
-def late_fusion(theirs, row, config, path):
+def late_fusion(theirs, row, config):
     """How one token a frame was made: 'cls', 'avg' or 'max'."""
     if 'backbone.cls_token' in theirs:                    # else backbone.model.cls_token
         return 'cls'
@@ -132,18 +133,18 @@ def late_fusion(theirs, row, config, path):
     if row.cls:
         kinds = re.findall('max|avg', str(config.get('LATE_TYPE'))) or kinds
     if not kinds:
-        raise UserError(f'{path}: its settings name no LATE_TYPE or FLATTEN_METHOD of max or avg')
+        raise UserError('its settings name no LATE_TYPE or FLATTEN_METHOD of max or avg')
     return kinds[0]
 
 
-def backbone_of(ours, path):
+def backbone_of(ours):
     """The name of the backbone that has just these parameters."""
     inside = [key for key in ours if key.startswith('backbone.')]
     shapes = {key.removeprefix('backbone.'): ours[key].shape for key in inside}
     for name in backbones():
         if shapes == shapes_of(name):
             return name
-    raise UserError(f'{path}: its backbone has the parameters of none of {", ".join(backbones())}')
+    raise UserError(f'its backbone has the parameters of none of {", ".join(backbones())}')
 
 
 @cache

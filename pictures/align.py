@@ -61,8 +61,6 @@ def by_clock(n, m):
 def match(a, b, method='dtw'):
     """Embeddings (n, D) and (m, D), unit length -> for each of the n a frame of the m, (n,)."""
     every = math.ceil(math.sqrt(len(a) * len(b) / CELLS))
-    if every == 1:
-        return METHODS[method](a @ b.T)
     found = METHODS[method](a[::every] @ b[::every].T) * every
     return np.interp(np.arange(len(a)), np.arange(len(a))[::every], found).astype(int)
 
@@ -144,12 +142,13 @@ def align(videos, embeddings, out, *, times=None, method='dtw'):
     return notes
 
 
-def film_alignment(path, videos, indices, *, names, times=None, title=''):
+def film_alignment(path, videos, indices, *, names=None, times=None, title=''):
     """The film: videos in a grid, and under them where each follower stands.
 
     indices: [(n,)] which frame of each video is shown; times: [(n,)] its seconds, if it has any;
-    names: what is written over each.
+    names: what is written over each, if not its name.
     """
+    names = names or [video.name for video in videos]
     panels = []
     for number, (video, wanted) in enumerate(zip(videos, indices)):
         size = video.read(wanted[:1]).shape[2:]
@@ -164,4 +163,4 @@ def film_alignment(path, videos, indices, *, names, times=None, title=''):
     if times and first[-1] > first[0]:
         rate = (len(first) - 1) / (first[-1] - first[0])
     columns = len(videos) if len(videos) < 4 else math.ceil(math.sqrt(len(videos)))
-    play(path, panels, rate, curves=curves, columns=columns, title=title, length=len(first))
+    play(path, panels, rate, curves=curves, columns=columns, title=title)

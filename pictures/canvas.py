@@ -137,12 +137,9 @@ def class_name(names, label):
     return str(label)
 
 
-def draw_bars(axes, bars, names=None, letters=100):
+def draw_bars(axes, bars, names=None):
     """Phases over time, a bar of coloured stretches for each of {name: labels (n,)}, from below up.
-
-    names: of the phases, by number, written where there is room: `letters` in the whole width.
-    Unlabelled stays white.
-    """
+    names: of the phases, by number, written where there is room. Unlabelled stays white."""
     longest = max(map(len, bars.values()))
     for height, labels in enumerate(bars.values()):
         starts = [0, *np.flatnonzero(np.diff(labels)) + 1]
@@ -152,7 +149,7 @@ def draw_bars(axes, bars, names=None, letters=100):
                 continue
             colour = COLOURS[label % len(COLOURS)]
             axes.barh(height, stop - start, left=start, height=0.8, color=colour)
-            room = (stop - start) / longest * letters
+            room = 100 * (stop - start) / longest         # letters
             name = class_name(names, label)
             if room > 4 or len(name) < room:
                 axes.text((start + stop) / 2, height, shortened(name, room), fontsize=8,

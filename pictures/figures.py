@@ -30,7 +30,7 @@ PART = 16             # frames that go through the backbone at once
 
 
 # ------------------------------------------------------------------------------------------------
-# What the model sees
+# What the model sees, and where it looks
 
 class Look(NamedTuple):
     """Some frames of a video as the model sees them; None for what there is not."""
@@ -44,10 +44,7 @@ def look_at(network, video, indices):
     """Frames of a video at `indices` through backbone and pooler -> Look."""
     parts = np.split(np.asarray(indices), range(PART, len(indices), PART))
     looks = [look_at_part(network, video, part) for part in parts]
-    fields = []
-    for values in zip(*looks):
-        fields.append(None if values[0] is None else torch.cat(values))
-    return Look(*fields)
+    return Look(*[None if values[0] is None else torch.cat(values) for values in zip(*looks)])
 
 
 @torch.no_grad()
@@ -102,17 +99,6 @@ def on_actor(attention, actor):
     return shares.mean(0)
 
 
-# ------------------------------------------------------------------------------------------------
-# Which videos and frames to show
-
-def groups_of(embedded):
-    """[positions of the videos of one action]."""
-    groups = {}
-    for position, one in enumerate(embedded):
-        groups.setdefault(one.video.action, []).append(position)
-    return list(groups.values())
-
-
 def frames_at(network, one, positions):
     """Frames of an EmbeddedVideo as the model sees them, for the screen -> uint8 (F, S, S, 3)."""
     frames = one.video.read(one.kept[positions])
@@ -140,9 +126,7 @@ def attention_rows(look):
 def actor_shares(looks):
     """{attention row: its share on the actor}, and 'area', the actor's share of the frame."""
     shares = {}
-    for look in looks:
-        if look.actor is None:
-            continue
+    for look in [look for look in looks if look.actor is not None]:
         for name, attention in attention_rows(look).items():
             share = on_actor(attention[:, None], look.actor)
             shares.setdefault(name, []).append(share.item())
@@ -214,9 +198,12 @@ class Pair(NamedTuple):
 
 def pairs_of(embedded, embeddings, most=12):
     """All pairs of the first videos of each action -> [Pair]."""
+    actions = {}
+    for position, one in enumerate(embedded):
+        actions.setdefault(one.video.action, []).append(position)
     pairs = []
-    for group in groups_of(embedded):
-        for query, other in permutations(group[:most], 2):
+    for positions in actions.values():
+        for query, other in permutations(positions[:most], 2):
             nearest = (embeddings[query] @ embeddings[other].T).argmax(1)
             clock = by_clock(len(nearest), len(embeddings[other]))
             pairs.append(Pair(query, other, nearest, clock))
@@ -330,8 +317,7 @@ def draw_alignment_film(embedded, embeddings, path):
         videos.append(embedded[pair.other].video)
         places.append(embedded[pair.other].kept[pair.nearest])
     title = 'left: a video; then, at each moment, the nearest frames of others'
-    names = [video.name for video in videos]
-    film_alignment(path, videos, places, names=names, title=title)
+    film_alignment(path, videos, places, title=title)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -361,10 +347,8 @@ def draw_training(log, path):
 # ------------------------------------------------------------------------------------------------
 
 def draw_all(network, result, name, folder, log):
-    """All pictures and films of one model into a folder; what fails is a printed note.
-
-    result: of evaluate.assess; name: the model's in it; log: its log.jsonl.
-    """
+    """All pictures and films of one model into a folder; what fails is a printed note. result: of
+    evaluate.assess; name: the model's in it; log: its log.jsonl."""
     val = result['embedded']['val']
     embeddings = result['embeddings'][name]['val']
     drawings = {

@@ -115,11 +115,8 @@ def backdrop(panels, boxes, width, height, curves, title):
     return still[:height, :width], cursor
 
 
-def play(path, panels, rate, *, curves=None, columns=3, side=320, title='', length=None):
-    """Panels that move together, `rate` frames a second -> a film, as long as the shortest.
-
-    length: frames of it, for the progress that is shown.
-    """
+def play(path, panels, rate, *, curves=None, columns=3, side=320, title=''):
+    """Panels that move together, `rate` frames a second -> a film, as long as the shortest."""
     boxes, width, height = arrange([panel.size for panel in panels], columns, side)
     if curves:
         width = max(width, LEAST_WIDTH)
@@ -130,7 +127,7 @@ def play(path, panels, rate, *, curves=None, columns=3, side=320, title='', leng
     def frames():
         frame = still.copy()
         moving = zip(*[panel.frames for panel in panels])
-        for number, images in enumerate(tqdm(moving, 'film', length, disable=None, leave=False)):
+        for number, images in enumerate(tqdm(moving, 'film', disable=None, leave=False)):
             for panel, image, (left, top, wide, high) in zip(panels, images, boxes):
                 image = Image.fromarray(image).resize((wide, high), Image.BILINEAR, reducing_gap=2)
                 if panel.times is not None:

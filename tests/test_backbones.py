@@ -122,25 +122,16 @@ def test_layers_are_counted_from_one_and_kept_in_order(make):
 @torch.no_grad()
 def test_pictures_need_not_be_square(make):
     vit, g = make()
-    wide = g['x'][..., :2 * vit.patch_size, :]
-    assert vit(wide).patches.shape == (2, 8, 32)
-    tall = wide.mT.contiguous()
+    tall = g['x'][..., :2 * vit.patch_size]
     assert vit(tall).patches.shape == (2, 8, 32)
     assert vit.attention_map(tall).shape == (2, 2, 8)
 
 
-@torch.no_grad()
-def test_dino_and_dinov3_leave_out_a_rest_of_pixels():
-    for make in dino, dinov3:
-        vit, g = make()
-        assert torch.equal(vit(g['x'][..., :-3, :-3]).patches,
-                           vit(g['x'][..., :-vit.patch_size, :-vit.patch_size]).patches)
-
-
 # --------------------------------------------------------------------------------- the rows
 
-@pytest.mark.parametrize('name', list(model.backbones()))
-def test_every_row_says_what_its_module_is(name):
+@pytest.mark.parametrize('name', [                        # one of each kind
+    'dino_vits8', 'dinov2_vits14', 'dinov2_vits14_reg', 'dinov3_vits16', 'resnet50', 'tiny'])
+def test_a_row_says_what_its_module_is(name):
     row = model.backbones()[name]
     with torch.device('meta'):
         backbone = row.make(None)
@@ -179,19 +170,17 @@ def test_sizes_that_a_backbone_cannot_take_are_said():
 
 @torch.no_grad()
 def test_resnet_is_torchvisions():
-    """Up to the feature map before its pooling, in eval mode, for sizes that 32 divides or not."""
+    """Up to the feature map before its pooling, in eval mode, for sizes that 32 does not divide."""
     from torchvision.models import resnet50
     reference = resnet50().eval()
     ours = model.backbones()['resnet50'].make(None).eval()
     state, _ = backbone_state(reference.state_dict(), ours, 'torchvision')
     load_strictly(ours, state, 'torchvision')
-    for size in 64, 70:
-        x = torch.randn(1, 3, size, size)
-        ours.image_size = size
-        features = ours(x)
-        assert features.cls is None and features.patches.shape == (1, ours.grid ** 2, 2048)
-        logits = reference.fc(features.patches.mean(1))
-        assert_close(logits, reference(x), 1e-5)
+    x = torch.randn(1, 3, 70, 70)
+    ours.image_size = 70
+    features = ours(x)
+    assert features.cls is None and features.patches.shape == (1, ours.grid ** 2, 2048)
+    assert_close(reference.fc(features.patches.mean(1)), reference(x))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -213,17 +202,3 @@ def test_after_k_blocks_a_local_patch_knows_what_lies_within_k_patches():
     for k in range(4):
         assert torch.equal(changed[:, k], distance <= k + 1)
     assert not torch.equal(before.cls, after.cls)                     # CLS sees all
-
-
-def test_the_local_attention_of_cls_is_that_of_its_last_block():
-    vit = build_backbone('tiny_local')
-    picture = torch.randn(2, 3, 72, 72)
-    attention = vit.attention_map(picture)                            # (F, heads, P)
-    assert attention.shape == (2, 3, 144)
-    attn = vit.blocks[-1].attn
-    near = vit.block_arguments(picture)['mask']
-    x = torch.randn(2, 145, 96)
-    with torch.no_grad():
-        value = attn.split_heads(x)[2]
-        out = (attn.attention_map(x, near) @ value).transpose(1, 2).flatten(2)
-        assert_close(attn.proj(out), attn(x, near))

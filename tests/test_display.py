@@ -63,18 +63,18 @@ def write_turned(path, whole, matrix):
 
 @pytest.mark.parametrize('name', STORED)
 def test_turned_videos(name, tmp_path):
-    write_video(tmp_path / name, 40, **STORED[name])
+    write_video(tmp_path / name, 24, **STORED[name])
     stored = every_frame(tmp_path / name)
     whole = (tmp_path / name).read_bytes()
-    assert stored.shape == (40, 3, 96, 160)
+    assert stored.shape == (24, 3, 96, 160)
     for turn, matrix in TURNS.items():
         path = tmp_path / f'{turn} {name}'
         write_turned(path, whole, matrix)
         expected = shown_at(stored, matrix)
         assert torch.equal(every_frame(path), expected), turn
-        assert torch.equal(video_file(path).read([33, 2, 17]), expected[[33, 2, 17]])
+        assert torch.equal(video_file(path).read([21, 2, 17]), expected[[21, 2, 17]])
         squashed = shown_at(every_frame(tmp_path / name, 64), matrix)
-        assert torch.equal(video_file(path, 64).read([5, 39]), squashed[[5, 39]])
+        assert torch.equal(video_file(path, 64).read([5, 23]), squashed[[5, 23]])
 
 
 def test_a_turn_by_a_degree_is_none(tmp_path):
@@ -141,31 +141,32 @@ def edit(whole, *parts):
 
 
 @pytest.mark.parametrize('name', CUTS)
-@pytest.mark.parametrize('first, last', [    # key frames are at 0, 24 and 48
-    (0, 53), (1, 59), (10, 20), (23, 59), (24, 53), (25, 59), (47, 53), (49, 59)])
-def test_cut_videos(name, first, last, tmp_path):
-    path = tmp_path / name
-    write_video(path, 60, **CUTS[name])
-    path.write_bytes(edit(path.read_bytes(), (first, last + 1 - first)))
-    with av.open(str(path)) as file:    # libav's own view, from front to back
-        assert sum(1 for _ in file.decode(video=0)) == last + 1 - first
-    assert numbers(every_frame(path)) == list(range(first, last + 1))
-    assert numbers(video_file(path).read([4, 0, last - first])) == [first + 4, first, last]
-    for i in range(0, last + 1 - first, 3):
-        assert numbers(video_file(path).read([i])) == [first + i]
-
-
-@pytest.mark.parametrize('name', ['b-frames.mp4', 'plain.mov'])
-@pytest.mark.parametrize('parts', [
-    [(0, 10), (30, 10)], [(30, 10), (5, 10)], [(10, 5), (12, 5), (50, 10)], [(5, 10), (5, 10)]])
-def test_videos_cut_more_than_once(name, parts, tmp_path):
+def test_cut_videos(name, tmp_path):
     write_video(tmp_path / name, 60, **CUTS[name])
-    (tmp_path / name).write_bytes(edit((tmp_path / name).read_bytes(), *parts))
+    whole = (tmp_path / name).read_bytes()
+    path = tmp_path / f'cut {name}'
+    for first, last in [(0, 53), (10, 20), (23, 59), (24, 53), (49, 59)]:    # key frames: 0, 24, 48
+        frames = last + 1 - first
+        path.write_bytes(edit(whole, (first, frames)))
+        with av.open(str(path)) as file:                  # libav's own view, from front to back
+            assert sum(1 for _ in file.decode(video=0)) == frames
+        assert numbers(every_frame(path)) == list(range(first, last + 1))
+        assert numbers(video_file(path).read([4, 0, frames - 1])) == [first + 4, first, last]
+        for i in range(0, frames, 7):
+            assert numbers(video_file(path).read([i])) == [first + i]
+
+
+@pytest.mark.parametrize('parts', [
+    [(0, 10), (30, 10)], [(30, 10), (5, 10)], [(10, 5), (12, 5), (50, 10)]])
+def test_videos_cut_more_than_once(parts, tmp_path):
+    path = tmp_path / 'a.mp4'
+    write_video(path, 60)
+    path.write_bytes(edit(path.read_bytes(), *parts))
     expected = []
     for first, frames in parts:
         expected += range(first, first + frames)
-    assert numbers(every_frame(tmp_path / name)) == expected
-    assert numbers(video_file(tmp_path / name).read([13, 2])) == [expected[13], expected[2]]
+    assert numbers(every_frame(path)) == expected
+    assert numbers(video_file(path).read([13, 2])) == [expected[13], expected[2]]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -179,28 +180,23 @@ def video_frame(number, size=(160, 96)):
 
 
 def write_with_cover(path, frames):
-    """A video of `frames` pictures, or if 0 a sound, with a white cover picture."""
+    """A video of `frames` pictures, or if 0 none, with a white cover picture."""
     with av.open(str(path), 'w') as file:
-        codec, rate = ('libx264', RATE) if frames else ('aac', 48000)
-        stream = file.add_stream(codec, rate=rate)
+        packets = []
+        if frames:
+            stream = file.add_stream('libx264', rate=RATE)
+            stream.width, stream.height, stream.pix_fmt = 160, 96, 'yuv420p'
         cover = file.add_stream('mjpeg', rate=1)
-        cover.width = cover.height = 64
-        cover.pix_fmt = 'yuvj420p'
+        cover.width, cover.height, cover.pix_fmt = 64, 64, 'yuvj420p'
         cover.disposition = av.stream.Disposition.attached_pic
         white = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 255, np.uint8), format='rgb24')
         white.pts = 0
-        packets = cover.encode(white) + cover.encode()
+        packets += cover.encode(white) + cover.encode()
+        for i in range(frames):
+            packets += stream.encode(video_frame(i))
         if frames:
-            stream.width, stream.height = 160, 96
-            stream.pix_fmt = 'yuv420p'
-            content = [video_frame(i) for i in range(frames)]
-        else:
-            silence = np.zeros((1, 1024), np.float32)
-            content = [av.AudioFrame.from_ndarray(silence, 'fltp', 'mono')]
-            content[0].sample_rate = 48000
-        for frame in content:
-            packets += stream.encode(frame)
-        file.mux(packets + stream.encode())
+            packets += stream.encode()
+        file.mux(packets)
 
 
 def cover_first(whole):
@@ -212,8 +208,7 @@ def cover_first(whole):
     return joined([*top[:-1], (b'moov', joined([(b'udta', tags), *moov.items()]))])
 
 
-@pytest.mark.parametrize('name', [
-    'after.mp4', 'first.mp4', 'first and cut.mp4', 'first and turned.mp4'])
+@pytest.mark.parametrize('name', ['after.mp4', 'first.mp4', 'first and cut.mp4'])
 def test_covers_are_not_the_video(name, tmp_path):
     path = tmp_path / name
     write_with_cover(path, 20)
@@ -221,14 +216,10 @@ def test_covers_are_not_the_video(name, tmp_path):
         path.write_bytes(cover_first(path.read_bytes()))
     if 'cut' in name:
         path.write_bytes(edit(path.read_bytes(), (5, 15)))
-    if 'turned' in name:
-        write_turned(path, path.read_bytes(), TURNS['by 180'])
     with av.open(str(path)) as file:
         cover = 0 if 'first' in name else 1
         assert file.streams.video[cover].disposition & av.stream.Disposition.attached_pic
-    frames = every_frame(path)
-    frames = frames.flip(2, 3) if 'turned' in name else frames
-    assert numbers(frames) == list(range(5 if 'cut' in name else 0, 20))
+    assert numbers(every_frame(path)) == list(range(5 if 'cut' in name else 0, 20))
 
 
 def test_a_cover_alone_is_no_video(tmp_path):
@@ -270,9 +261,8 @@ def test_pictures_that_come_bit_by_bit(tmp_path):
         assert torch.equal(video.read([i])[0], in_a_row[i]), i
 
 
-@pytest.mark.parametrize('name', ['a.mkv', 'b.mp4'])
-def test_the_default_track_is_the_video(name, tmp_path):
-    with av.open(str(tmp_path / name), 'w') as file:
+def test_the_default_track_is_the_video(tmp_path):
+    with av.open(str(tmp_path / 'a.mp4'), 'w') as file:
         first = file.add_stream('libx264', rate=RATE)
         default = file.add_stream('libx264', rate=RATE)
         for stream in (first, default):
@@ -287,10 +277,10 @@ def test_the_default_track_is_the_video(name, tmp_path):
             file.mux(first.encode(frame))
         for stream in (first, default):
             file.mux(stream.encode())
-    assert numbers(every_frame(tmp_path / name)) == list(range(20))
+    assert numbers(every_frame(tmp_path / 'a.mp4')) == list(range(20))
 
 
-@pytest.mark.parametrize('name', ['dv.mp4', 'dv.mkv', 'dv.avi'])
+@pytest.mark.parametrize('name', ['dv.mkv', 'dv.avi'])
 def test_oblong_pixels_are_shown_square(name, tmp_path):
     frames = [video_frame(i) for i in range(3)]
     write_frames(tmp_path / name, frames, 'mpeg4', sample_aspect_ratio=Fraction(64, 45))
@@ -381,9 +371,8 @@ def test_frames_that_carry_what_has_no_name(tmp_path):
     assert numbers(every_frame(tmp_path / 'a.avi')) == list(range(12))
     write_camera(tmp_path / 'a.mov', 12)
     stored = every_frame(tmp_path / 'a.mov')
-    for turn in ('as stored', 'by 90', 'by 180', 'by 270'):
-        write_turned(tmp_path / 'b.mov', (tmp_path / 'a.mov').read_bytes(), TURNS[turn])
-        assert torch.equal(every_frame(tmp_path / 'b.mov'), shown_at(stored, TURNS[turn])), turn
+    write_turned(tmp_path / 'a.mov', (tmp_path / 'a.mov').read_bytes(), TURNS['by 90'])
+    assert torch.equal(every_frame(tmp_path / 'a.mov'), shown_at(stored, TURNS['by 90']))
 
 
 def remux(old, new, bits='null'):
@@ -407,21 +396,12 @@ def test_the_stream_may_say_the_turn(tmp_path):
     assert torch.equal(every_frame(tmp_path / 'a.ts'), stored.transpose(2, 3).flip(2))
 
 
-def test_matroska_may_say_the_turn(tmp_path):
-    write_video(tmp_path / 'plain.mp4', 20)
-    stored = every_frame(tmp_path / 'plain.mp4')
-    write_turned(tmp_path / 'a.mp4', (tmp_path / 'plain.mp4').read_bytes(), TURNS['by 90'])
-    remux(tmp_path / 'a.mp4', tmp_path / 'a.mkv')
-    assert torch.equal(every_frame(tmp_path / 'a.mkv'), shown_at(stored, TURNS['by 90']))
-
-
-@pytest.mark.parametrize('name', ['a.mp4', 'a.mkv'])
-def test_the_stream_may_say_what_is_cut_off(name, tmp_path):
+def test_the_stream_may_say_what_is_cut_off(tmp_path):
     write_video(tmp_path / 'plain.mp4', 20)
     stored = every_frame(tmp_path / 'plain.mp4')
     sides = 'crop_left=16:crop_right=8:crop_top=4:crop_bottom=12'
-    remux(tmp_path / 'plain.mp4', tmp_path / name, f'h264_metadata={sides}')
-    assert torch.equal(every_frame(tmp_path / name), stored[:, :, 4:-12, 16:-8])
+    remux(tmp_path / 'plain.mp4', tmp_path / 'a.mkv', f'h264_metadata={sides}')
+    assert torch.equal(every_frame(tmp_path / 'a.mkv'), stored[:, :, 4:-12, 16:-8])
 
 
 @pytest.mark.parametrize('name', ['a.mp4', 'a.mkv'])

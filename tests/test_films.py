@@ -96,19 +96,8 @@ def test_the_film_shows_the_frames_of_the_table(tmp_path):
         similarity = embeddings[0][a] @ embeddings[1][b]
         assert float(row['similarity']) == pytest.approx(similarity, abs=1e-4)
     with av.open(str(tmp_path / 'out.mp4')) as file:
-        assert file.streams.video[0].average_rate == 10  # that of the first video
-
-
-@pytest.mark.parametrize('frames, sizes', [
-    ((1, 9), [(48, 64), (31, 17)]),
-    ((5, 1, 6, 4), [(320, 90), (2, 400), (33, 33), (16, 2)]),
-])
-def test_odd_videos_are_aligned(tmp_path, frames, sizes):
-    videos = [grey('one name', n, size) for n, size in zip(frames, sizes)]
-    notes = align.align(videos, [arc(n) for n in frames], tmp_path / 'out.mp4')
-    assert len(film_frames(tmp_path / 'out.mp4')) == frames[0]
-    assert len(table_of(tmp_path / 'out.csv')) == frames[0] * (len(frames) - 1)
-    assert sum('no times in it' in note for note in notes) == len(frames)
+        assert file.streams.video[0].average_rate == 10   # that of the first video
+        assert file.streams.video[0].codec_context.pix_fmt == 'yuv420p'    # which all players show
 
 
 def test_the_sentence_says_when_the_clock_would_do():
@@ -132,19 +121,9 @@ def test_the_film_says_when_a_match_is_the_clock(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('indices', [[0, 0, 2, 3, 3, 9], [0, 5, 3, 3, 9]])
-def test_frames_of_a_film_are_read_once_in_the_order_asked_for(indices):
-    video = grey('a', 10)
-    plain = video.decode
-    read = []
-
-    def watched(wanted):
-        read.append(list(wanted))
-        return plain(wanted)
-
-    video.decode = watched
-    frames = align.read_at(video, np.array(indices))
+def test_frames_of_a_film_come_in_the_order_asked_for(indices):
+    frames = align.read_at(grey('a', 10), np.array(indices))
     assert [frame[0, 0, 0] // STEP for frame in frames] == indices
-    assert read == [sorted(set(indices))]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -166,13 +145,6 @@ def test_frames_of_another_size_are_brought_to_the_first(tmp_path):
     assert np.abs(second.astype(int) - third).mean() < 1
 
 
-def test_the_cursor_runs_along_the_curves():
-    curves = film.Curves(np.linspace(0, 3, 7), {'b': np.arange(7)}, 'x', 'y')
-    still, (top, bottom, columns) = film.backdrop([], [], 480, 300, curves, '')
-    assert 150 < top < bottom < still.shape[0]
-    np.testing.assert_allclose(np.diff(columns), (480 - 90) / 1.1 / 6, atol=1)
-
-
 def test_upright_panels_are_as_large_as_wide_ones():
     (wide, upright), _, _ = film.arrange([(576, 1024), (1920, 1080)], columns=2, side=320)
     assert wide[2:] == (427, 240)
@@ -181,19 +153,6 @@ def test_upright_panels_are_as_large_as_wide_ones():
 
 def plain_frames(n, size, step):
     return [np.full((*size, 3), step * i, np.uint8) for i in range(n)]
-
-
-def test_a_film_reads_back(tmp_path):
-    size = 64, 48
-    path = tmp_path / 'film.mp4'
-    film.write_film(path, plain_frames(10, size, 20), 12.5)
-    with av.open(str(path)) as file:
-        stream = file.streams.video[0]
-        assert stream.codec_context.pix_fmt == 'yuv420p'
-        assert stream.average_rate == 12.5
-        assert (stream.height, stream.width) == size
-    levels = [frame.mean() for frame in film_frames(path)]
-    np.testing.assert_allclose(levels, 20 * np.arange(10), atol=3)
 
 
 def test_a_film_that_fails_leaves_nothing(tmp_path):

@@ -15,7 +15,6 @@ D = 5
 NAMES = sorted(OBJECTIVES)
 DRAWN = ['vsp', 'vsp_p', 'vsp_f', 'sal']    # their loss depends on random draws
 NOT_DRAWN = [name for name in NAMES if name not in DRAWN]
-FULL = ((12, 12),) * 3
 PADDED = ((12, 12), (12, 7), (2, 9))
 GOLDEN = Path(__file__).parent / 'golden' / 'scl.npz'
 
@@ -160,11 +159,6 @@ def test_scl_equals_its_definition(options):
     assert in_float32.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_unknown_negatives_are_refused():
-    with pytest.raises(ValueError, match='single'):
-        compute('scl', batch(), negatives='none')
-
-
 def read_golden(path):
     return {name: torch.from_numpy(np.asarray(array)) for name, array in np.load(path).items()}
 
@@ -195,7 +189,7 @@ def test_gradcheck(name, options):
 
     def value(z):
         return compute(name, (z, *about), **options)
-    assert torch.autograd.gradcheck(value, z.requires_grad_())
+    assert torch.autograd.gradcheck(value, z.requires_grad_(), fast_mode=True)
 
 
 # ----------------------------------------------------------------------- every objective: padding
@@ -265,36 +259,3 @@ def test_draws_follow_the_seed(name):
     first = compute(name, clips, seed=0)
     assert torch.equal(compute(name, clips, seed=0), first)
     assert first != compute(name, clips, seed=1)
-
-
-# ---------------------------------------------------------------- every objective: its head -------
-
-@pytest.mark.parametrize('name', NAMES)
-def test_the_head_of_its_row_fits_the_loss(name):
-    """Embedding of width 8 -> head, where z passes it -> loss -> a gradient for every weight."""
-    row = OBJECTIVES[name]
-    torch.manual_seed(0)
-    embed = torch.nn.Linear(D, 8)
-    modules = [embed]
-    clips = batch(dtype=torch.float32)
-    options = frame_options(name, clips)
-    z = embed(clips[0])
-    if row.head:
-        head = row.head(8, 5 if row.labels else None)
-        modules.append(head)
-        if row.loss_on_head_output:
-            z = head(z.flatten(0, 2)).unflatten(0, (B, 2, T))
-        else:
-            options['classifier'] = head
-    if row.unit_length:
-        z = F.normalize(z, dim=-1)
-    if row.teacher:
-        options['teacher'] = torch.randn(z.shape)
-        options['centre'] = torch.zeros(z.shape[-1])
-    value = row.loss(z, *clips[1:], **options)
-    value.backward()
-    assert value.shape == ()
-    for module in modules:
-        for weight in module.parameters():
-            assert weight.grad.isfinite().all()
-    assert embed.weight.grad.abs().max() > 0

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 from scipy.stats import kendalltau
 
 import evaluate
 from evaluation import table
-from noise import optimum, paced_videos, random_videos, with_ones
+from noise import random_videos, with_ones
 
 torch.set_num_threads(1)                                  # the arrays are small
 GOLDEN = Path(__file__).parent / 'golden' / 'metrics.npz'
@@ -160,56 +159,8 @@ def test_progression_against_loops():
     assert found == pytest.approx(np.mean(scores), abs=1e-9)
 
 
-def test_progression_knows_the_end_of_a_phase():
-    labels = np.array([0, 0, 2, 2])
-    np.testing.assert_allclose(evaluate.time_since_end(labels, 0), [-0.25, 0, 0.25, 0.5])
-    assert np.isnan(evaluate.time_since_end(labels, 1)).all()    # class 1 does not occur
-
-
 # ------------------------------------------------------------------------------------------------
 # Classification
-
-@pytest.mark.parametrize('classes', [2, 3])
-def test_classification_is_softmax_regression_at_its_optimum(classes):
-    """Sum of cross-entropies + half the squared norm of all weights, also for two classes, by
-    another optimiser."""
-    rng = np.random.default_rng(4)
-    y = np.tile(np.arange(classes), 40)
-    x = rng.normal(size=(len(y), 3)) + y[:, None] * [0.9, -0.4, 0]
-
-    def logits(theta):
-        return x @ theta[:-classes].reshape(3, classes) + theta[-classes:]
-
-    def loss(theta):
-        scores = logits(theta)
-        cross_entropy = np.logaddexp.reduce(scores, 1) - scores[np.arange(len(y)), y]
-        return cross_entropy.sum() + (theta[:-classes] ** 2).sum() / 2
-
-    best = logits(minimize(loss, np.zeros(4 * classes), tol=1e-10).x)
-    expected = np.exp(best - np.logaddexp.reduce(best, 1)[:, None])
-    found = evaluate.fit_classifier(x, y).predict_proba(x)
-    np.testing.assert_allclose(found, expected, atol=2e-4)
-    assert evaluate.classification([x], [y], [x], [y]) == (expected.argmax(1) == y).mean()
-
-
-def check_predictions(train, labels, val):
-    x = np.concatenate(train)
-    y = np.concatenate(labels)
-    val = np.concatenate(val)
-    best = with_ones(val) @ optimum(x, y)
-    np.testing.assert_array_equal(evaluate.predict_phases(x, y, val), best.argmax(1))
-
-
-@pytest.mark.parametrize('number', range(0, 10, 2))
-def test_every_prediction_is_that_of_the_converged_optimum(number):
-    classes = 2 + number % 5
-    val, _ = paced_videos(number + 100, classes)
-    check_predictions(*paced_videos(number, classes), val)
-
-
-def test_every_prediction_on_the_authors_embeddings_too():
-    check_predictions(*golden('train'), golden('val')[0])
-
 
 def test_classification_where_there_is_little_to_classify():
     x, labels = random_videos(4)
@@ -250,8 +201,9 @@ def gradient(classifier, x, y):
     return x.T.astype(np.float64) @ error + weights, error.sum(0)
 
 
-def test_few_frames_are_fitted_without_a_warning():
-    """In float32 Newton's line search fails on some of these sets, by rounding."""
+def test_the_classifier_is_softmax_regression_at_its_optimum():
+    """Without a warning: in float32 Newton's line search fails on some of these sets, by rounding.
+    """
     for number in range(0, 240, 3):
         x, y = few_frames(number)
         with warnings.catch_warnings():

@@ -119,10 +119,6 @@ def both_in_one(state, generation):
     return {'model': under('student.backbone.', state, 1) | under('teacher.backbone.', state)}
 
 
-def official(state, generation):
-    return state
-
-
 def under_state_dict(state, generation):
     return {'state_dict': under('module.', state), 'epoch': 3}
 
@@ -132,8 +128,12 @@ def in_a_larger_model(state, generation):
     return theirs | {'classifier.weight': torch.ones(2, 2)}
 
 
-FLAT = [official, timm, timm_with_biases, hugging_face, in_a_larger_model]
-FORMS = FLAT + [dino_training, teacher_in_chunks, both_in_one, under_state_dict]
+FLAT = [timm, timm_with_biases, hugging_face, in_a_larger_model]
+FORMS = [
+    ('dinov2', timm), ('dinov2_reg', timm), ('dinov3', timm), ('dinov3', timm_with_biases),
+    ('dino', hugging_face), ('dinov2_reg', hugging_face), ('dinov3', hugging_face),
+    ('dinov2', in_a_larger_model), ('dino', dino_training), ('dinov2', teacher_in_chunks),
+    ('dino', both_in_one), ('dino', under_state_dict)]
 TYPES = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
          torch.int64: 'I64'}
 
@@ -150,8 +150,7 @@ def save_safetensors(state, path, **changes):
     path.write_bytes(struct.pack('<Q', len(text)) + text + data)
 
 
-@pytest.mark.parametrize('case', CASES)
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('case, form', FORMS)
 @torch.no_grad()
 def test_every_form_gives_the_same_features(case, form, tmp_path):
     make, generation = CASES[case]
@@ -174,24 +173,15 @@ def test_every_form_gives_the_same_features(case, form, tmp_path):
     assert torch.equal(features.cls, expected.cls)
 
 
-@pytest.mark.parametrize('case, form, said', [
-    ('dino', official, ''),
-    ('dino', hugging_face, ''),
-    ('dinov2', official, 'it: left out mask_token'),
-    ('dino', dino_training, "it: took its part 'teacher'; left out head.*"),
-    ('dinov2', teacher_in_chunks, 'left out dino_head.*, ibot_head.*, mask_token'),
-    ('dino', in_a_larger_model, 'left out classifier.*')])
-def test_what_was_left_out_is_said(case, form, said):
-    make, generation = CASES[case]
-    _, sentence = backbone_state(form(official_state(case), generation), make()[0], 'it')
-    assert sentence.endswith(said) and bool(sentence) == bool(said)
-
-
-@pytest.mark.parametrize('name', ['head', 'fc', 'classifier'])
-def test_a_classifier_beside_the_backbone_is_passed_over_and_named(name):
-    layer = {f'{name}.weight': torch.zeros(10, 32), f'{name}.bias': torch.zeros(10)}
-    _, sentence = backbone_state(official_state('dino') | layer, dino()[0], 'it')
-    assert f'left out {name}.*' in sentence
+def test_what_was_left_out_is_said():
+    state = official_state('dino')
+    layer = {'fc.weight': torch.zeros(10, 32), 'classifier.bias': torch.zeros(10)}
+    for content, said in [
+            (state, ''),
+            (hugging_face(state, 'dino'), ''),
+            (state | layer, 'it: left out classifier.*, fc.*'),
+            (dino_training(state, 'dino'), "it: took its part 'teacher'; left out head.*")]:
+        assert backbone_state(content, dino()[0], 'it')[1] == said
 
 
 def test_the_content_decides_not_the_ending(tmp_path):
@@ -205,13 +195,15 @@ def test_the_content_decides_not_the_ending(tmp_path):
         assert all(torch.equal(read[key], state[key]) for key in state)
 
 
-@pytest.mark.parametrize('dtype', list(TYPES))
-def test_safetensors_of_every_type(dtype, tmp_path):
-    values = {'a': torch.arange(-6, 6).reshape(3, 4).to(dtype), 'b': torch.tensor(5).to(dtype)}
+def test_safetensors_of_every_type(tmp_path):
+    values = {}
+    for dtype, name in TYPES.items():
+        values[name] = torch.arange(-6, 6).reshape(3, 4).to(dtype)
+    values['scalar'] = torch.tensor(5.)
     save_safetensors(values, tmp_path / 'it.safetensors')
     read = read_file(tmp_path / 'it.safetensors')
     for key, value in values.items():
-        assert read[key].dtype == dtype and torch.equal(read[key], value)
+        assert read[key].dtype == value.dtype and torch.equal(read[key], value)
 
 
 def test_half_precision_files_are_computed_in_float32():
@@ -258,19 +250,15 @@ REFUSED = [                                               # into, what, words
     ('dino', without(OWN, 'norm.bias'), 'missing norm.bias'),
     ('dino', OWN | {'neck.weight': torch.zeros(1)}, 'unknown neck.weight'),
     ('dino', OWN | {'cls_token': torch.zeros(1, 1, 7)}, 'cls_token is (1, 1, 7)'),
-    ('dino', [1, 2, 3], 'no state dict'),
     ('dino', {'teacher': {'cls_token': 3}}, 'no state dict'),
     # another generation's
     ('dinov2_reg', official_state('dinov2'), 'missing register_tokens'),
-    ('dinov3', official_state('dinov2_reg'), 'pos_embed'),
     # zeros take the place of a bias only where a format is known to leave it out
     ('dino', without(THEIRS, f'{LAYER}.key.bias'), 'missing blocks.2.attn.qkv.'),
-    ('dino', without(THEIRS, f'{LAYER}.query.weight'), 'missing blocks.2.attn.qkv.'),
     ('dinov3', without(official_state('dinov3'), 'blocks.1.attn.qkv.bias'),
      'blocks.1.attn.qkv.bias'),
     # shapes that cannot be joined
     ('dino', THEIRS | {f'{LAYER}.key.weight': torch.zeros(32, 16)}, 'missing blocks.2.attn.qkv.w'),
-    ('dino', THEIRS | {f'{LAYER}.key.weight': torch.zeros(())}, 'missing blocks.2.attn.qkv.w'),
     ('dinov3', official_state('dinov3') | {'blocks.0.attn.qkv.bias_mask': torch.zeros(3)},
      'unknown blocks.0.attn.qkv.bias_mask'),
 ]
@@ -302,19 +290,12 @@ class Code:
 
 def test_no_file_runs_anything(tmp_path):
     code = Code(tmp_path / 'ran')
-    training = dino_training(OWN, 'dino')
-    contents = [
-        code,
-        OWN | {'cls_token': code},
-        training | {'args': code},
-        training | {'args': argparse.Namespace(arch=code)},
-        {'model_state': OWN, 'epoch': 3, 'cfg': code},
-    ]
     path = tmp_path / 'weights.pth'
-    for content in contents:
-        for new in True, False:
-            torch.save(content, path, _use_new_zipfile_serialization=new)
-            assert 'plain containers' in refused(dino()[0], path)
+    for content in [OWN | {'cls_token': code},
+                    {'teacher': OWN, 'args': argparse.Namespace(arch=code)},
+                    {'model_state': OWN, 'epoch': 3, 'cfg': code}]:
+        torch.save(content, path)
+        assert 'plain containers' in refused(dino()[0], path)
         path.write_bytes(pickle.dumps(content))
         refused(dino()[0], path)
         with pytest.raises(UserError, match='torch.save'):
@@ -324,13 +305,22 @@ def test_no_file_runs_anything(tmp_path):
     assert (tmp_path / 'ran').exists()
 
 
+def test_files_cut_short_are_refused(tmp_path):
+    path = tmp_path / 'weights.pt'
+    for new in True, False:
+        torch.save(OWN, path, _use_new_zipfile_serialization=new)
+        whole = path.read_bytes()
+        for size in 0, len(whole) // 2:
+            path.write_bytes(whole[:size])
+            assert 'not a whole file of tensors' in refused(dino()[0], path)
+
+
 ENTRY = {'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16]}
 BROKEN_ENTRIES = [
     ENTRY | {'data_offsets': [0, 2 ** 60]},
     ENTRY | {'shape': [5]},
     ENTRY | {'dtype': 'F8_E4M3'},
     {'dtype': 'F32', 'shape': [4]},
-    '__import__("os").mkdir("ran")',
     7,
 ]
 
@@ -342,11 +332,9 @@ def test_broken_safetensors_are_refused(tmp_path):
         refused(dino()[0], path)
     save_safetensors({'cls_token': torch.arange(4.)}, path)
     whole = path.read_bytes()
-    length = struct.unpack('<Q', whole[:8])[0]
-    contents = [b'', whole[:8 + length // 2], whole[:-3], struct.pack('<Q', 2 ** 62) + whole[8:]]
-    for header in b'{' + b'x' * 50, b'{"a":' * 100000, b'{}':     # the second too deep for Python
-        contents.append(struct.pack('<Q', len(header)) + header)
-    for content in contents:
+    too_deep = b'{"a":' * 100000                          # for Python's reader of JSON
+    for content in [whole[:30], whole[:-3], struct.pack('<Q', 2 ** 62) + whole[8:],
+                    struct.pack('<Q', len(too_deep)) + too_deep]:
         path.write_bytes(content)
         refused(dino()[0], path)
 
@@ -365,18 +353,9 @@ def cached(monkeypatch, tmp_path):
     return path
 
 
-CACHED = {'a page': b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
-          'empty': b'', 'cut': b'PK\3\4' + bytes(2000)}
-
-
-@pytest.mark.parametrize('what', [*CACHED, 'a folder', 'other weights'])
-def test_a_broken_file_in_the_cache_is_named(what, cached):
-    if what == 'a folder':
-        cached.mkdir()
-    elif what == 'other weights':
-        torch.save({'norm.weight': torch.ones(3)}, cached)
-    else:
-        cached.write_bytes(CACHED[what])
+@pytest.mark.parametrize('content', [b'<?xml version="1.0"?><Error></Error>', b'', b'PK\3\4'])
+def test_a_broken_file_in_the_cache_is_named(content, cached):
+    cached.write_bytes(content)
     with pytest.raises(UserError) as error:
         load_weights(dino()[0], ADDRESS)
     message = str(error.value)
