@@ -1,8 +1,7 @@
 """A label file, .npy or text, as a table of words, each column with a title.
 
 Text may be UTF-8, with or without a byte order mark, or UTF-16 with one. Words are separated by
-semicolons, tabs or commas, whichever the first line has; where it has none, by blanks. Python's csv
-reads the cells, without what spreadsheets and scripts leave behind; labels.py says what they mean.
+semicolons, tabs or commas, whichever the first line has; where it has none, by blanks.
 """
 import csv
 import re
@@ -39,7 +38,7 @@ def decoded(content):
 
 
 def rows_of_text(text):
-    """Text -> rows of words, all of one length."""
+    """Text -> rows of words, all of one length; without what spreadsheets and scripts leave."""
     lines = [line.strip(' ') for line in text.splitlines() if line.strip()]
     marks = ';\t,'
     if lines and re.fullmatch('"?sep=."?', lines[0].lower()):    # a spreadsheet's first line
@@ -51,28 +50,18 @@ def rows_of_text(text):
         rows = [[f'{int(m[1]) - 1}', f'{int(m[2]) - 1}', m[3]] for m in ranges]
         return [['first frame (from 1)', 'last frame (from 1)', 'label'], *rows]
     mark = next((mark for mark in marks if lines and mark in lines[0]), None)
-    rows = cells(lines, mark)
+    rows = csv.reader(lines, delimiter=mark, skipinitialspace=True) if mark else at_blanks(lines)
+    rows = [[word.strip(' "') for word in row] for row in rows]
+    rows = [row for row in rows if any(row)]
     if not rows:
         raise ValueError('nothing in it')
+    if all(row[-1] == '' for row in rows):
+        rows = [row[:-1] for row in rows]
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise ValueError(
                 f'row {number}, "{" ".join(row)}", has {len(row)} cells, row 1 {len(rows[0])}')
     return rows
-
-
-def cells(lines, mark):
-    """Lines -> rows of words, without empty rows and without a last column that is empty."""
-    rows = csv.reader(lines, delimiter=mark, skipinitialspace=True) if mark else at_blanks(lines)
-    rows = [list(map(bare, row)) for row in rows]
-    rows = [row for row in rows if any(row)]
-    if all(row[-1] == '' for row in rows):
-        rows = [row[:-1] for row in rows]
-    return rows
-
-
-def bare(word):
-    return word.strip(' "')
 
 
 def at_blanks(lines):
@@ -86,7 +75,7 @@ def at_blanks(lines):
 
 def with_titles(rows):
     """Rows -> header, rows. Columns without titles are a frame and its label; or start, end and
-    label, the last that is no number, with or without a duration (ELAN) and others between."""
+    label, the last that is no number (ELAN has a duration and others between)."""
     first, *rest = rows
     if is_header(first, rest):
         header = [title or 'index' for title in first]    # pandas gives its index no name
