@@ -139,14 +139,15 @@ def frame_folder(name, folder, size=None, **known):
 
 def pages_of(path):
     """The frames in a picture file (ImageJ's TIFF stacks, animated PNG and WebP); [] if there is
-    but one, or if a second page of another size is a thumbnail, or the same picture made smaller.
-
-    UserError: it cannot be read."""
-    with naming(path), Image.open(path) as image:
-        size = image.size
-        pages = getattr(image, 'n_frames', 1)
-        if pages > 1:
-            image.seek(1)
-        if pages == 1 or image.size != size:
-            return []
+    but one, if a second page of another size is a thumbnail, or the same picture made smaller, or
+    if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            size = image.size
+            pages = getattr(image, 'n_frames', 1)
+            image.seek(min(1, pages - 1))
+            if pages == 1 or image.size != size:
+                return []
+    except Exception:    # as above; whoever reads it will say why
+        return []
     return [(path, 'page', i) for i in range(pages)]

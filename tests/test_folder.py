@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import data
+from datasets.folder import Search
 from datasets.layout import printable
-from datasets.search import Search
 from miniatures import numbers, picture, write_video
 from running.errors import UserError
 
@@ -95,15 +95,15 @@ LABELS = 'labels without a video or folder of images of this name, or a second f
     (['a/f_1.jpg', 'a/f_2.jpg', 'a/f_3.jpg', 'a/cover.jpg', 'a/thumb_1.jpg'], ['a'],
      ['not of the numbered series in a folder of frames: 2 .jpg (a/cover.jpg, a/thumb_1.jpg)']),
     (['a/f_1.jpg', 'a/f_2.jpg', 'a/masks/f_1.png', 'a/masks/f_2.png'], ['a'],
-     ['in a folder inside a folder of frames: 2 .png']),
+     ['in a folder of frames: 1 without ending (a/masks)']),
     (['a/first.jpg', 'a/second.jpg'], ['a'], []),
     (['a/F_1.JPG', 'a/f_2.jpg', 'b/t0.04.jpg', 'b/t1.08.jpg'], ['a', 'b'], []),
     # a video and its frames
     (['a.mp4', 'a/1.jpg', 'a/2.jpg', 'b/c.mkv', 'b/c.avi'], ['a', 'a.mp4', 'b/c.avi', 'b/c.mkv'],
-     ['of one name, but each used: a, a.mp4, b/c.avi ...']),
+     []),
     # train/ and val/, and something beside them
     (['train/a.mp4', 'val/b.mkv', 'c.mp4', 'test/d.mp4'], ['a.mp4', 'b.mkv'],
-     ['outside train/ and val/: 2 .mp4 (c.mp4, test/d.mp4)'])])
+     ['outside train/ and val/: 1 .mp4, 1 without ending (c.mp4, test)'])])
 def test_what_is_not_used_is_named(names, videos, notes, clip, tmp_path, capsys, doctor):
     fill(tmp_path, clip, *names)
     loaded = data.load('folder', tmp_path)
