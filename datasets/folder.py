@@ -48,7 +48,7 @@ def split(data, search):
         val = search.below(data / 'val')  # first: a folder linked into both is not trained on
         train = search.below(data / 'train')
         known = {data / name for name in ('train', 'val', *CLASS_FILES)}
-        search.unused['outside train/ and val/'] += set(data.glob('[!.]*')) - known
+        search.pass_over('outside train/ and val/', set(data.glob('[!.]*')) - known)
         return {'train': train, 'val': val}
     found = search.below(data)
     for video in found:
@@ -102,11 +102,11 @@ class Found(NamedTuple):
 
 
 class Search:
-    """Looks for videos below some folders; `unused` is what it passes over: {reason: [paths]}."""
+    """Looks for videos below some folders; `noted` is what it passes over: {why: [paths]}."""
 
     def __init__(self, top):
         self.top = top
-        self.unused = defaultdict(list)
+        self.noted = defaultdict(list)
         self.entered = set()            # folders, without links
 
     def below(self, root):
@@ -118,42 +118,49 @@ class Search:
             folders[:] = [name for name in sorted(folders) if not name.startswith('.')]
             folders.sort(key=lambda name: (here / name).is_symlink())    # after what they lead to
             if here.resolve() in self.entered:
-                self.unused['a link to a folder that is used already'].append(here)
+                self.pass_over('a link to a folder that is used already', [here])
                 folders.clear()
                 continue
             self.entered.add(here.resolve())
             paths = sorted((here / name for name in files if name[0] != '.'), key=natural)
             files = [path for path in paths if path.is_file()]
-            self.unused['not a file, or a link that leads nowhere'] += set(paths) - set(files)
+            self.pass_over('not a file, or a link that leads nowhere', set(paths) - set(files))
             label_files += of_kind(files, LABEL_FILES)
             found += self.videos(here, root, folders, files)
         beside = {file.with_suffix(''): file for file in sorted(label_files, reverse=True)}
+        alike = defaultdict(list)
         for i, video in enumerate(found):
             name = video.path if video.path.is_dir() else video.path.with_suffix('')
+            alike[name].append(video.path)
             found[i] = video._replace(labels=beside.get(name))
+        for paths in alike.values():
+            self.noted['of one name, but each used'] += paths if len(paths) > 1 else []
         used = {video.labels for video in found} | {self.top / name for name in CLASS_FILES}
         why = 'labels without a video or folder of images of this name, or a second file of them'
-        self.unused[why] += [file for file in label_files if file not in used]
+        self.pass_over(why, set(label_files) - used)
         return sorted(found, key=natural)
 
+    def pass_over(self, why, paths):
+        self.noted[f'not used, {why}'] += paths
+
     def not_listed(self, error):
-        self.unused[f'cannot be listed ({error.strerror})'].append(Path(error.filename))
+        self.pass_over(f'cannot be listed ({error.strerror})', [Path(error.filename)])
 
     def videos(self, here, root, folders, files):
         """The videos in one folder. Folders in a folder of frames are taken from `folders`."""
-        self.unused['neither video, image nor labels'] += set(files) - set(of_kind(files, KNOWN))
+        self.pass_over('neither video, image nor labels', set(files) - set(of_kind(files, KNOWN)))
         images = of_kind(files, IMAGE_FILES)
         stacks = stacks_among(images)
         images = [file for file in images if file not in stacks]
         videos = [Found(file, root) for file in of_kind(files, VIDEO_FILES)]
         videos += [Found(file, root, tuple(pages)) for file, pages in stacks.items()]
         if images and not videos and here != root:
-            self.unused['in a folder of frames'] += [here / name for name in folders]
+            self.pass_over('in a folder of frames', [here / name for name in folders])
             folders.clear()
             frames = self.one_series(images)
             return [Found(here, root, tuple(frames))] if frames else []
         why = 'images beside videos' if videos else 'images that are in no folder of their own'
-        self.unused[why] += images
+        self.pass_over(why, images)
         return videos
 
     def one_series(self, images):
@@ -168,21 +175,21 @@ class Search:
             return images
         frames = dict(sorted(long[0]))
         if len(long) > 1 or len(frames) < len(long[0]):
-            self.unused['frames of several series in one folder; give each its own'] += images
+            self.pass_over('frames of several series in one folder; give each its own', images)
             return []
         rest = set(images) - set(frames.values())
-        self.unused['not of the numbered series in a folder of frames'] += rest
+        self.pass_over('not of the numbered series in a folder of frames', rest)
         return list(frames.values())
 
     def notes(self):
         """What is not used: a line for each reason, with endings and numbers."""
         lines = []
-        for why, paths in self.unused.items():
+        for why, paths in self.noted.items():
             if paths:
                 endings = Counter(path.suffix.lower() or 'without ending' for path in paths)
                 counts = ', '.join(f'{endings[ending]} {ending}' for ending in sorted(endings))
                 names = shortened(sorted(readable(path, self.top) for path in paths))
-                lines.append(f'{NOTE}not used, {why}: {counts} ({names})')
+                lines.append(f'{NOTE}{why}: {counts} ({names})')
         return lines
 
 

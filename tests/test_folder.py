@@ -100,7 +100,7 @@ LABELS = 'labels without a video or folder of images of this name, or a second f
     (['a/F_1.JPG', 'a/f_2.jpg', 'b/t0.04.jpg', 'b/t1.08.jpg'], ['a', 'b'], []),
     # a video and its frames
     (['a.mp4', 'a/1.jpg', 'a/2.jpg', 'b/c.mkv', 'b/c.avi'], ['a', 'a.mp4', 'b/c.avi', 'b/c.mkv'],
-     []),
+     ['of one name, but each used: 1 .avi, 1 .mkv, 1 .mp4, 1 without ending (a, a.mp4']),
     # train/ and val/, and something beside them
     (['train/a.mp4', 'val/b.mkv', 'c.mp4', 'test/d.mp4'], ['a.mp4', 'b.mkv'],
      ['outside train/ and val/: 1 .mp4, 1 without ending (c.mp4, test)'])])
