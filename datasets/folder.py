@@ -219,5 +219,4 @@ def series_and_place(stem):
     return (before.lower(), after.lower()), tuple(map(Decimal, numbers))
 
 
-ROW = DataSet(folder, 'Any folder of video files or of folders of images', segments=True,
-              whole=True)
+ROW = DataSet(folder, 'Any folder of video files or of folders of images', own=True)

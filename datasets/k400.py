@@ -97,4 +97,4 @@ def clips_listed(table):
     return listed
 
 
-ROW = DataSet(k400, SOURCE, metrics='none', counted=False)
+ROW = DataSet(k400, SOURCE, metrics='none')

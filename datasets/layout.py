@@ -24,11 +24,9 @@ class DataSet(NamedTuple):
     by_action: bool = True   # each metric for each action by itself, then their mean
     stride: int = 1          # tau and retrieval see every so many-th frame
     limit: int = 1000        # frames of the longest sequence at evaluation
-    whole: bool = False      # a longer video stays whole, thinned out; False: it is cut (published)
+    own: bool = False        # one's own: a longer video stays whole, thinned out, where published
+                             # ones are cut; read takes the unit of labels that are segments, too
     on_disk: bool = True     # False: read(seed) makes it in memory
-    counted: bool = True     # False: too large for the doctor to count its frames unless asked
-    actor: Callable | None = None    # actor(video, frames) -> why it is not known, or None
-    segments: bool = False   # True: labels may be segments; read takes unit='seconds' or 'frames'
 
 
 TCC = 'the release of TCC (temporal cycle-consistency learning)'
@@ -59,7 +57,7 @@ def read_dataset(dataset, row, data, size, label_unit=None):
             raise UserError(f'--data is missing, the folder it lies in. {row.source}')
         if not Path(data).is_dir():
             raise UserError(f'{data} is no folder (--data). {row.source}')
-        if label_unit and not row.segments:
+        if label_unit and not row.own:
             raise UserError('its labels are no segments, so leave out --label-unit')
         options = {'unit': label_unit} if label_unit else {}
         videos, remarks = row.read(Path(data), size, **options)
