@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.images import IMAGE_FILES, STACKS, natural, pages_of, read_images
+from datasets.images import IMAGE_FILES, STACKS, frame_folder, natural, pages_of
 from datasets.labels import CLASS_FILES, LABEL_FILES, class_names, read_labels
 from datasets.layout import NOTE, DataSet, readable, say, shortened
 from datasets.packets import frame_times
-from datasets.video import VIDEO_FILES, Video, video_file
+from datasets.video import VIDEO_FILES, video_file
 from running.errors import UserError
 
 HALVES = {'train', 'training', 'trainset', 'train_set', 'val', 'valid', 'validation', 'dev',
@@ -74,10 +74,9 @@ def as_video(found, size, unit=None):
     if found.labels:
         times = None if found.frames else partial(frame_times, found.path)
         known['annotate'] = partial(read_labels, found.labels, unit=unit, times=times)
-    if not found.frames:
-        return video_file(found.name, found.path, size, **known)
-    decode = partial(read_images, found.frames, size=size)
-    return Video(found.name, partial(len, found.frames), decode, **known)
+    if found.frames:
+        return frame_folder(found.name, list(found.frames), size, **known)
+    return video_file(found.name, found.path, size, **known)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ microscopes, X-ray and depth cameras store more than 8 bits a pixel. Pillow leav
 import io
 import os
 import re
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -27,58 +26,48 @@ DEEP = {'I;16', 'I;16L', 'I;16B', 'I;16N', 'I'}    # Pillow's modes of more than
 def read_images(files, indices, size=None):
     """Yield the images at `indices`: uint8 (3, H, W), squashed to size x size if given.
 
-    A file is a path; or, within a file, (path, 'page', number) or (path, 'bytes', start, end).
+    files: a folder, or a list. A file is a path; or, within a file, (path, 'page', number) or
+    (path, 'bytes', start, end).
     """
+    files = listed(files)
     shape = (size, size) if size else None
     bits = None
     for i in indices:
-        with naming(files[i]):
-            image = open_image(files[i], size)
-            if image.mode == 'F':
-                raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits')
-            if image.mode in DEEP:
-                bits = bits or bits_used(files)
-                image = eight_bits(image, bits)
-            image = image.convert('RGB')
-            shape = shape or open_image(files[0]).size    # frames of one video go into one tensor
-            if image.size != shape:
-                image = image.resize(shape, Image.BILINEAR)
-            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        yield pixels
-
-
-@contextmanager
-def naming(file):
-    """Whatever goes wrong with an image becomes a UserError that names it."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError and a few more
-        if isinstance(file, tuple):
-            path, *part = file
-            file = f'{path}, {" ".join(map(str, part))}'
-        raise UserError(f'{file}: cannot be read as an image ({one_line(error)})') from None
+        image = open_image(files[i], size)
+        if image.mode in DEEP:
+            bits = bits or bits_used(files)
+            image = eight_bits(image, bits)
+        image = image.convert('RGB')
+        shape = shape or open_image(files[0]).size    # frames of one video go into one tensor
+        if image.size != shape:
+            image = image.resize(shape, Image.BILINEAR)
+        yield torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def open_image(file, size=None):
-    """-> a Pillow image, turned as its EXIF orientation says."""
-    with naming(file):
-        path, kind, *place = file if isinstance(file, tuple) else (file, '')
+    """-> a Pillow image, turned as its EXIF orientation says. UserError: it cannot be read."""
+    path, kind, *place = file if isinstance(file, tuple) else (file, '')
+    try:
         if kind == 'page':
             stack = open_stack(path, os.getpid())
             stack.seek(*place)
-            return ImageOps.exif_transpose(stack.copy())
-        with open(path, 'rb') as content:
-            if kind == 'bytes':
-                start, end = place
-                content.seek(start)
-                content = io.BytesIO(content.read(end - start))
-            image = Image.open(content)
-            if size:
-                image.draft('RGB', (size, size))    # a JPEG is decoded at a half if that is enough
-            image.load()
+            image = stack.copy()
+        else:
+            with open(path, 'rb') as content:
+                if kind == 'bytes':
+                    start, end = place
+                    content.seek(start)
+                    content = io.BytesIO(content.read(end - start))
+                image = Image.open(content)
+                if size:
+                    image.draft('RGB', (size, size))    # decode a JPEG at a half, if enough
+                image.load()
+        if image.mode == 'F':
+            raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits')
         return ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError and a few more
+        name = ' '.join(map(str, [path, kind, *place])).strip()
+        raise UserError(f'{name}: cannot be read as an image ({one_line(error)})') from None
 
 
 @lru_cache(maxsize=16)
@@ -123,18 +112,19 @@ def images_in(folder):
             if file.suffix.lower() in IMAGE_FILES and not file.name.startswith('.')]
 
 
-def folder_frames(folder):
-    return len(images_in(folder))
+def listed(files):
+    """A list of image files as it is; those of a folder are looked for."""
+    return files if isinstance(files, list) else images_in(files)
 
 
-def read_folder(folder, indices, size=None):
-    return read_images(images_in(folder), indices, size)
+def count(files):
+    return len(listed(files))
 
 
-def frame_folder(name, folder, size=None, **known):
-    """A Video of a folder of images; size: they are squashed to size x size."""
-    decode = partial(read_folder, folder, size=size)
-    return Video(name, partial(folder_frames, folder), decode, **known)
+def frame_folder(name, files, size=None, **known):
+    """A Video of images, all those of a folder or listed; size: they are squashed to size x size.
+    """
+    return Video(name, partial(count, files), partial(read_images, files, size=size), **known)
 
 
 def pages_of(path):

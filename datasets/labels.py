@@ -42,7 +42,7 @@ def read_labels(path, frames, *, classes=None, names=None, unit=None, times=None
     """The labels in a file, for a video with so many frames.
 
     classes: how many there are, where that is known. names: the class names, by number. unit:
-    'seconds' or 'frames', where no header says it. times(frames) -> seconds of each frame.
+    'seconds' or 'frames', where no header says it. times() -> seconds of each frame.
     """
     try:
         annotation = read_annotation(path, unit)
@@ -155,7 +155,7 @@ def spread(annotation, values, frames, times):
     if annotation.unit == 'seconds':
         if times is None:
             raise ValueError('in seconds, but a folder of images has no clock; give frames')
-        moments = times(frames)                                            # (frames,)
+        moments = times()                                                  # (frames,)
     labels = np.full(frames, -1.)
     before = -np.inf
     for (first, end), value in zip(annotation.spans, values):

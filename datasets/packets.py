@@ -43,14 +43,12 @@ def open_video(path):
 
 
 def video_stream(file):
-    """The video of an open file that ffmpeg would choose; a cover picture beside it is not one.
+    """The video of an open file that ffmpeg would choose; a cover picture is none.
 
     No other track is read: in a file that was cut off, it may end before the video does."""
-    cover = av.stream.Disposition.attached_pic
-    videos = [stream for stream in file.streams.video if not stream.disposition & cover]
-    if not videos:
+    chosen = file.streams.best('video')
+    if chosen is None or chosen.disposition & av.stream.Disposition.attached_pic:
         raise ValueError('it holds none')
-    chosen = max(videos, key=preference)
     for stream in file.streams:
         if stream.index != chosen.index:
             stream.discard = av.stream.Discard.all
@@ -61,15 +59,9 @@ def video_stream(file):
     return chosen
 
 
-def preference(stream):
-    """libav's av_find_best_stream: the default track, or one of far more pixels."""
-    default = stream.disposition & av.stream.Disposition.default
-    return stream.width * stream.height + (5_000_000 if default else 0)
-
-
-def frames_of(file, stream):
+def frames_of(file):
     """Yield an open file's frames from where it stands; None for a packet that does not decode."""
-    for packet in file.demux(stream):
+    for packet in file.demux(video_stream(file)):
         yield from frames_in(packet)
 
 
@@ -163,7 +155,7 @@ def shown_by_decoding(path):
     places = []
     lost = 0
     with open_video(path) as file:
-        for place, frame in enumerate(frames_of(file, video_stream(file))):
+        for place, frame in enumerate(frames_of(file)):
             if frame is not None:
                 times.append(frame.pts)
                 places.append(place)
@@ -177,17 +169,17 @@ def shown_by_decoding(path):
     return times, True
 
 
+TOLD = set()    # files of which something is damaged
+
+
 def tell_lost(path, lost, frames):
-    """A line on a few damaged frames; ValueError if of the frames read they are many."""
+    """A line on a few damaged frames, once; ValueError if of the frames read they are many."""
     if lost > max(1, frames // 10):
         raise ValueError(f'{lost} of {frames} frames are damaged')
-    if lost:
-        say_damaged(str(path))
-
-
-@lru_cache(maxsize=1024)
-def say_damaged(path):
-    say(f'{path}: a frame of it is damaged; the one before it is shown in its place', warning=True)
+    if lost and path not in TOLD:
+        TOLD.add(path)
+        say(f'{path}: a frame of it is damaged; the one before it is shown in its place',
+            warning=True)
 
 
 def runs(indices, keys):
@@ -198,7 +190,7 @@ def runs(indices, keys):
     return [(key[0], run) for key, run in zip(np.split(start, cuts), np.split(indices, cuts))]
 
 
-def frame_times(path, _frames):
+def frame_times(path):
     """When each frame is shown, in seconds from the file's start -> float (frames,).
 
     Its sound may begin before its pictures; phones film at a varying rate.

@@ -9,10 +9,10 @@ import mmap
 from functools import partial
 
 from datasets.carl import carl
-from datasets.images import read_images
+from datasets.images import frame_folder
 from datasets.labels import checked
 from datasets.layout import CARL, TCC, DataSet, layout
-from datasets.video import Video, one_line
+from datasets.video import one_line
 from running.errors import UserError
 
 SOURCE = f'TFRecords: {TCC}. Or prepared, as train.pkl, val.pkl and videos/: {CARL}'
@@ -48,9 +48,9 @@ def videos_in(path, size):
                 raise ValueError('cut off')
             name, images, labels = sequence_example(content, (start, end))
             images = [(path, 'bytes', *image) for image in images]
-            videos.append(Video(
-                name, partial(len, images), partial(read_images, images, size=size), 'pouring',
-                partial(checked, name, labels, CLASSES)))
+            videos.append(frame_folder(
+                name, images, size, action='pouring',
+                annotate=partial(checked, name, labels, CLASSES)))
             at = end + 4
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(

@@ -4,18 +4,18 @@ Frame i is the i-th that a player shows, turned as a player turns it: uint8 (3, 
 all that the other files know of a video. Video files are decoded here, by PyAV (packets.py says
 where their frames are); pictures in images.py. A file that is broken is a `UserError` of one line.
 """
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from itertools import chain, islice
 from threading import get_ident
 
 import av
 import numpy as np
 import torch
 
-from datasets.packets import frame_times, frames_of, open_video, runs, tell_lost, timetable
-from datasets.packets import video_stream
+from datasets.packets import (frame_times, frames_of, open_video, runs, tell_lost, timetable,
+                              video_stream)
 from running.errors import UserError
 
 VIDEO_FILES = {
@@ -40,7 +40,7 @@ class Video:
     decode(distinct rising indices) -> iterable of uint8 (3, H, W), all of one size
     annotate(number of frames) -> one integer a frame, -1 = unlabelled
     mask(indices) -> where the actor is, bool (n, H, W), or None
-    times(number of frames) -> seconds of each, (n,); None: it has no clock
+    times() -> seconds of each frame on disk, (n,); None: it has no clock
     fit: if frames and labels differ in number, sample the more numerous down (Penn Action)
     """
     name: str
@@ -98,16 +98,16 @@ class Video:
     def parts(self, size=64, step=1):
         """Every step-th frame, from front to back, yielded as uint8 (up to `size`, 3, H, W)."""
         frames = iter(self.decode(self.positions(range(0, self.frames, step))))
-        part = list(itertools.islice(frames, size))
+        part = list(islice(frames, size))
         while part:
             yield torch.stack(part)
-            part = list(itertools.islice(frames, size))
+            part = list(islice(frames, size))
 
     def seconds(self):
         """When each frame is shown, in seconds from the first, (frames,); None without a clock."""
         if self.times is None:
             return None
-        return self.times(self.frames_on_disk)[self.positions(range(self.frames))]
+        return self.times()[self.positions(range(self.frames))]
 
     def actor(self, indices):
         """Where the actor is in the frames as read, bool (n, H, W), or None if it is not known."""
@@ -141,7 +141,7 @@ def frames_at(timed, times):
 
 def timed_frames(file, clock):
     """Yield (time, frame) of an open file from where it stands; without a clock, (place, frame)."""
-    for place, frame in enumerate(frames_of(file, video_stream(file))):
+    for place, frame in enumerate(frames_of(file)):
         if frame is not None and not (clock and frame.pts is None):
             yield (frame.pts if clock else place), frame
 
@@ -158,12 +158,12 @@ def decoded(path, indices):
             timed = timed_frames(file, table.clock)
             first = next(timed, None)
             if first is not None and first[0] <= table.shown[table.keys[key]]:
-                lost += yield from frames_at(itertools.chain([first], timed), times)
+                lost += yield from frames_at(chain([first], timed), times)
                 continue
             # the key frame is damaged; or it is none, and the picture comes bit by bit after it
             with open_video(path) as again:
                 lost += yield from frames_at(timed_frames(again, table.clock), times)
-    tell_lost(path, lost, len(indices))
+    tell_lost(str(path), lost, len(indices))
 
 
 def upright(pixels, matrix):

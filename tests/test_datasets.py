@@ -180,7 +180,7 @@ def test_tfrecord_with_a_truncated_jpeg(tmp_path):
         file.write(mini.framed(record))
     good, bad = data.load('pouring', tmp_path)['val']
     assert bad.frames == 2 and numbers(bad.read([0])) == [0] and numbers(good.read([1])) == [1]
-    with pytest.raises(UserError, match='pouring_val-0-of-1.tfrecord, bytes'):
+    with pytest.raises(UserError, match='pouring_val-0-of-1.tfrecord bytes'):
         bad.read([1])
 
 
