@@ -78,28 +78,18 @@ def sequence_example(content, record):
 
 def values(content, span, *path):
     """What lies at a path of field numbers in the message at `span`: the (start, end) of each."""
-    spans = [span]
-    for wanted in path:
-        inner = []
-        for start, end in spans:
-            inner += fields(content, start, end, wanted)
-        spans = inner
-    return spans
-
-
-def fields(content, start, end, wanted):
-    """The (start, end) of a message's fields of one number."""
+    if not path:
+        return [span]
+    start, end = span
     found = []
     while start < end:
         tag, start = varint(content, start)
         size, start = varint(content, start)
-        if tag % 8 != 2:
-            raise ValueError('a field that is no bytes')
-        if tag // 8 == wanted:
-            found.append((start, start + size))
+        if tag % 8 != 2 or start + size > end:
+            raise ValueError('a field that is no bytes, or runs past its message')
+        if tag // 8 == path[0]:
+            found += values(content, (start, start + size), *path[1:])
         start += size
-    if start > end:
-        raise ValueError('a field runs past its message')
     return found
 
 

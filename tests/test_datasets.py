@@ -381,4 +381,4 @@ def test_kinetics_replacements_and_strangers(tmp_path, capsys):
     videos = data.load('k400', tmp_path)['train']
     assert len(videos) == 3 and all(numbers(video.read([4])) == [4] for video in videos)
     said = capsys.readouterr().out
-    assert 'not used' in said and ': 2 (train/strange.mp4, train/abc_000001_000011.mp4)' in said
+    assert 'not used' in said and ': 2 (train/abc_000001_000011.mp4, train/strange.mp4)' in said
