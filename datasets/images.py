@@ -29,7 +29,7 @@ def read_images(files, indices, size=None):
     files: a folder, or a list. A file is a path; or, within a file, (path, 'page', number) or
     (path, 'bytes', start, end).
     """
-    files = listed(files)
+    files = images_in(files)
     shape = (size, size) if size else None
     bits = None
     for i in indices:
@@ -77,14 +77,10 @@ def open_stack(path, _process):
 
 
 def bits_used(files):
-    """How many bits of their deep pixels a series of images uses, at least 8.
-
-    Cameras of 10, 12 or 14 bits leave the upper ones of 16 empty: taken as they are, their pictures
-    are nearly black. Nine images over the whole series decide, so that all are scaled alike."""
+    """How many bits of their deep pixels a series of images uses, at least 8: cameras of 10, 12 or
+    14 bits leave the upper ones of 16 empty. Nine images decide, so that all are scaled alike."""
     spread = np.linspace(0, len(files) - 1, 9).round().astype(int)
-    brightest = 0
-    for i in set(spread.tolist()):
-        brightest = max(brightest, int(np.max(open_image(files[i]))))
+    brightest = max(int(np.max(open_image(files[i]))) for i in set(spread.tolist()))
     return max(8, brightest.bit_length())
 
 
@@ -103,27 +99,22 @@ def natural(file):
 
 
 def images_in(folder):
-    """The image files of a folder in natural order."""
+    """The image files of a folder in natural order; a list of them as it is."""
+    if isinstance(folder, list):
+        return folder
     try:
         files = sorted(Path(folder).iterdir(), key=natural)
     except OSError as error:
         raise UserError(f'{folder}: cannot be listed ({error.strerror})') from None
-    return [file for file in files
-            if file.suffix.lower() in IMAGE_FILES and not file.name.startswith('.')]
-
-
-def listed(files):
-    """A list of image files as it is; those of a folder are looked for."""
-    return files if isinstance(files, list) else images_in(files)
+    return [file for file in files if file.suffix.lower() in IMAGE_FILES and file.name[0] != '.']
 
 
 def count(files):
-    return len(listed(files))
+    return len(images_in(files))
 
 
 def frame_folder(name, files, size=None, **known):
-    """A Video of images, all those of a folder or listed; size: they are squashed to size x size.
-    """
+    """A Video of the images in a folder or a list; size: they are squashed to size x size."""
     return Video(name, partial(count, files), partial(read_images, files, size=size), **known)
 
 

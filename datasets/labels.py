@@ -4,9 +4,8 @@ A file has an integer or a class name a frame (one a line, all in one line, or i
 frame numbers), or segments: rows of start, end (or duration) and class. In frames, counted from 0,
 a segment's last frame belongs to it, unless segments touch: where one starts at the very frame at
 which another ends, an end is the first frame outside. In seconds, a frame belongs to the segment in
-which it is first shown. What cannot be read, or does not fit its video, is a UserError.
-
-Class names are numbered by classes.txt or mapping.txt beside the videos, else by the alphabet.
+which it is first shown. Class names are numbered by classes.txt or mapping.txt beside the videos,
+else by the alphabet. What cannot be read, or does not fit its video, is a UserError.
 """
 import re
 from collections import defaultdict
@@ -62,8 +61,8 @@ def checked(name, labels, classes, _frames=None):
         raise UserError(f'{name}: not one integer label a frame')
     if values.min() < -1 or classes and values.max() >= classes:
         known = f'0 to {classes - 1}' if classes else '0, 1, 2 ...'
-        found = f'labels from {values.min():g} to {values.max():g}'
-        raise UserError(f'{name}: {found}, not {known} or -1 for none')
+        raise UserError(f'{name}: labels from {values.min():g} to {values.max():g}, not {known} '
+                        f'or -1 for none')
     return values.astype(np.int64)
 
 
@@ -95,9 +94,11 @@ def read_annotation(path, unit=None):
         raise ValueError(f'no column named label, but {", ".join(header)}')
     start = find_column(header, 'start', 'begin', 'onset', 'first')
     end = find_column(header, 'end', 'stop', 'offset', 'last')
-    duration = find_column(header, 'duration') if end is None else None
-    if start is not None and (end, duration) != (None, None):
-        return segments(header, rows, start, end, duration, label, unit)
+    lasting = end is None
+    if lasting:
+        end = find_column(header, 'duration')
+    if None not in (start, end):
+        return segments(header, rows, start, end, label, unit, lasting)
     form = f'a row a frame, {header[label]}'
     frame = find_column(header, 'frame', 'index', 'idx')
     if frame is not None:
@@ -108,11 +109,10 @@ def read_annotation(path, unit=None):
     return Annotation(form, [row[label] for row in rows])
 
 
-def segments(header, rows, start, end, duration, label, unit):
+def segments(header, rows, start, end, label, unit, lasting):
     """Rows -> Annotation. Those without a label are left out, and so are point events, which last
-    no time. end: None, if `duration` says when they end."""
-    last = duration if end is None else end
-    stated, scale = unit_of(header, rows, start, last)
+    no time. lasting: the column `end` is a duration."""
+    stated, scale = unit_of(header, rows, start, end)
     unit = stated or unit
     if not unit:
         raise ValueError(
@@ -120,16 +120,16 @@ def segments(header, rows, start, end, duration, label, unit):
             'or add --label-unit seconds or --label-unit frames')
     rows = [row for row in rows if row[label].lower() not in NONE]
     rows.sort(key=lambda row: number(row[start], row))
-    lasting = [row for row in rows if end is not None or row[last].lower() not in NONE]
-    spans = [[number(row[start], row), number(row[last], row)] for row in lasting]
+    timed = [row for row in rows if not lasting or row[end].lower() not in NONE]
+    spans = [[number(row[start], row), number(row[end], row)] for row in timed]
     spans = np.array(spans).reshape(-1, 2) * scale                        # (segments, 2)
-    if end is None:
+    if lasting:
         spans[:, 1] += spans[:, 0]
     elif unit == 'frames' and not np.any(spans[1:, 0] == spans[:-1, 1]):
         spans[:, 1] += 1
     real = spans[:, 0] != spans[:, 1]
-    words = [row[label] for row, lasts in zip(lasting, real) if lasts]
-    form = f'segments in {unit}, {header[start]}, {header[last]}, {header[label]}'
+    words = [row[label] for row, lasts in zip(timed, real) if lasts]
+    form = f'segments in {unit}, {header[start]}, {header[end]}, {header[label]}'
     if len(words) < len(rows):
         form += f', {len(rows) - len(words)} point events left out'
     return Annotation(form, words, spans[real], unit)
@@ -139,14 +139,13 @@ def unit_of(header, rows, start, end):
     """What the columns say: 'seconds', 'frames' or None, and what to multiply their numbers by."""
     if any(':' in row[start] + row[end] for row in rows):    # a clock, 1:02.5
         return 'seconds', 1
-    titles = f'{header[start]} {header[end]}'.lower()
-    for words, unit, scale in (
-            (r'ms|msecs?|milli\w*', 'seconds', 0.001),
-            ('frames?', 'frames', 1),
-            ('s|secs?|seconds?|time|onset', 'seconds', 1)):    # BIDS: an onset is in seconds
-        if re.search(rf'(^|[^a-z])({words})($|[^a-z])', titles):
-            return unit, scale
-    return None, 1
+    words = set(re.findall('[a-z]+', f'{header[start]} {header[end]}'.lower()))
+    if words & {'ms', 'msec', 'milliseconds'}:
+        return 'seconds', 0.001
+    if words & {'frame', 'frames'}:
+        return 'frames', 1
+    seconds = words & {'s', 'sec', 'secs', 'second', 'seconds', 'time', 'onset'}    # of BIDS
+    return 'seconds' if seconds else None, 1
 
 
 def spread(annotation, values, frames, times):
@@ -211,14 +210,12 @@ def class_names(folder, label_files, unit=None):
 
 def understand(unit, path, video):
     """-> Annotation; None if it does not fit the video: check_labels will say why."""
-    try:
+    with suppress(Exception):  # as above
         annotation = read_annotation(path, unit)
         fits = annotation.spans is not None or len(annotation.words) == video.frames_on_disk
-    except Exception:  # as above
-        return None
-    words = [word for word in annotation.words if word.lower() not in NONE]
-    numbers = set(map(is_number, words))    # all or none of them
-    return annotation if fits and len(numbers) == 1 else None
+        words = [word for word in annotation.words if word.lower() not in NONE]
+        if fits and len(set(map(is_number, words))) == 1:    # all are numbers or none is
+            return annotation
 
 
 def names_by_number(path):

@@ -36,11 +36,8 @@ CONTROL = {code: f'\\x{code:02x}' for code in range(32)}  # file names may hold 
 
 
 def layout(source, data, *layouts):
-    """The first layout whose parts are all there -> its number, the path of each part.
-
-    A layout is a tuple of glob patterns below `data`. UserError: none is whole; it names what that
-    one lacks which lacks the fewest, and the source.
-    """
+    """The first layout (a tuple of glob patterns) whose parts are all below `data` -> its number,
+    the path of each part. UserError: what the one lacks that lacks the fewest, and the source."""
     lacking = []
     for number, patterns in enumerate(layouts):
         paths = [min(data.glob(pattern), default=None) for pattern in patterns]
@@ -71,7 +68,7 @@ def read_dataset(dataset, row, data, size, label_unit=None):
 
 
 def say_remarks(dataset, data, remarks, kind='missing'):
-    """What is missing (or another kind of trouble) in one line, notes in a line each."""
+    """What is missing (or of another kind) in one line, notes in a line each."""
     missing = [line for line in remarks if not line.startswith(NOTE)]
     if missing:
         say(f'{dataset}: {len(missing)} {kind}, among them {", ".join(missing[:3])}; '
@@ -82,8 +79,8 @@ def say_remarks(dataset, data, remarks, kind='missing'):
 
 
 def printable(text, encoding=None):
-    """Text on one line that the screen can show, or a file of this encoding. What it cannot hold,
-    ends of lines and bytes of a file name that are no UTF-8 become escapes like \\u6df1, \\x0a."""
+    """Text on one line that the screen can show, or a file of this encoding. What it cannot hold
+    becomes an escape like \\u6df1, \\x0a: ends of lines, names that are no UTF-8."""
     encoding = encoding or getattr(sys.stdout, 'encoding', None) or 'utf-8'
     return str(text).translate(CONTROL).encode(encoding, 'backslashreplace').decode(encoding)
 

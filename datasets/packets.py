@@ -32,12 +32,8 @@ class Timetable(NamedTuple):
 
 
 def open_video(path):
-    """av.open, after libav's messages have been taken off Python: for each file, as others undo it.
-
-    libav reports a damaged packet from its decoding threads. If that goes to Python's logging, the
-    thread waits for the interpreter lock, while whoever frees the decoder holds that lock and waits
-    for the thread: for ever.
-    """
+    """av.open, without libav's messages, each time, as others undo it: on the way to Python's
+    logging, a decoding thread waits for the lock of whoever frees the decoder and waits for it."""
     av.logging.set_level(None)
     return av.open(str(path), metadata_errors='replace')    # old tags are not UTF-8
 
@@ -78,23 +74,19 @@ def frames_in(packet):
 def display_matrix(frame):
     """How a player turns the frame: (x, y) is shown at (x, y) @ matrix, (2, 2) or larger."""
     try:
-        stored = frame.side_data.get('DISPLAYMATRIX')
-    except ValueError:    # PyAV has no name for something else that the frame carries
-        stored = None
-    if stored is not None:
-        return np.frombuffer(bytes(stored), np.int32).reshape(3, 3)
-    angle = math.radians(frame.rotation)                              # against the clock
+        return np.frombuffer(bytes(frame.side_data['DISPLAYMATRIX']), np.int32).reshape(3, 3)
+    except (KeyError, ValueError):    # PyAV has no name for something else that the frame carries
+        angle = math.radians(frame.rotation)                          # against the clock
     return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
 
 def timetable(path):
     """The timetable of a video file, made once a process; ValueError if too much is damaged."""
-    about = os.stat(path)
-    return timetable_of(str(path), about.st_mtime_ns, about.st_size)
+    return timetable_of(str(path), os.stat(path).st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)    # of two-minute videos, 50 MB
-def timetable_of(path, _changed, _bytes):
+def timetable_of(path, _changed):
     packets = []
     first = None    # the first frame decides how all are turned
     with open_video(path) as file:
@@ -151,21 +143,19 @@ def shown_by_packets(packets):
 
 def shown_by_decoding(path):
     """-> when the frames are shown, and whether by a clock; without one, their places in a row."""
-    times = []
-    places = []
+    shown = []    # the time and the place of each
     lost = 0
     with open_video(path) as file:
         for place, frame in enumerate(frames_of(file)):
             if frame is not None:
-                times.append(frame.pts)
-                places.append(place)
-            elif times:
+                shown.append((frame.pts, place))
+            elif shown:
                 lost += 1
-                times.append(times[-1])
-                places.append(places[-1])
-    tell_lost(path, lost, len(times))
+                shown.append(shown[-1])
+    tell_lost(path, lost, len(shown))
+    times = [time for time, _ in shown]
     if None in times or len(set(times)) < len(times) - lost or sorted(times) != times:
-        return places, False
+        return [place for _, place in shown], False
     return times, True
 
 
@@ -191,8 +181,6 @@ def runs(indices, keys):
 
 
 def frame_times(path):
-    """When each frame is shown, in seconds from the file's start -> float (frames,).
-
-    Its sound may begin before its pictures; phones film at a varying rate.
-    """
+    """When each frame is shown, in seconds from the file's start, which may be its sound's ->
+    float (frames,)."""
     return timetable(path).seconds

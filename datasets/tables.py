@@ -66,11 +66,8 @@ def rows_of_text(text):
 
 def at_blanks(lines):
     """Blanks separate words, but also lie within a name, which is the last: '0 12 hold still'."""
-    rows = [line.split() for line in lines]
-    if len(rows) < 2:
-        return rows
-    numbers = min(len(list(takewhile(is_number, row))) for row in rows[1:])
-    return [line.split(maxsplit=numbers) for line in lines]
+    leading = [len(list(takewhile(is_number, line.split()))) for line in lines[1:]]
+    return [line.split(maxsplit=min(leading, default=-1)) for line in lines]
 
 
 def with_titles(rows):
@@ -95,10 +92,9 @@ def with_titles(rows):
 
 def is_header(first, rest):
     """Does the first row name the columns: has it usual words, or stands it over numbers?"""
-    if not rest or first in rest or any(map(is_number, first)):
-        return False
     usual = set(LABELS).intersection(map(str.lower, first))
-    return bool(usual) or any(map(are_numbers, zip(*rest)))
+    named = usual or any(map(are_numbers, zip(*rest)))
+    return named and rest and first not in rest and not any(map(is_number, first))
 
 
 def find_column(header, *names):
