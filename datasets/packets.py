@@ -58,17 +58,11 @@ def video_stream(file):
 def frames_of(file):
     """Yield an open file's frames from where it stands; None for a packet that does not decode."""
     for packet in file.demux(video_stream(file)):
-        yield from frames_in(packet)
-
-
-def frames_in(packet):
-    """The frames that a packet completes; one that the file's end cuts is none."""
-    if packet.is_corrupt:
-        return []
-    try:
-        return packet.decode()
-    except av.error.FFmpegError:
-        return [None]
+        try:
+            frames = [] if packet.is_corrupt else packet.decode()    # the file's end cuts it
+        except av.error.FFmpegError:
+            frames = [None]
+        yield from frames
 
 
 def display_matrix(frame):
@@ -88,7 +82,8 @@ def timetable(path):
 @lru_cache(maxsize=1024)    # of two-minute videos, 50 MB
 def timetable_of(path, _changed):
     packets = []
-    first = None    # the first frame decides how all are turned
+    with open_video(path) as file:    # the first frame decides how all are turned
+        first = next(filter(None, frames_of(file)), None)
     with open_video(path) as file:
         stream = video_stream(file)
         container = file.format.name
@@ -99,8 +94,6 @@ def timetable_of(path, _changed):
         begin = (file.start_time or 0) / av.time_base
         rate = float(stream.average_rate or 25)
         for packet in file.demux(stream):
-            if first is None:
-                first = next(filter(None, frames_in(packet)), None)
             if packet.size and not packet.is_corrupt:
                 packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
     turn = np.eye(2) if first is None else display_matrix(first)
