@@ -40,17 +40,8 @@ def test_a_frame_is_the_same_whatever_was_read_before():
     assert torch.equal(alone.read([3, last, 3]), frames[[3, last, 3]])
 
 
-def test_no_two_videos_are_alike_nor_those_of_another_seed():
-    drawn = set()
-    for seed in (3, 4):
-        videos = synthetic.synthetic(seed, train=2, val=1)
-        for video in videos['train'] + videos['val']:
-            drawn.add(video.read([5]).numpy().tobytes())
-    assert len(drawn) == 2 * 3 * len(synthetic.ACTIONS)
-
-
 def test_synthetic_videos_have_phases_in_order_and_an_actor_that_moves():
-    for video in synthetic.synthetic(3, train=2, val=1)['train']:
+    for video in synthetic.synthetic(3, train=1, val=1)['train']:
         frames, actor, labels = everything(video)
         assert frames.shape == (video.frames, 3, 64, 64) and frames.dtype == torch.uint8
         assert actor.shape == (video.frames, 64, 64) and actor.dtype == torch.bool
