@@ -7,7 +7,6 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -16,16 +15,6 @@ from datasets.labels import UNITS, check_labels
 from datasets.layout import NOTE, printable, read_dataset, say
 from datasets.video import one_line
 from running.errors import UserError
-
-BATCH = 4    # videos, train.py's default
-
-
-class Report(NamedTuple):
-    """What was found out about a video."""
-    frames: int = 0
-    labelled: int = 0
-    unreadable: str = ''     # why it cannot be read
-
 
 def doctor(dataset, row, data, videos, remarks, decode=False):
     """Print it all; the last line sums up. UserError: no video can be read.
@@ -37,16 +26,17 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
     if counted:
         videos, problems = check_labels(videos)
     listed = list(dict.fromkeys(videos['train'] + videos['val']))
-    reports = {video: Report() for video in listed}
+    reports = dict.fromkeys(listed, (0, 0, ''))
     if counted:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = pool.map(partial(examine, decode=decode), listed)
             reports = dict(zip(listed, tqdm(found, 'videos', len(listed), disable=None)))
     table(row, videos, reports, counted)
+    frames, labelled, unreadable = zip(*reports.values())
     wrong = {
         'note': [line.removeprefix(NOTE) for line in remarks + problems if line.startswith(NOTE)],
         'missing': [line for line in remarks if not line.startswith(NOTE)],
-        'cannot be read': [report.unreadable for report in reports.values() if report.unreadable],
+        'cannot be read': list(filter(None, unreadable)),
         'labels do not fit': [line for line in problems if not line.startswith(NOTE)]}
     wrong = {kind: lines for kind, lines in wrong.items() if lines}
     for kind, lines in wrong.items():
@@ -56,12 +46,10 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
     if len(wrong.get('cannot be read', [])) == len(listed):
         raise UserError(
             f'{dataset}: none of the {len(listed)} videos in {data} can be read. {row.source}')
-    if len(videos['train']) < BATCH:
-        say(f'train videos: {len(videos["train"])}, fewer than the batch of {BATCH}')
-    longest = max(report.frames for report in reports.values())
-    if row.own and longest > row.limit:
-        say(f'longest video: {longest:,} frames; of so many, training takes every k-th (--longest)')
-    if row.metrics != 'none' and not any(report.labelled for report in reports.values()):
+    if row.own and max(frames) > row.limit:
+        say(f'longest video: {max(frames):,} frames; of so many, training takes every k-th '
+            f'(--longest)')
+    if row.metrics != 'none' and not any(labelled):
         say('no labels: without them nothing tells what is learned beyond the time')
     lacks = [f'{len(lines)} {kind}' for kind, lines in wrong.items() if kind != 'note']
     published = row.published.get('all', (0, 0))
@@ -75,15 +63,15 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
 
 
 def examine(video, decode):
-    """-> Report"""
+    """-> its number of frames, of labelled ones, and why it cannot be read"""
     try:
         frames = video.frames_on_disk
         if decode:
             for _ in video.decode(np.arange(frames)):
                 pass
     except UserError as error:
-        return Report(unreadable=str(error))
-    return Report(video.frames, 0 if video.labels is None else int(np.sum(video.labels >= 0)))
+        return 0, 0, str(error)
+    return video.frames, 0 if video.labels is None else int(np.sum(video.labels >= 0)), ''
 
 
 def table(row, videos, reports, counted):
@@ -96,8 +84,8 @@ def table(row, videos, reports, counted):
         for action in [*actions, 'all']:
             some = [reports[video] for video in found if action in (video.action, 'all')]
             published = row.published[action][position] if action in row.published else '-'
-            frames = f'{sum(report.frames for report in some):,}' if counted else '?'
-            labelled = f'{sum(report.labelled for report in some):,}' if counted else '?'
+            frames = f'{sum(report[0] for report in some):,}' if counted else '?'
+            labelled = f'{sum(report[1] for report in some):,}' if counted else '?'
             say(columns(split, action, f'{len(some):,}', published, frames, labelled))
 
 
