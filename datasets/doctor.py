@@ -37,7 +37,8 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
         'note': [line.removeprefix(NOTE) for line in remarks + problems if line.startswith(NOTE)],
         'missing': [line for line in remarks if not line.startswith(NOTE)],
         'cannot be read': list(filter(None, unreadable)),
-        'labels do not fit': [line for line in problems if not line.startswith(NOTE)]}
+        'labels do not fit': [line for line in problems if not line.startswith(NOTE)],
+    }
     wrong = {kind: lines for kind, lines in wrong.items() if lines}
     for kind, lines in wrong.items():
         say(f'{kind}: {len(lines)}')
@@ -71,7 +72,8 @@ def examine(video, decode):
                 pass
     except UserError as error:
         return 0, 0, str(error)
-    return video.frames, 0 if video.labels is None else int(np.sum(video.labels >= 0)), ''
+    labels = np.array([]) if video.labels is None else video.labels
+    return video.frames, int(np.sum(labels >= 0)), ''
 
 
 def table(row, videos, reports, counted):

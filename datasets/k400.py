@@ -54,8 +54,9 @@ def contents(data):
         folders.sort()
         for file in sorted(files):
             path = Path(folder, file)
-            match = re.fullmatch(r'(.+)_(\d+)_(\d+)(\.mp4)?', path.stem)    # mirrors: .mp4.mkv
-            name = clip_name(*match.groups()[:3]) if match else readable(path, data)
+            stem = path.stem.removesuffix('.mp4')  # some mirrors have .mp4.mkv
+            match = re.fullmatch(r'(.+)_(\d+)_(\d+)', stem)
+            name = clip_name(*match.groups()) if match else readable(path, data)
             if path.suffix == '.csv':
                 tables.append(path)
             elif path.suffix.lower() not in VIDEO_FILES:

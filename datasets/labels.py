@@ -221,10 +221,10 @@ def understand(unit, path, video):
 def names_by_number(path):
     """A file of classes, "0 name" or a name a line -> names by number, '' where there is none."""
     try:
-        lines = [line.replace(',', ' ').split() for line in decoded(path.read_bytes()).splitlines()]
+        text = decoded(path.read_bytes()).replace(',', ' ')
     except (ValueError, OSError) as error:
         raise UserError(f'{path}: {error}') from None
-    lines = list(filter(None, lines))
+    lines = [line.split() for line in text.splitlines() if line.strip()]
     numbers = range(len(lines))
     if all(len(words) > 1 and words[0].isdecimal() for words in lines):
         numbers = [int(words.pop(0)) for words in lines]
@@ -269,10 +269,12 @@ def why_wrong(video):
 
 def number_phases(videos):
     """{action: the class of its phase 0}, and how many classes there are: actions share none."""
-    phases = dict.fromkeys((video.action for video in videos), 0)
+    phases = {video.action: 0 for video in videos}
     for video in videos:
+        count = 0
         with suppress(UserError):    # whoever reads it will say why
             if video.labels is not None:
-                phases[video.action] = max(phases[video.action], int(video.labels.max()) + 1)
+                count = int(video.labels.max()) + 1
+        phases[video.action] = max(phases[video.action], count)
     first = np.cumsum([0, *phases.values()]).tolist()
     return dict(zip(phases, first)), first[-1]

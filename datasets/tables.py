@@ -51,7 +51,7 @@ def rows_of_text(text):
         return [['first frame (from 1)', 'last frame (from 1)', 'label'], *rows]
     mark = next((mark for mark in marks if lines and mark in lines[0]), None)
     rows = csv.reader(lines, delimiter=mark, skipinitialspace=True) if mark else at_blanks(lines)
-    rows = [[word.strip(' "') for word in row] for row in rows]
+    rows = [list(map(bare, row)) for row in rows]
     rows = [row for row in rows if any(row)]
     if not rows:
         raise ValueError('nothing in it')
@@ -62,6 +62,10 @@ def rows_of_text(text):
             raise ValueError(
                 f'row {number}, "{" ".join(row)}", has {len(row)} cells, row 1 {len(rows[0])}')
     return rows
+
+
+def bare(word):
+    return word.strip(' "')
 
 
 def at_blanks(lines):

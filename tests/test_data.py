@@ -158,15 +158,6 @@ def test_broken_videos_are_replaced_and_named(tmp_path, files):
         data.Clips(videos[5:], frames=8)[0, 0]
 
 
-def test_broken_partners_are_named(tmp_path, files):
-    paths = [tmp_path / 'gone.mp4', files / 'v0.mp4', files / 'v4.mp4']
-    pairs = VideoPairs(list(map(video_file, paths)), frames=8)
-    for epoch in range(8):
-        item = pairs[epoch, 1]
-        assert sorted(item['names']) == ['v0.mp4', 'v4.mp4']
-        assert [*item['skipped']] in ([], ['gone.mp4'])
-
-
 @pytest.fixture
 def labelled(files):
     """Three phases of action a, one of b, one video without labels -> videos, their classes."""

@@ -19,10 +19,8 @@ def test_frames_in_natural_order_and_broken_ones_by_name(tmp_path):
     cut_off = (tmp_path / 'frame3.jpg').read_bytes()[:700]
     (tmp_path / 'frame3.jpg').write_bytes(cut_off)
     assert numbers(video.read([0, 1, 3])) == [0, 1, 3]
-    (tmp_path / 'frame7.jpg').write_bytes(b'')
-    for i in (2, 6):
-        with pytest.raises(UserError, match=f'frame{i + 1}.jpg'):
-            video.read([i])
+    with pytest.raises(UserError, match='frame3.jpg'):
+        video.read([2])
 
 
 def checkerboard(number):
