@@ -310,23 +310,13 @@ def test_a_frame_that_no_crop_fits_is_squashed_whole():
         assert abs(seen_share(green.T)) == pytest.approx(1, abs=0.05)
 
 
-def test_denormalise():
-    frames = noise(2, 3, 4, 5) / 255
-    assert torch.allclose(data.denormalise(data.normalise(frames)), frames, atol=1e-6)
+def test_center_and_normalisation():
+    for height, width, top, left in [(360, 640, 68, 208), (225, 227, 1, 2), (224, 224, 0, 0)]:
+        frames = noise(1, 3, height, width)
+        expected = frames[:, :, top:top + 224, left:left + 224] / 255
+        assert torch.allclose(data.denormalise(data.center(frames, 224)), expected, atol=1e-6)
     black = data.normalise(torch.zeros(3, 1, 1)).flatten()
     assert torch.allclose(black, torch.tensor([-2.1179, -2.0357, -1.8044]), atol=1e-4)
-
-
-def test_center():
-    parts = {    # height, width: the rows and columns at the centre
-        (360, 640): (slice(68, 292), slice(208, 432)),
-        (225, 227): (slice(1, 225), slice(2, 226)),
-        (224, 224): (slice(0, 224), slice(0, 224)),
-    }
-    for (height, width), (rows, columns) in parts.items():
-        frames = noise(1, 3, height, width)
-        expected = frames[:, :, rows, columns] / 255
-        assert torch.allclose(data.denormalise(data.center(frames, 224)), expected, atol=1e-6)
     frames = noise(2, 3, 100, 300)    # a smaller side whole
     expected = F.interpolate(frames[:, :, :, 38:262] / 255, (224, 224), mode='bilinear')
     assert torch.allclose(data.denormalise(data.center(frames, 224)), expected, atol=1e-6)

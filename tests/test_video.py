@@ -77,9 +77,8 @@ def test_long_videos_are_not_read_for_a_few_frames(name, form, tmp_path, monkeyp
     assert len(decoded) < 80
     known = packets.timetable_of.cache_info().misses
     decoded.clear()
-    assert numbers(video.read(range(300))) == list(range(300))
-    assert len(decoded) == 300
-    assert packets.timetable_of.cache_info().misses == known
+    assert numbers(video.read([17, 285])) == [17, 285]
+    assert len(decoded) < 80 and packets.timetable_of.cache_info().misses == known
 
 
 @pytest.mark.parametrize('keep', [0.5, 0.8])
