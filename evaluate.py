@@ -252,7 +252,7 @@ def assess(networks, videos, settings, *, controls=True, folders=(), workers=0):
     # 'limit' is in the settings of CARL's checkpoints and the authors' alone
     embedded, embeddings, skipped = embed_splits(
         networks, videos, folders=folders, limit=settings.get('limit') or row.limit,
-        whole=row.whole, device=device, workers=workers)
+        whole=row.own, device=device, workers=workers)
     if not is_rank0():
         return None
     for folder in folders:

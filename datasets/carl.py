@@ -1,8 +1,7 @@
 """The lists that CARL's authors prepared, read by a pickle reader that cannot run code.
 
-For each split a pickled list of dicts (name, video_file, frame_label: an integer tensor), beside a
-folder of video files. Where a set has several actions, the list comes in a pair with the indices of
-each action's videos. What most people have of Penn Action, Pouring and FineGym.
+What most people have of Penn Action, Pouring and FineGym: for each split a pickled list of dicts
+(name, video_file, frame_label), with several actions in a pair with the indices of each action's.
 """
 import io
 import os
@@ -44,19 +43,17 @@ def entries(file, actions):
     content = read_pickle(file)
     listed = []
     try:
+        groups = [range(len(content))]
         if len(actions) > 1:
             content, groups = content
-        else:
-            groups = [range(len(content))]
         for action, group in zip(actions, groups, strict=True):
-            for index in group:
-                entry = content[int(index)]
+            for entry in [content[int(index)] for index in group]:
                 video = Path(entry['video_file']).name
                 labels = np.asarray(entry['frame_label'])
                 listed.append((action, str(entry['name']), video, labels))
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        why = one_line(error)
-        raise UserError(f'{file}: not a list of videos as CARL writes it ({why})') from None
+        raise UserError(
+            f'{file}: not a list of videos as CARL writes it ({one_line(error)})') from None
     return listed
 
 
@@ -68,8 +65,6 @@ def read_pickle(path):
     except Exception as error:  # a damaged pickle raises nearly anything
         raise UserError(f'{path}: refused, {one_line(error)}') from None
 
-
-# The functions that make arrays and tensors, under the names by which pickles call them.
 
 def load_tensor(data):
     """In place of torch's own function, which would unpickle these bytes without restriction.
@@ -87,29 +82,23 @@ def empty_array(*_):
     return np.empty(0)
 
 
-rebuild_tensor = torch.zeros(1).__reduce_ex__(2)[0]
-numpy_scalar = np.int64(1).__reduce__()[0]
-numpy_from_buffer = np.zeros(1).__reduce_ex__(5)[0]
-
-KNOWN = {
+KNOWN = {    # the names by which pickles call what makes arrays and tensors
     'collections.OrderedDict': OrderedDict,
     '_codecs.encode': encode,
     'numpy.ndarray': None,  # only ever an argument of _reconstruct
     'numpy.dtype': np.dtype,
-    'torch._utils._rebuild_tensor_v2': rebuild_tensor,
+    'torch._utils._rebuild_tensor_v2': torch.zeros(1).__reduce_ex__(2)[0],
     'torch.storage._load_from_bytes': load_tensor}
 for numpy in ('numpy.core', 'numpy._core'):  # its name before and after NumPy 2
     KNOWN[f'{numpy}.multiarray._reconstruct'] = empty_array
-    KNOWN[f'{numpy}.multiarray.scalar'] = numpy_scalar
-    KNOWN[f'{numpy}.numeric._frombuffer'] = numpy_from_buffer
+    KNOWN[f'{numpy}.multiarray.scalar'] = np.int64(1).__reduce__()[0]
+    KNOWN[f'{numpy}.numeric._frombuffer'] = np.zeros(1).__reduce_ex__(5)[0]
 
 
 class Unpickler(pickle.Unpickler):
     """A pickle may call what it can name; this one can name what KNOWN lists, nothing else."""
 
     def find_class(self, module, name):
-        called = f'{module}.{name}'
-        if called not in KNOWN:
-            raise UserError(
-                f'holds {called}, not just containers, numbers, strings, arrays, tensors')
-        return KNOWN[called]
+        if f'{module}.{name}' not in KNOWN:
+            raise UserError(f'holds {module}.{name}, no container, number, string, array or tensor')
+        return KNOWN[f'{module}.{name}']

@@ -7,7 +7,6 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -17,70 +16,64 @@ from datasets.layout import NOTE, printable, read_dataset, say
 from datasets.video import one_line
 from running.errors import UserError
 
-
-BATCH = 4    # videos, train.py's default
-
-
-class Report(NamedTuple):
-    """What was found out about a video."""
-    frames: int = 0
-    labelled: int = 0
-    unreadable: str = ''     # why it cannot be read
-
-
 def doctor(dataset, row, data, videos, remarks, decode=False):
     """Print it all; the last line sums up. UserError: no video can be read.
 
     videos, remarks: what row.read returned. decode: decode every frame of every video.
     """
     problems = []
-    counted = decode or row.counted
+    counted = decode or row.metrics != 'none'    # Kinetics has too many, unless asked
     if counted:
         videos, problems = check_labels(videos)
     listed = list(dict.fromkeys(videos['train'] + videos['val']))
-    reports = {video: Report() for video in listed}
+    reports = dict.fromkeys(listed, (0, 0, ''))
     if counted:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = pool.map(partial(examine, decode=decode), listed)
             reports = dict(zip(listed, tqdm(found, 'videos', len(listed), disable=None)))
     table(row, videos, reports, counted)
-    if row.actor:
-        whys = [row.actor(video, reports[video].frames) for video in listed]
-        problems += [f'{NOTE}no known actor: {why}' for why in whys if why]
+    frames, labelled, unreadable = zip(*reports.values())
     wrong = {
         'note': [line.removeprefix(NOTE) for line in remarks + problems if line.startswith(NOTE)],
         'missing': [line for line in remarks if not line.startswith(NOTE)],
-        'cannot be read': [report.unreadable for report in reports.values() if report.unreadable],
-        'labels do not fit': [line for line in problems if not line.startswith(NOTE)]}
+        'cannot be read': list(filter(None, unreadable)),
+        'labels do not fit': [line for line in problems if not line.startswith(NOTE)],
+    }
+    wrong = {kind: lines for kind, lines in wrong.items() if lines}
     for kind, lines in wrong.items():
-        if lines:
-            say(f'{kind}: {len(lines)}')
+        say(f'{kind}: {len(lines)}')
         for line in lines:
             say(f'    {line}')
-    if len(wrong['cannot be read']) == len(listed):
+    if len(wrong.get('cannot be read', [])) == len(listed):
         raise UserError(
             f'{dataset}: none of the {len(listed)} videos in {data} can be read. {row.source}')
-    if len(videos['train']) < BATCH:
-        say(f'train videos: {len(videos["train"])}, fewer than the batch of {BATCH}')
-    longest = max(report.frames for report in reports.values())
-    if row.whole and longest > 1000:
-        say(f'longest video: {longest:,} frames; of so many, training takes every k-th (--longest)')
-    if row.counted and not any(report.labelled for report in reports.values()):
+    if row.own and max(frames) > row.limit:
+        say(f'longest video: {max(frames):,} frames; of so many, training takes every k-th '
+            f'(--longest)')
+    if row.metrics != 'none' and not any(labelled):
         say('no labels: without them nothing tells what is learned beyond the time')
-    say(f'{dataset}: {verdict(row, videos, wrong)}')
+    lacks = [f'{len(lines)} {kind}' for kind, lines in wrong.items() if kind != 'note']
+    published = row.published.get('all', (0, 0))
+    fewer = sum(max(0, count - len(found)) for count, found in zip(published, videos.values()))
+    if fewer:
+        lacks.append(f'{fewer} videos fewer than published')
+    verdict = 'usable; see the notes above' if wrong else 'complete'
+    if lacks:
+        verdict = f'usable, but lacking: {", ".join(lacks)}. {row.source}'
+    say(f'{dataset}: {verdict}')
 
 
 def examine(video, decode):
-    """-> Report"""
+    """-> its number of frames, of labelled ones, and why it cannot be read"""
     try:
         frames = video.frames_on_disk
         if decode:
             for _ in video.decode(np.arange(frames)):
                 pass
     except UserError as error:
-        return Report(unreadable=str(error))
-    labels = video.labels
-    return Report(video.frames, 0 if labels is None else int(np.sum(labels >= 0)))
+        return 0, 0, str(error)
+    labels = np.array([]) if video.labels is None else video.labels
+    return video.frames, int(np.sum(labels >= 0)), ''
 
 
 def table(row, videos, reports, counted):
@@ -88,31 +81,14 @@ def table(row, videos, reports, counted):
     columns = '{:7}{:20}{:>9}{:>11}{:>13}{:>13}'.format
     say(columns('', 'action', 'videos', 'published', 'frames', 'labelled'))
     actions = [action for action in row.published if action != 'all']
-    if not actions:
-        actions = sorted({video.action for video in reports if video.action})
+    actions = actions or sorted({video.action for video in reports if video.action})
     for position, (split, found) in enumerate(videos.items()):
-        members = {action: [] for action in actions}
-        for video in found:
-            members.get(video.action, []).append(reports[video])
-        for action, some in [*members.items(), ('all', [reports[video] for video in found])]:
+        for action in [*actions, 'all']:
+            some = [reports[video] for video in found if action in (video.action, 'all')]
             published = row.published[action][position] if action in row.published else '-'
-            frames = f'{sum(report.frames for report in some):,}' if counted else '?'
-            labelled = f'{sum(report.labelled for report in some):,}' if counted else '?'
+            frames = f'{sum(report[0] for report in some):,}' if counted else '?'
+            labelled = f'{sum(report[1] for report in some):,}' if counted else '?'
             say(columns(split, action, f'{len(some):,}', published, frames, labelled))
-
-
-def verdict(row, videos, wrong):
-    """One line: whether it is complete, usable, or lacks something; and then where to get it."""
-    lacks = [f'{len(wrong[kind])} {kind}'
-             for kind in ('missing', 'cannot be read', 'labels do not fit') if wrong[kind]]
-    if 'all' in row.published:
-        train, val = row.published['all']
-        fewer = max(0, train - len(videos['train'])) + max(0, val - len(videos['val']))
-        if fewer:
-            lacks.append(f'{fewer} videos fewer than published')
-    if lacks:
-        return f'usable, but lacking: {", ".join(lacks)}. {row.source}'
-    return 'usable; see the notes above' if wrong['note'] else 'complete'
 
 
 def main(datasets):

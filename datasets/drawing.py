@@ -68,10 +68,9 @@ def paint_object(rng, pen, kind, x, y, w, h, paint, horizon):
         door = colour(rng, (0, .3), (.6, .9))
         pen.rectangle([x - w / 2, horizon - h, x + w / 2, horizon], fill=paint)
         pen.rectangle([x - w / 5, horizon - h * .6, x + w / 5, horizon], fill=door)
-    elif kind == 2 and rng.random() < .5:                            # a window
-        pen.rectangle([x - w / 2, y, x + w / 2, y + w], fill=paint)
-    elif kind == 2:                                                  # the sun
-        pen.ellipse([x - w / 2, y, x + w / 2, y + w], fill=paint)
+    elif kind == 2:                                                  # a window or the sun
+        shape = pen.rectangle if rng.random() < .5 else pen.ellipse
+        shape([x - w / 2, y, x + w / 2, y + w], fill=paint)
     else:                                                            # lines on the floor
         for k in range(0, WIDE, w):
             pen.line([k, WIDE, WIDE / 2 + (k - WIDE / 2) / 3, horizon], fill=paint, width=3)
@@ -141,10 +140,9 @@ def skeleton(pose, half, body):
     """
     torso, *limbs = [math.radians(angle) for angle in pose]
     up = math.sin(torso), math.cos(torso)
-    pelvis = 0., 0.
     neck = body['torso'] * up[0], body['torso'] * up[1]
     head = body['torso'] + .115
-    joints = {'torso': [pelvis, neck], 'head': [neck, (head * up[0], head * up[1])]}
+    joints = {'torso': [(0., 0.), neck], 'head': [neck, (head * up[0], head * up[1])]}
     shoulder = body['torso'] - .05
     roots = {                                     # (across, up) from the pelvis
         'arm1': (half, shoulder),
@@ -230,9 +228,7 @@ class Figure:
 
     def paint(self, pen, joints, clothes):
         """Far limbs first, which are darker."""
-        shaded = []
-        for paint in clothes:
-            shaded.append(tuple(int(.7 * c) for c in paint))
+        shaded = [tuple((.7 * np.array(paint)).astype(int).tolist()) for paint in clothes]
         self.arm(pen, joints['arm2'], shaded)
         self.leg(pen, joints['leg2'], shaded)
         self.leg(pen, joints['leg1'], clothes)

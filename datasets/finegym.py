@@ -42,15 +42,15 @@ def finegym(data, _size, classes):
         for split, listed in lists.items():
             for event, chosen in listed.items():
                 spans = spans_of(event, chosen, known)
+                path = str(clips / f'{event}.mp4')
                 if f'{event}.mp4' not in there:
                     missing.append(f'processed_videos/{event}.mp4 ({split})')
                 elif spans:
-                    path = str(clips / f'{event}.mp4')
                     annotate = partial(element_labels, path, spans)
                     videos[split].append(video_file(event, path, annotate=annotate))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-        why = one_line(error)
-        raise UserError(f'{annotation}: not the annotation of FineGym ({why})') from None
+    except Exception as error:  # of an annotation that is something else, nearly anything
+        raise UserError(
+            f'{annotation}: not the annotation of FineGym ({one_line(error)})') from None
     return videos, missing
 
 
@@ -58,8 +58,6 @@ def elements(path, classes):
     """A list of elements -> {event: {segment: class}}."""
     listed = {}
     for number, line in enumerate(path.read_text(errors='replace').splitlines(), 1):
-        if not line.strip():
-            continue
         match = re.fullmatch(r'(.+_E_\d+_\d+)_(A_\d+_\d+)\s+(\d+)\s*', line)
         if not match or int(match[3]) >= classes:
             raise UserError(
@@ -80,8 +78,7 @@ def spans_of(event, chosen, known):
     spans = []
     for segment, details in segments.items():
         if segment in chosen:
-            start, end = map(float, details['timestamps'][-1])
-            spans.append((start, end, chosen[segment]))
+            spans.append((*map(float, details['timestamps'][-1]), chosen[segment]))
     return spans
 
 

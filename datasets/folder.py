@@ -2,20 +2,30 @@
 
     DIR/train/squat/a.mp4    DIR/train/squat/a.txt     the folder a video lies in names its action;
     DIR/val/squat/b/1.jpg    DIR/val/squat/b.npy       labels lie beside it, see labels.py
-Without train/ and val/ every fifth video by name is val; of fewer than ten, all are both.
+Without train/ and val/ every fifth video by name is val; of fewer than ten, all are both. A folder
+that holds images and no video file is a video, its images the frames; so is a file of many images
+(a TIFF stack, an animated WebP). What is passed over is named with the reason.
 """
+import os
+import re
+from collections import Counter, defaultdict
+from decimal import Decimal
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
-from datasets.images import read_images
-from datasets.labels import CLASS_FILES, class_names, read_labels
-from datasets.layout import DataSet, say
+from datasets.images import IMAGE_FILES, STACKS, frame_folder, natural, pages_of
+from datasets.labels import CLASS_FILES, LABEL_FILES, class_names, read_labels
+from datasets.layout import NOTE, DataSet, readable, say, shortened
 from datasets.packets import frame_times
-from datasets.search import Search
-from datasets.video import Video, video_file
+from datasets.video import VIDEO_FILES, video_file
 from running.errors import UserError
 
 HALVES = {'train', 'training', 'trainset', 'train_set', 'val', 'valid', 'validation', 'dev',
           'test', 'testing', 'testset', 'test_set'}    # folders that look like a split
+KNOWN = {*VIDEO_FILES, *IMAGE_FILES, *LABEL_FILES}
+DATE = r'(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d'
+TIME = rf'(?:{DATE}[-_. T]*)?\d\d[-_.:h]?\d\d[-_.:m]?\d\d(?:[-_.,]\d+)?s?|\d+\.\d+'
 
 
 def folder(data, size, unit=None):
@@ -37,14 +47,12 @@ def split(data, search):
     if (data / 'train').is_dir() and (data / 'val').is_dir():
         val = search.below(data / 'val')  # first: a folder linked into both is not trained on
         train = search.below(data / 'train')
-        for path in sorted(data.iterdir()):
-            if path.name not in ('train', 'val', *CLASS_FILES):
-                search.pass_over(path, 'outside train/ and val/')
+        known = {data / name for name in ('train', 'val', *CLASS_FILES)}
+        search.pass_over('outside train/ and val/', set(data.glob('[!.]*')) - known)
         return {'train': train, 'val': val}
     found = search.below(data)
     for video in found:
-        *folders, _ = video.path.relative_to(data).as_posix().replace('\\', '/').split('/')
-        for name in folders:
+        for name in re.split(r'[/\\]', str(video.path.relative_to(data)))[:-1]:
             if name.lower() in HALVES:
                 raise UserError(
                     f'{video.path}: in a folder {name}/, but a split is {data}/train/ and '
@@ -66,11 +74,148 @@ def as_video(found, size, unit=None):
     if found.labels:
         times = None if found.frames else partial(frame_times, found.path)
         known['annotate'] = partial(read_labels, found.labels, unit=unit, times=times)
-    if not found.frames:
-        return video_file(found.name, found.path, size, **known)
-    decode = partial(read_images, found.frames, size=size)
-    return Video(found.name, partial(len, found.frames), decode, **known)
+    if found.frames:
+        return frame_folder(found.name, list(found.frames), size, **known)
+    return video_file(found.name, found.path, size, **known)
 
 
-ROW = DataSet(folder, 'Any folder of video files or of folders of images', segments=True,
-              whole=True)
+# --------------------------------------------------------------------------------------------------
+# What lies in the folder
+
+class Found(NamedTuple):
+    """A video: a file, or a folder of frames, and the file of its labels or None."""
+    path: Path
+    root: Path             # the folder below which it was found
+    frames: tuple = ()     # the images of a folder, or of a file of many images
+    labels: Path | None = None
+
+    @property
+    def name(self):
+        return readable(self.path, self.root)
+
+    @property
+    def action(self):
+        """The folder in which it lies gives its name to the action."""
+        parent = self.path.parent
+        return None if parent == self.root else readable(parent, parent.parent)
+
+
+class Search:
+    """Looks for videos below some folders; `noted` is what it passes over: {why: [paths]}."""
+
+    def __init__(self, top):
+        self.top = top
+        self.noted = defaultdict(list)
+        self.entered = set()            # folders, without links
+
+    def below(self, root):
+        """The videos below a folder, by name, each with the label file of its name beside it."""
+        found = []
+        label_files = []
+        for here, folders, files in os.walk(root, onerror=self.not_listed, followlinks=True):
+            here = Path(here)
+            folders[:] = [name for name in sorted(folders) if not name.startswith('.')]
+            folders.sort(key=lambda name: (here / name).is_symlink())    # after what they lead to
+            if here.resolve() in self.entered:
+                self.pass_over('a link to a folder that is used already', [here])
+                folders.clear()
+                continue
+            self.entered.add(here.resolve())
+            paths = sorted((here / name for name in files if name[0] != '.'), key=natural)
+            files = [path for path in paths if path.is_file()]
+            self.pass_over('not a file, or a link that leads nowhere', set(paths) - set(files))
+            label_files += of_kind(files, LABEL_FILES)
+            found += self.videos(here, root, folders, files)
+        beside = {file.with_suffix(''): file for file in sorted(label_files, reverse=True)}
+        alike = defaultdict(list)
+        for i, video in enumerate(found):
+            name = video.path if video.path.is_dir() else video.path.with_suffix('')
+            alike[name].append(video.path)
+            found[i] = video._replace(labels=beside.get(name))
+        for paths in alike.values():
+            self.noted['of one name, but each used'] += paths if len(paths) > 1 else []
+        used = {video.labels for video in found} | {self.top / name for name in CLASS_FILES}
+        why = 'labels without a video or folder of images of this name, or a second file of them'
+        self.pass_over(why, set(label_files) - used)
+        return sorted(found, key=natural)
+
+    def pass_over(self, why, paths):
+        self.noted[f'not used, {why}'] += paths
+
+    def not_listed(self, error):
+        self.pass_over(f'cannot be listed ({error.strerror})', [Path(error.filename)])
+
+    def videos(self, here, root, folders, files):
+        """The videos in one folder. Folders in a folder of frames are taken from `folders`."""
+        self.pass_over('neither video, image nor labels', set(files) - set(of_kind(files, KNOWN)))
+        images = of_kind(files, IMAGE_FILES)
+        stacks = stacks_among(images)
+        images = [file for file in images if file not in stacks]
+        videos = [Found(file, root) for file in of_kind(files, VIDEO_FILES)]
+        videos += [Found(file, root, tuple(pages)) for file, pages in stacks.items()]
+        if images and not videos and here != root:
+            self.pass_over('in a folder of frames', [here / name for name in folders])
+            folders.clear()
+            frames = self.one_series(images)
+            return [Found(here, root, tuple(frames))] if frames else []
+        why = 'images beside videos' if videos else 'images that are in no folder of their own'
+        self.pass_over(why, images)
+        return videos
+
+    def one_series(self, images):
+        """The frames of a video, whose names differ in the last number only, or in the time that
+        they give; [] if there are several such series."""
+        series = defaultdict(list)
+        for image in images:
+            kind, place = series_and_place(image.stem)
+            series[kind].append((place, image))
+        long = [members for kind, members in series.items() if kind and len(members) > 1]
+        if not long:
+            return images
+        frames = dict(sorted(long[0]))
+        if len(long) > 1 or len(frames) < len(long[0]):
+            self.pass_over('frames of several series in one folder; give each its own', images)
+            return []
+        rest = set(images) - set(frames.values())
+        self.pass_over('not of the numbered series in a folder of frames', rest)
+        return list(frames.values())
+
+    def notes(self):
+        """What is not used: a line for each reason, with endings and numbers."""
+        lines = []
+        for why, paths in self.noted.items():
+            if paths:
+                endings = Counter(path.suffix.lower() or 'without ending' for path in paths)
+                counts = ', '.join(f'{endings[ending]} {ending}' for ending in sorted(endings))
+                names = shortened(sorted(readable(path, self.top) for path in paths))
+                lines.append(f'{NOTE}{why}: {counts} ({names})')
+        return lines
+
+
+def of_kind(files, endings):
+    return [file for file in files if file.suffix.lower() in endings]
+
+
+def stacks_among(images):
+    """{file of many images: its pages}. If the first of its ending is none, no other is opened: a
+    folder of frames has thousands."""
+    stacks = {}
+    for ending in STACKS:
+        alike = of_kind(images, [ending])
+        if alike and pages_of(alike[0]):
+            stacks |= {file: pages_of(file) for file in alike}
+    return {file: pages for file, pages in stacks.items() if pages}
+
+
+def series_and_place(stem):
+    """'cam1_07' -> ('cam1_', ''), (7,): what the names of a video's frames have in common, and the
+    number or the time, from the largest unit down, of this one; None, () for a plain name."""
+    match = re.fullmatch(rf'(.*?(?<!\d))({TIME}|\d+)(\D*)', stem)
+    if not match:
+        return None, ()
+    before, place, after = match.groups()
+    numbers = re.findall(r'\d+\.\d+|\d+', place)
+    return (before.lower(), after.lower()), tuple(map(Decimal, numbers))
+
+
+ROW = DataSet(folder, 'Any folder of video files or of folders of images', own=True)

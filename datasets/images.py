@@ -6,7 +6,6 @@ microscopes, X-ray and depth cameras store more than 8 bits a pixel. Pillow leav
 import io
 import os
 import re
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -27,60 +26,50 @@ DEEP = {'I;16', 'I;16L', 'I;16B', 'I;16N', 'I'}    # Pillow's modes of more than
 def read_images(files, indices, size=None):
     """Yield the images at `indices`: uint8 (3, H, W), squashed to size x size if given.
 
-    A file is a path; or, within a file, (path, 'page', number) or (path, 'bytes', start, end).
+    files: a folder, or a list. A file is a path; or, within a file, (path, 'page', number) or
+    (path, 'bytes', start, end).
     """
+    files = images_in(files)
     shape = (size, size) if size else None
     bits = None
     for i in indices:
-        with naming(files[i]):
-            image = open_image(files[i], size)
-            if image.mode == 'F':
-                raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits')
-            if image.mode in DEEP:
-                bits = bits or bits_used(files)
-                image = eight_bits(image, bits)
-            if image.mode != 'RGB':
-                image = image.convert('RGB')
-            shape = shape or open_image(files[0]).size    # frames of one video go into one tensor
-            if image.size != shape:
-                image = image.resize(shape, Image.BILINEAR)
-            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        yield pixels
-
-
-@contextmanager
-def naming(file):
-    """Whatever goes wrong with an image becomes a UserError that names it."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError and a few more
-        if isinstance(file, tuple):
-            path, *part = file
-            file = f'{path}, {" ".join(map(str, part))}'
-        raise UserError(f'{file}: cannot be read as an image ({one_line(error)})') from None
+        image = open_image(files[i], size)
+        if image.mode in DEEP:
+            bits = bits or bits_used(files)
+            image = eight_bits(image, bits)
+        if image.mode != 'RGB':
+            image = image.convert('RGB')
+        shape = shape or open_image(files[0]).size    # frames of one video go into one tensor
+        if image.size != shape:
+            image = image.resize(shape, Image.BILINEAR)
+        yield torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def open_image(file, size=None):
-    """-> a Pillow image, turned as its EXIF orientation says."""
-    with naming(file):
-        path, kind, *place = file if isinstance(file, tuple) else (file, '')
+    """-> a Pillow image, turned as its EXIF orientation says. UserError: it cannot be read."""
+    path, kind, *place = file if isinstance(file, tuple) else (file, '')
+    try:
         if kind == 'page':
             stack = open_stack(path, os.getpid())
             stack.seek(*place)
-            return ImageOps.exif_transpose(stack.copy())
-        with open(path, 'rb') as content:
-            if kind == 'bytes':
-                start, end = place
-                content.seek(start)
-                content = io.BytesIO(content.read(end - start))
-            image = Image.open(content)
-            if size:
-                image.draft('RGB', (size, size))    # a JPEG is decoded at a half if that is enough
-            image.load()
+            image = stack.copy()
+        else:
+            with open(path, 'rb') as content:
+                if kind == 'bytes':
+                    start, end = place
+                    content.seek(start)
+                    content = io.BytesIO(content.read(end - start))
+                image = Image.open(content)
+                if size:
+                    image.draft('RGB', (size, size))    # decode a JPEG at a half, if enough
+                image.load()
+        if image.mode == 'F':
+            raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits')
         ImageOps.exif_transpose(image, in_place=True)
         return image
+    except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError and a few more
+        name = ' '.join(map(str, [path, kind, *place])).strip()
+        raise UserError(f'{name}: cannot be read as an image ({one_line(error)})') from None
 
 
 @lru_cache(maxsize=16)
@@ -90,14 +79,10 @@ def open_stack(path, _process):
 
 
 def bits_used(files):
-    """How many bits of their deep pixels a series of images uses, at least 8.
-
-    Cameras of 10, 12 or 14 bits leave the upper ones of 16 empty: taken as they are, their pictures
-    are nearly black. Nine images over the whole series decide, so that all are scaled alike."""
+    """How many bits of their deep pixels a series of images uses, at least 8: cameras of 10, 12 or
+    14 bits leave the upper ones of 16 empty. Nine images decide, so that all are scaled alike."""
     spread = np.linspace(0, len(files) - 1, 9).round().astype(int)
-    brightest = 0
-    for i in set(spread.tolist()):
-        brightest = max(brightest, int(np.max(open_image(files[i]))))
+    brightest = max(int(np.max(open_image(files[i]))) for i in set(spread.tolist()))
     return max(8, brightest.bit_length())
 
 
@@ -116,39 +101,36 @@ def natural(file):
 
 
 def images_in(folder):
-    """The image files of a folder in natural order."""
+    """The image files of a folder in natural order; a list of them as it is."""
+    if isinstance(folder, list):
+        return folder
     try:
         files = sorted(Path(folder).iterdir(), key=natural)
     except OSError as error:
         raise UserError(f'{folder}: cannot be listed ({error.strerror})') from None
-    return [file for file in files
-            if file.suffix.lower() in IMAGE_FILES and not file.name.startswith('.')]
+    return [file for file in files if file.suffix.lower() in IMAGE_FILES and file.name[0] != '.']
 
 
-def folder_frames(folder):
-    return len(images_in(folder))
+def count(files):
+    return len(images_in(files))
 
 
-def read_folder(folder, indices, size=None):
-    return read_images(images_in(folder), indices, size)
-
-
-def frame_folder(name, folder, size=None, **known):
-    """A Video of a folder of images; size: they are squashed to size x size."""
-    decode = partial(read_folder, folder, size=size)
-    return Video(name, partial(folder_frames, folder), decode, **known)
+def frame_folder(name, files, size=None, **known):
+    """A Video of the images in a folder or a list; size: they are squashed to size x size."""
+    return Video(name, partial(count, files), partial(read_images, files, size=size), **known)
 
 
 def pages_of(path):
     """The frames in a picture file (ImageJ's TIFF stacks, animated PNG and WebP); [] if there is
-    but one, or if a second page of another size is a thumbnail, or the same picture made smaller.
-
-    UserError: it cannot be read."""
-    with naming(path), Image.open(path) as image:
-        size = image.size
-        pages = getattr(image, 'n_frames', 1)
-        if pages > 1:
-            image.seek(1)
-        if pages == 1 or image.size != size:
-            return []
+    but one, if a second page of another size is a thumbnail, or the same picture made smaller, or
+    if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            size = image.size
+            pages = getattr(image, 'n_frames', 1)
+            image.seek(min(1, pages - 1))
+            if pages == 1 or image.size != size:
+                return []
+    except Exception:    # as above; whoever reads it will say why
+        return []
     return [(path, 'page', i) for i in range(pages)]

@@ -4,20 +4,20 @@ A file has an integer or a class name a frame (one a line, all in one line, or i
 frame numbers), or segments: rows of start, end (or duration) and class. In frames, counted from 0,
 a segment's last frame belongs to it, unless segments touch: where one starts at the very frame at
 which another ends, an end is the first frame outside. In seconds, a frame belongs to the segment in
-which it is first shown. What cannot be read, or does not fit its video, is a UserError.
-
-Class names are numbered by classes.txt or mapping.txt beside the videos, else by the alphabet.
+which it is first shown. Class names are numbered by classes.txt or mapping.txt beside the videos,
+else by the alphabet. What cannot be read, or does not fit its video, is a UserError.
 """
 import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from datasets.layout import NOTE, say, shortened
+from datasets.layout import NOTE, readable, say, shortened
 from datasets.tables import (LABELS, NONE, are_numbers, decoded, find_column, is_number, number,
                              read_table)
 from datasets.video import one_line
@@ -41,7 +41,7 @@ def read_labels(path, frames, *, classes=None, names=None, unit=None, times=None
     """The labels in a file, for a video with so many frames.
 
     classes: how many there are, where that is known. names: the class names, by number. unit:
-    'seconds' or 'frames', where no header says it. times(frames) -> seconds of each frame.
+    'seconds' or 'frames', where no header says it. times() -> seconds of each frame.
     """
     try:
         annotation = read_annotation(path, unit)
@@ -56,33 +56,28 @@ def read_labels(path, frames, *, classes=None, names=None, unit=None, times=None
 def checked(name, labels, classes, _frames=None):
     """One integer a frame, -1 = unlabelled, below `classes` where that is known -> int64 (n,)."""
     values = np.asarray(labels)
-    if values.ndim != 1 or not len(values) or values.dtype.kind not in 'iuf':
+    one_each = values.ndim == 1 and len(values) and values.dtype.kind in 'iuf'
+    if not one_each or np.any(values != np.floor(values)):    # NaN, too
         raise UserError(f'{name}: not one integer label a frame')
-    wrong = values[values != np.floor(values)]    # NaN, too
-    if len(wrong):
-        raise UserError(f'{name}: not one integer label a frame ({wrong[0]:g})')
     if values.min() < -1 or classes and values.max() >= classes:
         known = f'0 to {classes - 1}' if classes else '0, 1, 2 ...'
-        found = f'labels from {values.min():g} to {values.max():g}'
-        raise UserError(f'{name}: {found}, not {known} or -1 for none')
+        raise UserError(f'{name}: labels from {values.min():g} to {values.max():g}, not {known} '
+                        f'or -1 for none')
     return values.astype(np.int64)
 
 
 def numbered(words, names):
     """Words -> float (n,): numbers as they are, a class name's position among all names."""
-    numeric = are_numbers(words)
-    values = []
-    for word in words:
-        if word.lower() in NONE:
-            values.append(-1.)
-        elif numeric:
-            values.append(number(word))
-        elif names and word in names:
-            values.append(float(names.index(word)))
-        elif names or not is_number(word):
-            known = f' of {shortened(filter(None, names), 20)}' if names else ''
-            raise ValueError(f'not one integer label a frame, nor one class name{known} ("{word}")')
-    return np.array(values)
+    known = {name: i for i, name in enumerate(names or [])}
+    if are_numbers(words):
+        known = {word: number(word) for word in words if is_number(word)}
+    known |= {word: -1 for word in words if word.lower() in NONE}
+    strange = [word for word in words if word not in known]
+    if strange:
+        listed = f' of {shortened(filter(None, names), 20)}' if names else ''
+        word = min(strange, key=is_number)
+        raise ValueError(f'not one integer label a frame, nor one class name{listed} ("{word}")')
+    return np.array([known[word] for word in words], float)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -102,21 +97,15 @@ def read_annotation(path, unit=None):
     lasting = end is None
     if lasting:
         end = find_column(header, 'duration')
-    if start is None or end is None:
-        return by_frame(header, rows, label)
-    return segments(header, rows, start, end, label, unit, lasting)
-
-
-def by_frame(header, rows, label):
-    """A label a row; frame numbers must say so, if there are any."""
+    if None not in (start, end):
+        return segments(header, rows, start, end, label, unit, lasting)
     form = f'a row a frame, {header[label]}'
-    column = find_column(header, 'frame', 'index', 'idx')
-    if column is not None:
-        numbers = [number(row[column], row) for row in rows]
-        first = min(numbers)
-        if first not in (0, 1) or numbers != list(np.arange(len(rows)) + first):
-            raise ValueError(f'{header[column]} is not every frame once, counted from 0 or from 1')
-        form += f' by {header[column]} from {first:g}'
+    frame = find_column(header, 'frame', 'index', 'idx')
+    if frame is not None:
+        numbers = [number(row[frame], row) for row in rows]
+        if numbers != list(np.arange(len(rows)) + numbers[0]):
+            raise ValueError(f'{header[frame]} is not every frame once, in order')
+        form += f' by {header[frame]}'
     return Annotation(form, [row[label] for row in rows])
 
 
@@ -130,46 +119,42 @@ def segments(header, rows, start, end, label, unit, lasting):
             'seconds or frames? Name columns start_seconds,end_seconds,label or start_frame,... '
             'or add --label-unit seconds or --label-unit frames')
     rows = [row for row in rows if row[label].lower() not in NONE]
-    segments = [row for row in rows if not lasting or row[end].lower() not in NONE]
-    spans = [[number(row[start], row), number(row[end], row)] for row in segments]
+    rows.sort(key=lambda row: number(row[start], row))
+    timed = [row for row in rows if not lasting or row[end].lower() not in NONE]
+    spans = [[number(row[start], row), number(row[end], row)] for row in timed]
     spans = np.array(spans).reshape(-1, 2) * scale                        # (segments, 2)
     if lasting:
         spans[:, 1] += spans[:, 0]
-    order = np.argsort(spans[:, 0], kind='stable')
-    spans = spans[order]
-    touch = np.any(spans[1:, 0] == spans[:-1, 1])
-    if unit == 'frames' and not lasting and not touch:
+    elif unit == 'frames' and not np.any(spans[1:, 0] == spans[:-1, 1]):
         spans[:, 1] += 1
     real = spans[:, 0] != spans[:, 1]
+    words = [row[label] for row, lasts in zip(timed, real) if lasts]
     form = f'segments in {unit}, {header[start]}, {header[end]}, {header[label]}'
-    points = len(rows) - int(np.sum(real))
-    if points:
-        form += f', {points} point events left out'
-    return Annotation(form, [segments[i][label] for i in order[real]], spans[real], unit)
+    if len(words) < len(rows):
+        form += f', {len(rows) - len(words)} point events left out'
+    return Annotation(form, words, spans[real], unit)
 
 
 def unit_of(header, rows, start, end):
     """What the columns say: 'seconds', 'frames' or None, and what to multiply their numbers by."""
     if any(':' in row[start] + row[end] for row in rows):    # a clock, 1:02.5
         return 'seconds', 1
-    titles = f'{header[start]} {header[end]}'.lower()
-    for words, unit, scale in (
-            (r'ms|msecs?|milli\w*', 'seconds', 0.001),
-            ('frames?', 'frames', 1),
-            ('s|secs?|seconds?|time|onset', 'seconds', 1)):    # BIDS: an onset is in seconds
-        if re.search(rf'(^|[^a-z])({words})($|[^a-z])', titles):
-            return unit, scale
-    return None, 1
+    words = set(re.findall('[a-z]+', f'{header[start]} {header[end]}'.lower()))
+    if words & {'ms', 'msec', 'milliseconds'}:
+        return 'seconds', 0.001
+    if words & {'frame', 'frames'}:
+        return 'frames', 1
+    seconds = words & {'s', 'sec', 'secs', 'second', 'seconds', 'time', 'onset'}    # of BIDS
+    return 'seconds' if seconds else None, 1
 
 
 def spread(annotation, values, frames, times):
-    """The segments' values over the frames -> float (frames,), -1 between. ValueError: they do not
-    fit. times(frames) -> seconds of each frame."""
+    """The segments' values over the frames -> float (frames,), -1 between."""
     moments = np.arange(frames)                                            # (frames,)
     if annotation.unit == 'seconds':
         if times is None:
             raise ValueError('in seconds, but a folder of images has no clock; give frames')
-        moments = times(frames)                                            # (frames,)
+        moments = times()                                                  # (frames,)
     labels = np.full(frames, -1.)
     before = -np.inf
     for (first, end), value in zip(annotation.spans, values):
@@ -202,7 +187,7 @@ def class_names(folder, label_files, unit=None):
     first = {}    # a file of numbers, True, and one of names, False
     for path, annotation in zip(label_files, understood):
         if annotation:
-            alike[annotation.form].append(path.relative_to(folder).as_posix())
+            alike[annotation.form].append(readable(path, folder))
             first.setdefault(are_numbers(annotation.words), path)
             names.update(annotation.words)
     for form, files in alike.items():
@@ -225,26 +210,25 @@ def class_names(folder, label_files, unit=None):
 
 def understand(unit, path, video):
     """-> Annotation; None if it does not fit the video: check_labels will say why."""
-    try:
+    with suppress(Exception):  # as above
         annotation = read_annotation(path, unit)
         fits = annotation.spans is not None or len(annotation.words) == video.frames_on_disk
-    except Exception:  # as above
-        return None
-    words = [word for word in annotation.words if word.lower() not in NONE]
-    mixed = any(map(is_number, words)) and not are_numbers(words)
-    return annotation if fits and words and not mixed else None
+        words = [word for word in annotation.words if word.lower() not in NONE]
+        if fits and len(set(map(is_number, words))) == 1:    # all are numbers or none is
+            return annotation
 
 
 def names_by_number(path):
-    """A file of classes -> names by number, '' for a number that has none."""
+    """A file of classes, "0 name" or a name a line -> names by number, '' where there is none."""
     try:
         text = decoded(path.read_bytes()).replace(',', ' ')
     except (ValueError, OSError) as error:
         raise UserError(f'{path}: {error}') from None
     lines = [line.split() for line in text.splitlines() if line.strip()]
-    by_number = dict(enumerate(map(' '.join, lines)))
+    numbers = range(len(lines))
     if all(len(words) > 1 and words[0].isdecimal() for words in lines):
-        by_number = {int(words[0]): ' '.join(words[1:]) for words in lines}
+        numbers = [int(words.pop(0)) for words in lines]
+    by_number = {number: ' '.join(words) for number, words in zip(numbers, lines)}
     if not lines or len(set(by_number.values())) < len(lines):
         raise UserError(f'{path}: not each class once, a line "0 name"')
     return [by_number.get(number, '') for number in range(max(by_number) + 1)]
@@ -262,7 +246,7 @@ def check_labels(videos):
     listed = list(dict.fromkeys(videos['train'] + videos['val']))
     with ThreadPoolExecutor() as pool:
         reasons = dict(zip(listed, pool.map(why_wrong, listed)))
-    problems = [reason for reason in reasons.values() if reason]
+    problems = list(filter(None, reasons.values()))
     bare = [video.name for video in listed if not video.annotate]
     if 0 < len(bare) < len(listed):
         share = f'{len(bare)} of {len(listed)} videos have no labels'
@@ -273,32 +257,24 @@ def check_labels(videos):
 
 
 def why_wrong(video):
-    """Why the labels of a video do not fit; '' if they do, or if it cannot be read."""
-    if not video.annotate:
-        return ''
+    """Why the labels of a video do not fit; None if they do, or if it cannot be read."""
+    frames = 0
     try:
-        video.frames_on_disk
-    except UserError:
-        return ''
-    try:
-        video.labels
+        if video.annotate:
+            frames = video.frames_on_disk
+            video.labels
     except UserError as error:
-        return str(error)
-    return ''
+        return str(error) if frames else None
 
 
 def number_phases(videos):
     """{action: the class of its phase 0}, and how many classes there are: actions share none."""
-    phases = dict.fromkeys((video.action for video in videos), 0)
+    phases = {video.action: 0 for video in videos}
     for video in videos:
-        try:
+        count = 0
+        with suppress(UserError):    # whoever reads it will say why
             if video.labels is not None:
-                phases[video.action] = max(phases[video.action], int(video.labels.max()) + 1)
-        except UserError:    # whoever reads it will say why
-            continue
-    first = {}
-    classes = 0
-    for action, count in phases.items():
-        first[action] = classes
-        classes += count
-    return first, classes
+                count = int(video.labels.max()) + 1
+        phases[video.action] = max(phases[video.action], count)
+    first = np.cumsum([0, *phases.values()]).tolist()
+    return dict(zip(phases, first)), first[-1]

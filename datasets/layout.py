@@ -24,11 +24,9 @@ class DataSet(NamedTuple):
     by_action: bool = True   # each metric for each action by itself, then their mean
     stride: int = 1          # tau and retrieval see every so many-th frame
     limit: int = 1000        # frames of the longest sequence at evaluation
-    whole: bool = False      # a longer video stays whole, thinned out; False: it is cut (published)
+    own: bool = False        # one's own: a longer video stays whole, thinned out, where published
+                             # ones are cut; read takes the unit of labels that are segments, too
     on_disk: bool = True     # False: read(seed) makes it in memory
-    counted: bool = True     # False: too large for the doctor to count its frames unless asked
-    actor: Callable | None = None    # actor(video, frames) -> why it is not known, or None
-    segments: bool = False   # True: labels may be segments; read takes unit='seconds' or 'frames'
 
 
 TCC = 'the release of TCC (temporal cycle-consistency learning)'
@@ -38,11 +36,8 @@ CONTROL = {code: f'\\x{code:02x}' for code in range(32)}  # file names may hold 
 
 
 def layout(source, data, *layouts):
-    """The first layout whose parts are all there -> its number, the path of each part.
-
-    A layout is a tuple of glob patterns below `data`. UserError: none is whole; it names what that
-    one lacks which lacks the fewest, and the source.
-    """
+    """The first layout (a tuple of glob patterns) whose parts are all below `data` -> its number,
+    the path of each part. UserError: what the one lacks that lacks the fewest, and the source."""
     lacking = []
     for number, patterns in enumerate(layouts):
         paths = [min(data.glob(pattern), default=None) for pattern in patterns]
@@ -59,7 +54,7 @@ def read_dataset(dataset, row, data, size, label_unit=None):
             raise UserError(f'--data is missing, the folder it lies in. {row.source}')
         if not Path(data).is_dir():
             raise UserError(f'{data} is no folder (--data). {row.source}')
-        if label_unit and not row.segments:
+        if label_unit and not row.own:
             raise UserError('its labels are no segments, so leave out --label-unit')
         options = {'unit': label_unit} if label_unit else {}
         videos, remarks = row.read(Path(data), size, **options)
@@ -73,7 +68,7 @@ def read_dataset(dataset, row, data, size, label_unit=None):
 
 
 def say_remarks(dataset, data, remarks, kind='missing'):
-    """What is missing (or another kind of trouble) in one line, notes in a line each."""
+    """What is missing (or of another kind) in one line, notes in a line each."""
     missing = [line for line in remarks if not line.startswith(NOTE)]
     if missing:
         say(f'{dataset}: {len(missing)} {kind}, among them {", ".join(missing[:3])}; '
@@ -84,8 +79,8 @@ def say_remarks(dataset, data, remarks, kind='missing'):
 
 
 def printable(text, encoding=None):
-    """Text on one line that the screen can show, or a file of this encoding. What it cannot hold,
-    ends of lines and bytes of a file name that are no UTF-8 become escapes like \\u6df1, \\x0a."""
+    """Text on one line that the screen can show, or a file of this encoding. What it cannot hold
+    becomes an escape like \\u6df1, \\x0a: ends of lines, names that are no UTF-8."""
     encoding = encoding or getattr(sys.stdout, 'encoding', None) or 'utf-8'
     return str(text).translate(CONTROL).encode(encoding, 'backslashreplace').decode(encoding)
 

@@ -35,25 +35,19 @@ class Timetable(NamedTuple):
 
 
 def open_video(path):
-    """av.open, after libav's messages have been taken off Python: for each file, as others undo it.
-
-    libav reports a damaged packet from its decoding threads. If that goes to Python's logging, the
-    thread waits for the interpreter lock, while whoever frees the decoder holds that lock and waits
-    for the thread: for ever.
-    """
+    """av.open, without libav's messages, each time, as others undo it: on the way to Python's
+    logging, a decoding thread waits for the lock of whoever frees the decoder and waits for it."""
     av.logging.set_level(None)
     return av.open(str(path), metadata_errors='replace')    # old tags are not UTF-8
 
 
 def video_stream(file):
-    """The video of an open file that ffmpeg would choose; a cover picture beside it is not one.
+    """The video of an open file that ffmpeg would choose; a cover picture is none.
 
     No other track is read: in a file that was cut off, it may end before the video does."""
-    cover = av.stream.Disposition.attached_pic
-    videos = [stream for stream in file.streams.video if not stream.disposition & cover]
-    if not videos:
+    chosen = file.streams.best('video')
+    if chosen is None or chosen.disposition & av.stream.Disposition.attached_pic:
         raise ValueError('it holds none')
-    chosen = max(videos, key=preference)
     for stream in file.streams:
         if stream.index != chosen.index:
             stream.discard = av.stream.Discard.all
@@ -62,12 +56,6 @@ def video_stream(file):
         decoder.thread_count = 1    # of several, an error takes whole frames of the others with it
         decoder.flags |= av.codec.context.Flags.unaligned    # cropped to the pixel
     return chosen
-
-
-def preference(stream):
-    """libav's av_find_best_stream: the default track, or one of far more pixels."""
-    default = stream.disposition & av.stream.Disposition.default
-    return stream.width * stream.height + (5_000_000 if default else 0)
 
 
 # Matroska's PixelCropLeft, -Top, -Right, -Bottom
@@ -92,44 +80,35 @@ def cropping(stream):
     return tuple(cut)
 
 
-def frames_of(file, stream):
+def frames_of(file):
     """Yield an open file's frames from where it stands; None for a packet that does not decode."""
-    for packet in file.demux(stream):
-        yield from frames_in(packet)
-
-
-def frames_in(packet):
-    """The frames that a packet completes; one that the file's end cuts is none."""
-    if packet.is_corrupt:
-        return []
-    try:
-        return packet.decode()
-    except av.error.FFmpegError:
-        return [None]
+    for packet in file.demux(video_stream(file)):
+        try:
+            frames = [] if packet.is_corrupt else packet.decode()    # the file's end cuts it
+        except av.error.FFmpegError:
+            frames = [None]
+        yield from frames
 
 
 def display_matrix(frame):
     """How a player turns the frame: (x, y) is shown at (x, y) @ matrix, (2, 2) or larger."""
     try:
-        stored = frame.side_data.get('DISPLAYMATRIX')
-    except ValueError:    # PyAV has no name for something else that the frame carries
-        stored = None
-    if stored is not None:
-        return np.frombuffer(bytes(stored), np.int32).reshape(3, 3)
-    angle = math.radians(frame.rotation)                              # against the clock
+        return np.frombuffer(bytes(frame.side_data['DISPLAYMATRIX']), np.int32).reshape(3, 3)
+    except (KeyError, ValueError):    # PyAV has no name for something else that the frame carries
+        angle = math.radians(frame.rotation)                          # against the clock
     return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
 
 def timetable(path):
     """The timetable of a video file, made once a process; ValueError if too much is damaged."""
-    about = os.stat(path)
-    return timetable_of(str(path), about.st_mtime_ns, about.st_size)
+    return timetable_of(str(path), os.stat(path).st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)    # of two-minute videos, 50 MB
-def timetable_of(path, _changed, _bytes):
+def timetable_of(path, _changed):
     packets = []
-    first = None    # the first frame decides how all are turned
+    with open_video(path) as file:    # the first frame decides how all are turned
+        first = next(filter(None, frames_of(file)), None)
     with open_video(path) as file:
         stream = video_stream(file)
         container = file.format.name
@@ -142,8 +121,6 @@ def timetable_of(path, _changed, _bytes):
         begin = (file.start_time or 0) / av.time_base
         rate = float(stream.average_rate or 25)
         for packet in file.demux(stream):
-            if first is None:
-                first = next(filter(None, frames_in(packet)), None)
             if packet.size and not packet.is_corrupt:
                 packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
     turn = np.eye(2) if first is None else display_matrix(first)
@@ -163,7 +140,8 @@ def timetable_of(path, _changed, _bytes):
     seek = sorted(seek) or [(0, None)]
     keys = np.searchsorted(shown, [pts for pts, _ in seek])
     keys[0] = 0
-    return Timetable(size, cut, turn, seconds, shown, keys, [position for _, position in seek], clock)
+    seek = [position for _, position in seek]
+    return Timetable(size, cut, turn, seconds, shown, keys, seek, clock)
 
 
 def shown_by_packets(packets):
@@ -186,35 +164,33 @@ def shown_by_packets(packets):
 
 def shown_by_decoding(path):
     """-> when the frames are shown, and whether by a clock; without one, their places in a row."""
-    times = []
-    places = []
+    shown = []    # the time and the place of each
     lost = 0
     with open_video(path) as file:
-        for place, frame in enumerate(frames_of(file, video_stream(file))):
+        for place, frame in enumerate(frames_of(file)):
             if frame is not None:
-                times.append(frame.pts)
-                places.append(place)
-            elif times:
+                shown.append((frame.pts, place))
+            elif shown:
                 lost += 1
-                times.append(times[-1])
-                places.append(places[-1])
-    tell_lost(path, lost, len(times))
+                shown.append(shown[-1])
+    tell_lost(path, lost, len(shown))
+    times = [time for time, _ in shown]
     if None in times or len(set(times)) < len(times) - lost or sorted(times) != times:
-        return places, False
+        return [place for _, place in shown], False
     return times, True
 
 
+TOLD = set()    # files of which something is damaged
+
+
 def tell_lost(path, lost, frames):
-    """A line on a few damaged frames; ValueError if of the frames read they are many."""
+    """A line on a few damaged frames, once; ValueError if of the frames read they are many."""
     if lost > max(1, frames // 10):
         raise ValueError(f'{lost} of {frames} frames are damaged')
-    if lost:
-        say_damaged(str(path))
-
-
-@lru_cache(maxsize=1024)
-def say_damaged(path):
-    say(f'{path}: a frame of it is damaged; the one before it is shown in its place', warning=True)
+    if lost and path not in TOLD:
+        TOLD.add(path)
+        say(f'{path}: a frame of it is damaged; the one before it is shown in its place',
+            warning=True)
 
 
 def runs(indices, keys):
@@ -225,9 +201,7 @@ def runs(indices, keys):
     return [(key[0], run) for key, run in zip(np.split(start, cuts), np.split(indices, cuts))]
 
 
-def frame_times(path, _frames):
-    """When each frame is shown, in seconds from the file's start -> float (frames,).
-
-    Its sound may begin before its pictures; phones film at a varying rate.
-    """
+def frame_times(path):
+    """When each frame is shown, in seconds from the file's start, which may be its sound's ->
+    float (frames,)."""
     return timetable(path).seconds

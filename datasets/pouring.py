@@ -9,10 +9,10 @@ import mmap
 from functools import partial
 
 from datasets.carl import carl
-from datasets.images import read_images
+from datasets.images import frame_folder
 from datasets.labels import checked
 from datasets.layout import CARL, TCC, DataSet, layout
-from datasets.video import Video, one_line
+from datasets.video import one_line
 from running.errors import UserError
 
 SOURCE = f'TFRecords: {TCC}. Or prepared, as train.pkl, val.pkl and videos/: {CARL}'
@@ -48,9 +48,9 @@ def videos_in(path, size):
                 raise ValueError('cut off')
             name, images, labels = sequence_example(content, (start, end))
             images = [(path, 'bytes', *image) for image in images]
-            videos.append(Video(
-                name, partial(len, images), partial(read_images, images, size=size), 'pouring',
-                partial(checked, name, labels, CLASSES)))
+            videos.append(frame_folder(
+                name, images, size, action='pouring',
+                annotate=partial(checked, name, labels, CLASSES)))
             at = end + 4
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
@@ -78,28 +78,18 @@ def sequence_example(content, record):
 
 def values(content, span, *path):
     """What lies at a path of field numbers in the message at `span`: the (start, end) of each."""
-    spans = [span]
-    for wanted in path:
-        inner = []
-        for start, end in spans:
-            inner += fields(content, start, end, wanted)
-        spans = inner
-    return spans
-
-
-def fields(content, start, end, wanted):
-    """The (start, end) of a message's fields of one number."""
+    if not path:
+        return [span]
+    start, end = span
     found = []
     while start < end:
         tag, start = varint(content, start)
         size, start = varint(content, start)
-        if tag % 8 != 2:
-            raise ValueError('a field that is no bytes')
-        if tag // 8 == wanted:
-            found.append((start, start + size))
+        if tag % 8 != 2 or start + size > end:
+            raise ValueError('a field that is no bytes, or runs past its message')
+        if tag // 8 == path[0]:
+            found += values(content, (start, start + size), *path[1:])
         start += size
-    if start > end:
-        raise ValueError('a field runs past its message')
     return found
 
 

@@ -3,8 +3,7 @@
 A stand-in for Penn Action that needs no download: every frame of 64 x 64 pixels has its phase label
 and the mask of the actor. A video begins and ends in the same idle pose for a random time and its
 phases have log-normal lengths, so that the time in the video says little; the way down looks like
-the way up, so that one frame alone says little too. Body, clothes, size, place, scene and three
-moving distractors are drawn anew for every video.
+the way up, so that one frame alone says little too. All else is drawn anew for every video.
 """
 from functools import cached_property
 
@@ -12,8 +11,8 @@ import numpy as np
 import torch
 from PIL import ImageDraw
 
-from datasets.drawing import FINE, HALF, SIZE, WIDE
-from datasets.drawing import Distractor, Figure, draw_body, dress, oval, paint_scene, skeleton
+from datasets.drawing import (FINE, HALF, SIZE, WIDE, Distractor, Figure, draw_body, dress, oval,
+                              paint_scene, skeleton)
 from datasets.layout import DataSet
 from datasets.video import Video
 
@@ -50,23 +49,22 @@ def perform(action, rng):
     -> poses (n, 9) in degrees, phase labels int64 (n,)
     """
     _, idle, phases = ACTIONS[action]
+    idle = np.array(idle, float)
     effort = rng.uniform(.8, 1.1)          # how far this actor moves from the idle pose
     rest = rng.uniform(12, 38)             # idle frames in all
     early = rng.beta(.5, .5)               # the part of them before the act: mostly all or none
     before = max(2, round(rest * early))
     after = max(2, round(rest * (1 - early)))
 
-    last = np.array(idle, float)
+    last = idle
     poses = [last] * before
     labels = [0] * before
     for phase, (goal, mean) in enumerate(phases, 1):
         noise = rng.normal(0, 5, 9)
-        end = np.array(idle, float)
-        if goal != idle:
-            end = idle + effort * np.subtract(goal, idle) + noise
-        frames = 0
-        if mean:
-            frames = max(3, round(mean * rng.lognormal(0, .8)))
+        end = idle
+        if np.any(goal != idle):
+            end = idle + effort * (goal - idle) + noise
+        frames = max(3, round(mean * rng.lognormal(0, .8))) if mean else 0
         for x in np.arange(1, frames + 1) / max(frames, 1):
             eased = 3 * x ** 2 - 2 * x ** 3          # speeds up, slows down
             poses.append(last + eased * (end - last))
@@ -186,23 +184,17 @@ class Act:
         return torch.stack([torch.from_numpy(self.stage.mask(t)) for t in indices])
 
 
-def split(name, seed, size, stage):
-    """`size` videos of each action."""
-    videos = []
-    for number, action in enumerate(ACTIONS):
-        for k in range(size):
-            act = Act(action, (seed, int(name == 'val'), number, k), stage)
-            title = f'{action}/{name}_{k:02d}'
-            videos.append(Video(title, act.count, act.decode, action, act.annotate, act.mask))
-    return videos
-
-
 def synthetic(seed=0, train=24, val=12, stage=Stage):
     """{'train': [Video], 'val': [Video]}, `train` and `val` of each action; the same for a seed."""
-    return {
-        'train': split('train', seed, train, stage),
-        'val': split('val', seed, val, stage),
-    }
+    videos = {'train': [], 'val': []}
+    for half, (split, size) in enumerate(dict(train=train, val=val).items()):
+        for number, action in enumerate(ACTIONS):
+            for k in range(size):
+                act = Act(action, (seed, half, number, k), stage)
+                name = f'{action}/{split}_{k:02d}'
+                video = Video(name, act.count, act.decode, action, act.annotate, act.mask)
+                videos[split].append(video)
+    return videos
 
 
 ROW = DataSet(synthetic, 'made in memory', on_disk=False)

@@ -1,8 +1,7 @@
 """A label file, .npy or text, as a table of words, each column with a title.
 
 Text may be UTF-8, with or without a byte order mark, or UTF-16 with one. Words are separated by
-semicolons, tabs or commas, whichever the first line has; where it has none, by blanks. Python's csv
-reads the cells, without what spreadsheets and scripts leave behind; labels.py says what they mean.
+semicolons, tabs or commas, whichever the first line has; where it has none, by blanks.
 """
 import csv
 import re
@@ -39,7 +38,7 @@ def decoded(content):
 
 
 def rows_of_text(text):
-    """Text -> rows of words, all of one length."""
+    """Text -> rows of words, all of one length; without what spreadsheets and scripts leave."""
     lines = [line.strip(' ') for line in text.splitlines() if line.strip()]
     marks = ';\t,'
     if lines and re.fullmatch('"?sep=."?', lines[0].lower()):    # a spreadsheet's first line
@@ -51,23 +50,17 @@ def rows_of_text(text):
         rows = [[f'{int(m[1]) - 1}', f'{int(m[2]) - 1}', m[3]] for m in ranges]
         return [['first frame (from 1)', 'last frame (from 1)', 'label'], *rows]
     mark = next((mark for mark in marks if lines and mark in lines[0]), None)
-    rows = cells(lines, mark)
+    rows = csv.reader(lines, delimiter=mark, skipinitialspace=True) if mark else at_blanks(lines)
+    rows = [list(map(bare, row)) for row in rows]
+    rows = [row for row in rows if any(row)]
     if not rows:
         raise ValueError('nothing in it')
+    if all(row[-1] == '' for row in rows):
+        rows = [row[:-1] for row in rows]
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise ValueError(
                 f'row {number}, "{" ".join(row)}", has {len(row)} cells, row 1 {len(rows[0])}')
-    return rows
-
-
-def cells(lines, mark):
-    """Lines -> rows of words, without empty rows and without a last column that is empty."""
-    rows = csv.reader(lines, delimiter=mark, skipinitialspace=True) if mark else at_blanks(lines)
-    rows = [list(map(bare, row)) for row in rows]
-    rows = [row for row in rows if any(row)]
-    if all(row[-1] == '' for row in rows):
-        rows = [row[:-1] for row in rows]
     return rows
 
 
@@ -77,16 +70,13 @@ def bare(word):
 
 def at_blanks(lines):
     """Blanks separate words, but also lie within a name, which is the last: '0 12 hold still'."""
-    rows = [line.split() for line in lines]
-    if len(rows) < 2:
-        return rows
-    numbers = min(len(list(takewhile(is_number, row))) for row in rows[1:])
-    return [line.split(maxsplit=numbers) for line in lines]
+    leading = [len(list(takewhile(is_number, line.split()))) for line in lines[1:]]
+    return [line.split(maxsplit=min(leading, default=-1)) for line in lines]
 
 
 def with_titles(rows):
     """Rows -> header, rows. Columns without titles are a frame and its label; or start, end and
-    label, the last that is no number, with or without a duration (ELAN) and others between."""
+    label, the last that is no number (ELAN has a duration and others between)."""
     first, *rest = rows
     if is_header(first, rest):
         header = [title or 'index' for title in first]    # pandas gives its index no name
@@ -106,10 +96,9 @@ def with_titles(rows):
 
 def is_header(first, rest):
     """Does the first row name the columns: has it usual words, or stands it over numbers?"""
-    if not rest or first in rest or any(map(is_number, first)):
-        return False
     usual = set(LABELS).intersection(map(str.lower, first))
-    return bool(usual) or any(map(are_numbers, zip(*rest)))
+    named = usual or any(map(are_numbers, zip(*rest)))
+    return named and rest and first not in rest and not any(map(is_number, first))
 
 
 def find_column(header, *names):

@@ -1,30 +1,28 @@
 """One video: its name, its labels, and its frames, decoded one by one.
 
-Frame i is the i-th that a player shows, turned as a player turns it: uint8 (3, H, W). `Video` is
-all that the other files know of a video. Video files are decoded here, by PyAV (packets.py says
-where their frames are); pictures in images.py. A file that is broken is a `UserError` of one line.
+Frame i is the i-th that a player shows, turned as a player turns it. `Video` is all that the other
+files know of a video. Video files are decoded here, by PyAV (packets.py says where their frames
+are); pictures in images.py. A file that is broken is a `UserError` of one line.
 """
-import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from itertools import chain, islice
 from threading import get_ident
 
 import av
 import numpy as np
 import torch
 
-from datasets.packets import frame_times, frames_of, open_video, runs, tell_lost, timetable
-from datasets.packets import video_stream
+from datasets.packets import (frame_times, frames_of, open_video, runs, tell_lost, timetable,
+                              video_stream)
 from running.errors import UserError
 
 VIDEO_FILES = {
-    '.mp4', '.m4v', '.mov', '.qt', '.3gp', '.3g2', '.mj2',            # MPEG-4, phones
-    '.avi', '.divx', '.wmv', '.asf', '.flv', '.f4v', '.rm', '.rmvb',  # PCs, the web
-    '.mkv', '.webm', '.ogv', '.ogm', '.nut', '.y4m',                  # open ones
-    '.mpg', '.mpeg', '.m1v', '.m2v', '.mpv', '.vob', '.mod', '.tod',  # DVDs and camcorders
-    '.ts', '.mts', '.m2ts', '.m2t', '.mxf', '.dv', '.gxf', '.dav',    # camcorders and broadcast
-    '.h264', '.264', '.h265', '.hevc', '.ivf', '.mjpg', '.mjpeg', '.gif'}
+    '.mp4', '.m4v', '.mov', '.qt', '.3gp', '.3g2', '.mj2', '.avi', '.divx', '.wmv', '.asf', '.flv',
+    '.f4v', '.rm', '.rmvb', '.mkv', '.webm', '.ogv', '.ogm', '.nut', '.y4m', '.mpg', '.mpeg',
+    '.m1v', '.m2v', '.mpv', '.vob', '.mod', '.tod', '.ts', '.mts', '.m2ts', '.m2t', '.mxf', '.dv',
+    '.gxf', '.dav', '.h264', '.264', '.h265', '.hevc', '.ivf', '.mjpg', '.mjpeg', '.gif'}
 
 
 def one_line(error):
@@ -32,7 +30,7 @@ def one_line(error):
     return ' '.join(words.split()) or type(error).__name__
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Video:
     """One video: its name, what is known of it, and functions that find out the rest when needed.
 
@@ -40,18 +38,18 @@ class Video:
     decode(distinct rising indices) -> iterable of uint8 (3, H, W), all of one size
     annotate(number of frames) -> one integer a frame, -1 = unlabelled
     mask(indices) -> where the actor is, bool (n, H, W), or None
-    times(number of frames) -> seconds of each, (n,); None: it has no clock
+    times() -> seconds of each frame on disk, (n,); None: it has no clock
     fit: if frames and labels differ in number, sample the more numerous down (Penn Action)
     """
     name: str
-    count: Callable = field(repr=False)
-    decode: Callable = field(repr=False)
+    count: Callable
+    decode: Callable
     action: str | None = None
-    annotate: Callable | None = field(default=None, repr=False)
-    mask: Callable | None = field(default=None, repr=False)
-    times: Callable | None = field(default=None, repr=False)
+    annotate: Callable | None = None
+    mask: Callable | None = None
+    times: Callable | None = None
     fit: bool = False
-    classes: list | None = field(default=None, repr=False)  # names of the labels, by number
+    classes: list | None = None    # names of the labels, by number
 
     @cached_property
     def frames_on_disk(self):
@@ -88,8 +86,7 @@ class Video:
     def read(self, indices):
         """Decode frames: any order, repeats allowed, each decoded once -> uint8 (n, 3, H, W)."""
         distinct, back = np.unique(self.positions(indices), return_inverse=True)
-        frames = torch.stack([*self.decode(distinct)])                # (distinct, 3, H, W)
-        return frames[torch.from_numpy(back)]                         # (n, 3, H, W)
+        return torch.stack([*self.decode(distinct)])[torch.from_numpy(back)]
 
     def views(self, rng, time):
         """Time stamps (views, T) -> frames (views * T, 3, H, W). features.py draws from rng."""
@@ -98,22 +95,20 @@ class Video:
     def parts(self, size=64, step=1):
         """Every step-th frame, from front to back, yielded as uint8 (up to `size`, 3, H, W)."""
         frames = iter(self.decode(self.positions(range(0, self.frames, step))))
-        part = list(itertools.islice(frames, size))
+        part = list(islice(frames, size))
         while part:
             yield torch.stack(part)
-            part = list(itertools.islice(frames, size))
+            part = list(islice(frames, size))
 
     def seconds(self):
         """When each frame is shown, in seconds from the first, (frames,); None without a clock."""
-        if self.times is None:
-            return None
-        return self.times(self.frames_on_disk)[self.positions(range(self.frames))]
+        if self.times:
+            return self.times()[self.positions(range(self.frames))]
 
     def actor(self, indices):
         """Where the actor is in the frames as read, bool (n, H, W), or None if it is not known."""
-        if self.mask is None:
-            return None
-        return self.mask(self.positions(indices))
+        if self.mask:
+            return self.mask(self.positions(indices))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -141,7 +136,7 @@ def frames_at(timed, times):
 
 def timed_frames(file, clock):
     """Yield (time, frame) of an open file from where it stands; without a clock, (place, frame)."""
-    for place, frame in enumerate(frames_of(file, video_stream(file))):
+    for place, frame in enumerate(frames_of(file)):
         if frame is not None and not (clock and frame.pts is None):
             yield (frame.pts if clock else place), frame
 
@@ -158,12 +153,12 @@ def decoded(path, indices):
             timed = timed_frames(file, table.clock)
             first = next(timed, None)
             if first is not None and first[0] <= table.shown[table.keys[key]]:
-                lost += yield from frames_at(itertools.chain([first], timed), times)
+                lost += yield from frames_at(chain([first], timed), times)
                 continue
             # the key frame is damaged; or it is none, and the picture comes bit by bit after it
             with open_video(path) as again:
                 lost += yield from frames_at(timed_frames(again, table.clock), times)
-    tell_lost(path, lost, len(indices))
+    tell_lost(str(path), lost, len(indices))
 
 
 def upright(pixels, matrix):
@@ -187,8 +182,8 @@ def file_frames(path):
         raise UserError(f'{path}: cannot be read as a video ({one_line(error)})') from None
 
 
-BT709 = 1              # the colours and tones of an ordinary screen
 HDR_TONES = 16, 18     # PQ and HLG of ITU-R BT.2100
+SCREEN = {'dst_color_trc': 1, 'dst_color_primaries': 1}    # BT.709, an ordinary one
 
 
 @lru_cache(maxsize=16)
@@ -207,9 +202,7 @@ def rgb(frame, width, height, cut=(0, 0, 0, 0)):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(part), 'rgb24')
     kind = frame.format.name, frame.width, frame.height, frame.color_trc, width, height
     scale = reformatter(get_ident(), *kind)    # no two threads may share one
-    tones = {}
-    if frame.color_trc in HDR_TONES:
-        tones = {'dst_color_trc': BT709, 'dst_color_primaries': BT709}
+    tones = SCREEN if frame.color_trc in HDR_TONES else {}
     return scale.reformat(frame, width, height, 'rgb24', **tones).to_ndarray()
 
 

@@ -7,9 +7,8 @@ import itertools
 from dataclasses import replace
 
 import data
-from datasets.folder import as_video
+from datasets.folder import Search, as_video
 from datasets.layout import printable, readable
-from datasets.search import Search
 from evaluation.embedding import embed_splits
 from evaluation.table import name_some
 from pictures.align import align

@@ -1,7 +1,10 @@
 """Random videos and random embeddings, for tests of the evaluation."""
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch.autograd.functional import hessian, jacobian
 
+import data
 from evaluation.embedding import EmbeddedVideo
 from running.errors import UserError
 
@@ -13,37 +16,23 @@ SETTINGS = dict(
     workers=0, seed=0)
 
 
-class Film:
+class Film(data.Video):
     """A video of noise, with a square actor."""
-    action = None
-    classes = None
 
     def __init__(self, name, frames, labels=None, broken=False, size=24):
-        self.name = name
-        self.frames = frames
+        annotate = None if labels is None else lambda _: labels
+        super().__init__(name, lambda: frames, self.noise, annotate=annotate, mask=self.square)
         self.broken = broken
         self.size = size
-        self.annotate = labels                            # only asked whether it is None
-        self.labels = None if labels is None else np.asarray(labels)
 
-    def frame(self, i):
-        rng = np.random.default_rng([len(self.name), i])
-        return rng.integers(0, 256, (3, self.size, self.size), np.uint8)
-
-    def read(self, indices):
+    def noise(self, indices):
         if self.broken:
             raise UserError(f'{self.name}: does not decode')
-        return torch.from_numpy(np.stack([self.frame(i) for i in indices]))
+        for i in indices:
+            rng = np.random.default_rng([len(self.name), i])
+            yield torch.from_numpy(rng.integers(0, 256, (3, self.size, self.size), np.uint8))
 
-    def parts(self, size=64, step=1):
-        chosen = range(0, self.frames, step)
-        for start in range(0, len(chosen), size):
-            yield self.read(chosen[start:start + size])
-
-    def seconds(self):
-        return None
-
-    def actor(self, indices):
+    def square(self, indices):
         mask = torch.zeros(len(indices), self.size, self.size, dtype=torch.bool)
         mask[:, :9, :6] = True
         return mask
@@ -93,3 +82,21 @@ def embedded_of(labels, action=None):
 def with_ones(x):
     """Inputs with the intercept's column."""
     return np.c_[x, np.ones(len(x))].astype(float)
+
+
+def optimum(x, y):
+    """Softmax regression by Newton's method in float64 -> (D+1, K)."""
+    x = torch.from_numpy(with_ones(x))
+    y = torch.from_numpy(y)
+
+    def loss(w):
+        w = w.reshape(x.shape[1], -1)
+        return F.cross_entropy(x @ w, y, reduction='sum') + w[:-1].square().sum() / 2
+
+    w = torch.zeros(x.shape[1] * (int(y.max()) + 1), dtype=torch.float64)
+    for _ in range(30):
+        gradient = jacobian(loss, w)
+        if gradient.abs().max() < 1e-9:
+            return w.reshape(x.shape[1], -1).numpy()
+        w = w - torch.linalg.lstsq(hessian(loss, w), gradient, driver='gelsd').solution
+    raise AssertionError('Newton has not converged')

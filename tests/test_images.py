@@ -19,55 +19,45 @@ def test_frames_in_natural_order_and_broken_ones_by_name(tmp_path):
     cut_off = (tmp_path / 'frame3.jpg').read_bytes()[:700]
     (tmp_path / 'frame3.jpg').write_bytes(cut_off)
     assert numbers(video.read([0, 1, 3])) == [0, 1, 3]
-    (tmp_path / 'frame7.jpg').write_bytes(b'')
-    for i in (2, 6):
-        with pytest.raises(UserError, match=f'frame{i + 1}.jpg'):
-            video.read([i])
+    with pytest.raises(UserError, match='frame3.jpg'):
+        video.read([2])
 
 
-def checkerboard(number, width=48, height=32):
-    """A picture that no turn and no mirror maps to itself."""
-    rng = np.random.default_rng(number)
-    blocks = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+def checkerboard(number):
+    """A picture (32, 48, 3) that no turn and no mirror maps to itself."""
+    blocks = np.random.default_rng(number).integers(0, 256, (4, 6, 3), np.uint8)
     return blocks.repeat(8, 0).repeat(8, 1)
 
 
-def turned_by_exif(image, orientation):
-    """(H, W, 3) as the EXIF standard says it is shown: where its row 0 and column 0 are."""
-    shown = {
-        1: image,                                    # top, left
-        2: image[:, ::-1],                           # top, right
-        3: image[::-1, ::-1],                        # bottom, right
-        4: image[::-1],                              # bottom, left
-        5: image.transpose(1, 0, 2),                 # left, top
-        6: image[::-1].transpose(1, 0, 2),           # right, top
-        7: image[::-1, ::-1].transpose(1, 0, 2),     # right, bottom
-        8: image[:, ::-1].transpose(1, 0, 2),        # left, bottom
-    }
-    return shown[orientation]
+SHOWN = {    # by EXIF orientation: where row 0 and column 0 of the stored picture are shown
+    1: lambda image: image,                                    # top, left
+    2: lambda image: image[:, ::-1],                           # top, right
+    3: lambda image: image[::-1, ::-1],                        # bottom, right
+    4: lambda image: image[::-1],                              # bottom, left
+    5: lambda image: image.transpose(1, 0, 2),                 # left, top
+    6: lambda image: image[::-1].transpose(1, 0, 2),           # right, top
+    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),     # right, bottom
+    8: lambda image: image[:, ::-1].transpose(1, 0, 2),        # left, bottom
+}
 
 
-@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.tif', '.webp'])
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.tif'])
 def test_exif_orientation(suffix, tmp_path):
-    for orientation in range(1, 9):
+    for orientation, shown in SHOWN.items():
         folder = tmp_path / f'{orientation}'
         folder.mkdir()
-        for i in range(3):
-            exif = Image.Exif()
-            exif[0x0112] = orientation
-            options = {'lossless': True} if suffix == '.webp' else {}
-            Image.fromarray(checkerboard(i)).save(folder / f'{i}{suffix}', exif=exif, **options)
-        read = data.frame_folder('v', folder).read([2, 0])
-        for frame, i in zip(read, (2, 0)):
-            expected = turned_by_exif(checkerboard(i), orientation)
-            frame = frame.permute(1, 2, 0).numpy()
-            assert frame.shape == expected.shape
-            # JPEG blurs colours: blocks are compared by their centres
-            far = np.abs(frame.astype(int) - expected)[4::8, 4::8].max()
-            assert far <= (40 if suffix == '.jpg' else 0), orientation
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for i in range(2):
+            Image.fromarray(checkerboard(i)).save(folder / f'{i}{suffix}', exif=exif)
+        expected = shown(checkerboard(1))
+        frame = data.frame_folder('v', folder).read([1])[0].permute(1, 2, 0).numpy()
+        assert frame.shape == expected.shape
+        # JPEG blurs colours: blocks are compared by their centres
+        far = np.abs(frame.astype(int) - expected)[4::8, 4::8].max()
+        assert far <= (40 if suffix == '.jpg' else 0), orientation
         small = data.frame_folder('v', folder, size=32).read([1])[0].permute(1, 2, 0).numpy()
-        tall = Image.fromarray(turned_by_exif(checkerboard(1), orientation))
-        expected = np.array(tall.resize((32, 32), Image.BILINEAR))
+        expected = np.array(Image.fromarray(expected).resize((32, 32), Image.BILINEAR))
         assert np.abs(small.astype(int) - expected).mean() < 12    # a wrong turn: 70
 
 
@@ -84,11 +74,9 @@ def test_deep_pictures(bits, suffix, tmp_path):
     half = ramp // 2
     video = write_deep(tmp_path / 'v', [half, half, ramp, half], suffix)
     expected = np.round(np.stack([half, ramp]) * 255 / (2 ** bits - 1))
-    frames = video.read([1, 2]).numpy()
-    for channel in frames.transpose(1, 0, 2, 3):
+    for channel in video.read([1, 2]).numpy().transpose(1, 0, 2, 3):
         assert np.array_equal(channel, expected)
-    alone = video.read([1])    # scaled as it is among the others
-    assert np.array_equal(alone[0, 0].numpy(), expected[0])
+    assert np.array_equal(video.read([1])[0, 0], expected[0])    # scaled as among the others
 
 
 def test_deep_pictures_of_other_kinds(tmp_path):
@@ -115,7 +103,7 @@ def test_folders_whose_sizes_change(tmp_path):
         assert whole.shape[1:] == (3, 96, 160) and numbers(whole) == indices
 
 
-@pytest.mark.parametrize('suffix', ['.tif', '.TIFF', '.ppm', '.bmp', '.webp', '.tga', '.jp2'])
+@pytest.mark.parametrize('suffix', ['.TIFF', '.ppm', '.bmp', '.webp', '.tga', '.jp2'])
 def test_image_endings(suffix, tmp_path):
     write_images(tmp_path, 12, suffix)
     assert suffix.lower() in IMAGE_FILES and len(images_in(tmp_path)) == 12

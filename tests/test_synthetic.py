@@ -3,7 +3,6 @@ import hashlib
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 import evaluate
 from datasets import synthetic
@@ -40,30 +39,16 @@ def test_a_frame_is_the_same_whatever_was_read_before():
     assert torch.equal(alone.read([3, last, 3]), frames[[3, last, 3]])
 
 
-def test_no_two_videos_are_alike_nor_those_of_another_seed():
-    drawn = set()
-    for seed in (3, 4):
-        videos = synthetic.synthetic(seed, train=2, val=1)
-        for video in videos['train'] + videos['val']:
-            drawn.add(video.read([5]).numpy().tobytes())
-    assert len(drawn) == 2 * 3 * len(synthetic.ACTIONS)
-
-
 def test_synthetic_videos_have_phases_in_order_and_an_actor_that_moves():
-    for video in synthetic.synthetic(3, train=2, val=1)['train']:
+    for video in synthetic.synthetic(3, train=1, val=1)['train']:
         frames, actor, labels = everything(video)
         assert frames.shape == (video.frames, 3, 64, 64) and frames.dtype == torch.uint8
         assert actor.shape == (video.frames, 64, 64) and actor.dtype == torch.bool
         assert set(labels) == {0, 1, 2, 3} and set(np.diff(labels)) == {0, 1}
         assert .08 < actor.float().mean() < .35
-        frames = frames.float()
         scene = frames.median(0).values                 # all but what moves, roughly
-        moving = (frames - scene).abs().amax(1) > 40
-        # what differs from the scene is the actor's, or was just left by it; the rest: what it
-        # holds, a distractor
-        ever = actor.any(0)[None, None].float()
-        near = F.max_pool2d(ever, 5, stride=1, padding=2)[0, 0].bool()
-        assert moving.any() and (moving & near).sum() > .6 * moving.sum()
+        moving = (frames.float() - scene).abs().amax(1) > 40
+        assert (moving & actor.any(0)).sum() > .5 * moving.sum() > 0    # the rest: distractors
 
 
 def test_synthetic_set_is_not_solved_by_the_clock():
