@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections import deque
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -64,24 +65,30 @@ def lock_folder(out):
 
 
 def save_checkpoint(path, checkpoint):
-    """Write beside, flush, rename: `path` is whole at any moment, this checkpoint or the last.
-    Only rank 0 writes. Errors: OSError in one line.
-    """
-    if not is_rank0():
-        return
-    content = io.BytesIO()
-    torch.save(checkpoint, content)                       # in memory first: a full disk says so
+    """Only rank 0 writes. Errors: OSError in one line."""
+    if is_rank0():
+        content = io.BytesIO()
+        torch.save(checkpoint, content)                   # in memory first: a full disk says so
+        with whole_file(path) as file:
+            file.write(content.getbuffer())
+
+
+@contextmanager
+def whole_file(path):
+    """Write beside, flush, rename: `path` is whole at any moment, this file or the one before it.
+    Errors: OSError in one line."""
     beside = path.with_name(path.name + '.new')
     try:
         with open(beside, 'wb') as file:
-            file.write(content.getbuffer())
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
+        raise OSError(f'{path}: cannot be written ({error.strerror}); what was written before is '
+                      f'intact, and the same command goes on') from None
+    finally:
         beside.unlink(missing_ok=True)
-        raise OSError(f'{path}: cannot be written ({error.strerror}); the checkpoint before it, '
-                      f'if any, is intact') from None
 
 
 def report_skipped(path, skipped):
