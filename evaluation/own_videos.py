@@ -1,10 +1,9 @@
 """One's own videos through a trained model: evaluate.py's --align and --predict.
 
-They are embedded as those of a folder set are, squashed to the model's square, and shown in their
-own shape. Errors, each one line: UserError, OSError.
+Embedded as those of a folder set are, squashed to the model's square; shown in their own shape.
+Errors, each one line: UserError, OSError.
 """
 import itertools
-from dataclasses import replace
 
 import data
 from datasets.folder import as_video
@@ -19,11 +18,8 @@ from running.processes import is_rank0
 
 
 def embed(network, videos, settings):
-    """{split: [Video]} -> as embed_splits, of one model; all in rank 0.
-
-    Each video is one sequence, however long: two halves with a time code each could not be told
-    from two videos.
-    """
+    """{split: [Video]} -> as embed_splits, of one model; all in rank 0. Each video is one sequence,
+    however long: two halves with a time code each could not be told from two videos."""
     limit = settings.get('limit') or data.DATASETS[settings['dataset']].limit
     device = next(network.mtf.parameters()).device
     embedded, embeddings, skipped = embed_splits(
@@ -102,7 +98,7 @@ def find(folder, size):
     sources = {}
     for source in found:
         source = source._replace(labels=None)    # they would hide the other frames
-        action = source.action or folder.resolve().name
-        video = replace(as_video(source, size), action=action)
-        sources[video] = replace(as_video(source, None), action=action)
+        video, shown = as_video(source, size), as_video(source, None)
+        video.action = shown.action = source.action or folder.resolve().name
+        sources[video] = shown
     return sources

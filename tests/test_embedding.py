@@ -131,17 +131,12 @@ def test_frozen_control_is_the_last_layer_of_the_backbone(network):
 
 
 def test_evaluating_leaves_everything_as_it_was(network):
-    """Full float32 within, in products and convolutions; afterwards what was set before."""
     network.train()
-    torch.set_float32_matmul_precision('high')
     with embedding.evaluating([network]):
-        assert torch.get_float32_matmul_precision() == 'highest'
         assert not torch.backends.cudnn.allow_tf32
         assert not network.mtf.training
-    assert torch.get_float32_matmul_precision() == 'high'
     assert torch.backends.cudnn.allow_tf32
     assert network.mtf.training
-    torch.set_float32_matmul_precision('highest')
     network.eval()
 
 
@@ -160,7 +155,7 @@ def test_a_worker_that_dies_is_one_line(network):
 def test_the_index_says_what_each_saved_row_is(network, tmp_path):
     videos = {'train': [Film('a', 4, [0, -1, 1, 1])], 'val': [Film('a b', 3), Film('a/b', 2)]}
     videos['val'][0].seconds = lambda: np.arange(3) / 8
-    evaluate.assess({'one': network}, videos, SETTINGS, folders=[tmp_path])
+    evaluate.assess({'one': network}, videos, SETTINGS, folder=tmp_path)
     rows = [tuple(row.values()) for row in table_of(tmp_path / 'index.csv')]
     assert rows == [
         ('train/a.npy', '0', '', '0'), ('train/a.npy', '1', '', ''),
@@ -183,7 +178,7 @@ def test_a_diverged_model_is_named(network):
 def test_embeddings_are_saved_whole_under_safe_names(network, tmp_path):
     videos = [*films()['train'], Film('b_c_ d', 4), Film('b/c_ d', 5), Film('../x', 3)]
     folder = tmp_path / 'deep'
-    embedding.embed_splits({'one': network}, {'train': videos}, folders=[folder])
+    embedding.embed_splits({'one': network}, {'train': videos}, folder=folder)
     saved = {path.name: np.load(path) for path in (folder / 'train').iterdir()}
     assert saved['a.npy'].shape == (70, 12)
     assert saved['a.npy'].dtype == np.float32
@@ -197,7 +192,7 @@ def share_of_a_process(rank, folder):
     torch.distributed.init_process_group('gloo', init_method=meet, rank=rank, world_size=2)
     torch.manual_seed(0)
     network = models.build_model(SETTINGS)
-    result = evaluate.assess({'one': network}, films(), SETTINGS, folders=[Path(folder, 'saved')])
+    result = evaluate.assess({'one': network}, films(), SETTINGS, folder=Path(folder, 'saved'))
     assert (result is None) == (rank > 0)
     if rank == 0:
         kept = {'rows': result['rows'], 'skipped': result['skipped']}
@@ -226,7 +221,7 @@ def test_a_thinned_video_is_one_sequence_interpolated():
     with torch.no_grad():
         chosen = network.entities(data.center(video.read(range(0, 25, 3)), 24))[0]
         coarse = network.mtf(chosen[None])[0].numpy()             # (9, D)
-        (_, _, (found,)), = embedding.embed([network], [video], [0], limit=10, whole=True)
+        (_, _, (found,)), = embedding.embed([network], [video], limit=10, whole=True)
     expected = np.stack([np.interp(np.arange(25), np.arange(0, 25, 3), column)
                          for column in coarse.T], 1)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)

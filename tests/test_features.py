@@ -83,9 +83,9 @@ def test_metrics_are_those_of_pixels(tmp_path):
     network = model()
     halves = videos()
     ways = [dict(limit=1000), dict(limit=11), dict(limit=11, whole=True)]
-    pixels = [list(embed([network], halves['val'], [0, 1], **way)) for way in ways]
+    pixels = [list(embed([network], halves['val'], **way)) for way in ways]
     seen = see(tmp_path, network, halves)
-    found = [list(embed([network], seen['val'], [0, 1], **way)) for way in ways]
+    found = [list(embed([network], seen['val'], **way)) for way in ways]
     for one, other in zip(sum(pixels, []), sum(found, [])):
         (a,), (b,) = one[2], other[2]
         assert a.shape == b.shape and one[0] == other[0]
@@ -273,11 +273,12 @@ def test_a_broken_video_is_skipped(tmp_path, broken):
     """Wherever it breaks: the others are made, and it is skipped in training and evaluation."""
     halves = videos()
     halves['train'][1] = video('torn', 9, broken=broken)
-    seen = see(tmp_path, halves=halves)
+    network = model()
+    seen = see(tmp_path, network, halves)
     item = data.Clips(seen['train'], frames=4)[0, 1]
     assert 'torn' in item['skipped'] and item['names'] != ['torn']
-    results = list(embed([model()], seen['train'], [1]))
-    assert results[0][2] is None and 'torn' in results[0][1]
+    _, why, arrays = list(embed([network], seen['train']))[1]
+    assert arrays is None and 'torn' in why
 
 
 def test_what_is_to_be_done_is_said_before(tmp_path, capsys):
