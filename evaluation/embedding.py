@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import data
 from running.errors import UserError
-from running.processes import cpu_group, is_rank0
+from running.processes import is_rank0
 from running.record import attempt
 from running.workers import DIED, start_worker, watched
 
@@ -149,7 +149,7 @@ def gather(own):
     if not dist.is_initialized():
         return own
     shares = [None] * dist.get_world_size() if is_rank0() else None
-    dist.gather_object(own, shares, group=cpu_group())
+    dist.gather_object(own, shares)
     merged = {}
     for share in shares or []:
         merged |= share

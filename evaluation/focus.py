@@ -43,8 +43,8 @@ def rank(values):
 
 
 def mean_focus(looks, kind):
-    """[Look] -> [{measure: mean over the frames that show the actor}], one each of the 'entities' or
-    'heads'; [] where there are none."""
+    """[Look] -> [{measure: mean over the frames that show the actor}], one each of the 'entities'
+    or 'heads'; [] where there are none."""
     attention = [getattr(look, kind) for look in looks]
     if not attention or attention[0] is None:
         return []
