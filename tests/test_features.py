@@ -86,9 +86,8 @@ def test_metrics_are_those_of_pixels(tmp_path):
     pixels = [list(embed([network], halves['val'], **way)) for way in ways]
     seen = see(tmp_path, network, halves)
     found = [list(embed([network], seen['val'], **way)) for way in ways]
-    for one, other in zip(sum(pixels, []), sum(found, [])):
-        (a,), (b,) = one[2], other[2]
-        assert a.shape == b.shape and one[0] == other[0]
+    for (one, _, (a,)), (other, _, (b,)) in zip(sum(pixels, []), sum(found, []), strict=True):
+        assert a.shape == b.shape and one == other
         assert (a * b).sum(1).min() > 0.99
 
 
@@ -216,46 +215,28 @@ def test_nothing_is_made_twice(made, monkeypatch):
     assert [len(each.files) for each in see(made)['val']] == [1, 1]
 
 
-def replaced(halves):
-    halves['train'][0] = video('train 0', 9, seed=99)
-
-
-def longer(halves):
-    halves['val'][1] = video('val 1', 8, seed=11)
-
-
-def renamed(halves):
-    halves['val'][1] = video('val 2', 7, seed=11)
-
-
-def fewer(halves):
-    halves['train'].pop()
-
-
-@pytest.mark.parametrize('change', [replaced, longer, renamed, fewer])
-def test_other_videos_are_refused(made, change):
+@pytest.mark.parametrize('split, place, other', [
+    ('train', 0, video('train 0', 9, seed=99)),           # of the same name and length
+    ('val', 1, video('val 1', 8, seed=11)),
+    ('val', 1, video('val 2', 7, seed=11))])
+def test_other_videos_are_refused(made, split, place, other):
     halves = videos()
-    change(halves)
+    halves[split][place] = other
     with pytest.raises(UserError, match='other videos.*--features'):
         see(made, halves=halves)
 
 
 @pytest.mark.parametrize('changes, what', [
     (dict(layers=[4]), 'layers'), (dict(image_size=30), 'pixels'),
-    (dict(backbone='tiny_local'), 'weights'), (dict(strength=STRENGTH | dict(crop=0.5)), 'augm')])
+    (dict(backbone='tiny_local', weights=None), 'weights')])
 def test_other_features_are_never_taken(made, changes, what):
-    strength = changes.pop('strength', STRENGTH)
-    if 'backbone' in changes:
-        changes = changes | dict(weights=None)
     with pytest.raises(UserError, match=f'features of other .*{what}'):
-        see(made, model(**changes), strength=strength)
+        see(made, model(**changes))
 
 
-def test_a_file_for_a_folder_is_refused(tmp_path):
-    (tmp_path / 'features').write_text('mine')
-    with pytest.raises(OSError, match='features'):
-        see(tmp_path / 'features')
-    assert (tmp_path / 'features').read_text() == 'mine'
+def test_other_augmentation_is_refused(made):
+    with pytest.raises(UserError, match='features of other augmentation'):
+        see(made, strength=STRENGTH | dict(crop=0.5))
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
