@@ -11,7 +11,7 @@ pixels then, but a video has K looks for ever, not new ones each time.
 """
 import copy
 import zlib
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from timeit import timeit
@@ -78,13 +78,13 @@ def see(model, videos, folder, versions, strength, *, longest=0, device='cpu', r
         one.lacks = [k for k, file in enumerate(one.files) if not file.exists()]
         frames += sum(len(range(0, length, one.steps[k])) for k in one.lacks)
     if any(all_gather(frames)):                                   # all have looked by now
-        lock = lock_folder(Path(folder)) if rank == 0 else None   # as long as this function runs
         announce(backbone, frames, folder, device, world)
         lacking = [one for one in seen.values() if one.lacks]
-        for one in tqdm(lacking[rank::world], 'backbone', unit='video', disable=None):
-            with suppress(UserError):                             # training and evaluation say it
-                make(one, backbone, strength, device)
-        wait_for_all()
+        with lock_folder(Path(folder)) if rank == 0 else nullcontext():
+            for one in tqdm(lacking[rank::world], 'backbone', unit='video', disable=None):
+                with suppress(UserError):                         # training and evaluation say it
+                    make(one, backbone, strength, device)
+            wait_for_all()
     return {split: list(map(seen.get, videos[split])) for split in videos}
 
 
