@@ -23,13 +23,12 @@ def parse(argv=None):
         formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=110),
         usage='%(prog)s CHECKPOINT [CHECKPOINT ...] [options]', allow_abbrev=False)
     parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
-        help='or its folder; several seeds of one model: mean ± 2 standard deviations')
+                        help='or its folder; seeds of one model: mean ± 2 standard deviations')
 
     add = parser.add_argument_group('where things are').add_argument
     add('--dataset', metavar='NAME', help='the data set [that of training]')
     add('--data', metavar='DIR', help='its folder [where it was at training]')
-    add('--label-unit', metavar='UNIT', choices=UNITS,
-        help='of labels that are segments: seconds or frames [as at training]')
+    add('--label-unit', choices=UNITS, help='of labels that are segments [as at training]')
     add('--weights', metavar='FILE', help='of the frozen backbone [as at training]')
     add('--workers', metavar='N', type=int, help='processes that decode videos [as at training]')
     add('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
@@ -37,20 +36,16 @@ def parse(argv=None):
     add = parser.add_argument_group('what to make beside the table').add_argument
     add('--focus', action='store_true', help='a table: how much attention lies on the actor')
     add('--figures', metavar='DIR', type=Path, help='all pictures of the first checkpoint')
-    add('--embeddings', metavar='DIR', type=Path,
-        help='its float32 array (n, D) a video, DIR/val/*.npy, and of each frame a line, index.csv')
+    add('--embeddings', metavar='DIR', type=Path, help='its (n, D) of each video, and index.csv')
     add('--json', metavar='FILE', type=Path, help='all numbers of the table')
 
     own = parser.add_argument_group("one's own videos, instead of the table")
     add = own.add_mutually_exclusive_group().add_argument
-    add('--align', metavar='VIDEO', type=Path, nargs='+',
-        help='a film: the first video, and the same moment of each other one')
-    add('--predict', metavar='DIR', type=Path,
-        help='phases of the videos in DIR, from the labelled ones of training')
+    add('--align', metavar='VIDEO', type=Path, nargs='+', help='a film: the same moment of each')
+    add('--predict', metavar='DIR', type=Path, help='phases of its videos, by those of training')
     add = own.add_argument
     add('--method', choices=list(METHODS), help='how they are aligned [dtw]')
-    add('--out', metavar='PATH', type=Path,
-        help='of the film [aligned.mp4], or folder of the phases [predicted]')
+    add('--out', metavar='PATH', type=Path, help='film [aligned.mp4], or folder [predicted]')
     return parser.parse_args(argv)
 
 
@@ -109,8 +104,8 @@ def check_own_videos(args):
 def load_models(paths, device, **given):
     """-> {path: model}, and the settings of the first; they may differ in the seed alone.
 
-    given: settings that replace those of training, where they are not None. A frozen backbone is
-    one object for all models, so that every frame passes it once. Errors: UserError.
+    given: settings in place of those of training, where not None. A frozen backbone is one object
+    for all models, so that every frame passes it once. Errors: UserError.
     """
     given = {name: value for name, value in given.items() if value is not None}
     networks = {}

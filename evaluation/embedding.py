@@ -83,22 +83,17 @@ class Frozen(nn.Module):
 def entities_of(networks, frames):
     """uint8 (F, 3, H, W) -> entities (F, N, d) of each network; a shared backbone runs once."""
     images = data.center(frames, networks[0].backbone.image_size)
-    features = {}
-    entities = []
-    for network in networks:
-        key = id(network.backbone)
-        if key not in features:
-            features[key] = network.features(images)    # float32, whatever it computes in
-        entities.append(network.pool(*features[key])[0])
-    return entities
+    first = {network.backbone: network for network in reversed(networks)}    # of each backbone
+    features = {backbone: network.features(images) for backbone, network in first.items()}
+    return [network.pool(*features[network.backbone])[0] for network in networks]
 
 
 def embed_entities(network, entities, frames, limit):
     """Entities (n, N, d) of a video of so many frames -> unit-length embeddings (frames, D).
 
-    A video of more than `limit` frames is cut into equal sequences, each with its own time code:
-    the field's protocol. Where n < frames, it has been thinned out instead and is one sequence;
-    what lies between two of its frames is interpolated.
+    More than `limit` are cut into equal sequences, each with its own time code: the field's
+    protocol. Where n < frames, the video has been thinned out and is one sequence; what lies between
+    two of its frames is interpolated.
     """
     parts = entities.tensor_split(math.ceil(len(entities) / limit))
     z = torch.cat([network.mtf(part[None])[0] for part in parts])         # (n, D)
@@ -179,8 +174,8 @@ def embed_splits(networks, videos, *, folder=None, **options):
     {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}}, {video: why it cannot be read}
 
     networks: {name: model}; folder: where those of the first model are saved; options: of `embed`.
-    Errors: UserError, where nothing is left of a split. All is held in memory: FineGym99's 1.22
-    million labelled frames, of 256 float32 numbers each, are 1.25 GB a model.
+    All is held in memory: FineGym99's 1.22 million labelled frames, of 256 float32 numbers each,
+    are 1.25 GB a model. Errors: UserError, where nothing is left of a split.
     """
     files = files_of(videos)
     listed = list(files)    # a video of two splits once

@@ -91,10 +91,8 @@ def print_result(result, names):
 
 
 def remarks(actions, embedded, skipped):
-    """What a reader of the table must know about the data, one line each.
-
-    actions: labels.by_action of the EmbeddedVideos themselves; skipped: {video: why}.
-    """
+    """What a reader of the table must know about the data, one line each. actions: by_action of the
+    EmbeddedVideos themselves; skipped: {video: why}."""
     lines = name_some('left out, cannot be read', skipped.values())
     everything = embedded['train'] + embedded['val']
     bare = dict.fromkeys(one.video.name for one in everything if (one.labels < 0).all())
@@ -106,10 +104,8 @@ def remarks(actions, embedded, skipped):
         if trained and trained == [one.video for one in embedded['val']]:
             lines.append('val holds the videos trained on: the scores say nothing of new videos')
     for action, (train, _, val, val_labels) in actions.items():
-        if len(val) == 1:
-            lines.append(f'{action}: one val video, which has no other to be compared with')
-        if not val:
-            lines.append(f'{action}: no val video')
+        if len(val) < 2:
+            lines.append(f'{action}: {len(val) or "no"} val video, where tau and AP@5 compare two')
         if not train and any((labels >= 0).any() for labels in val_labels):
             lines.append(f'{action}: no train video')
     return lines
