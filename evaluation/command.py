@@ -28,24 +28,30 @@ def parse(argv=None):
     add = parser.add_argument_group('where things are').add_argument
     add('--dataset', metavar='NAME', help='the data set [that of training]')
     add('--data', metavar='DIR', help='its folder [where it was at training]')
-    add('--label-unit', choices=UNITS, help='of labels that are segments [as at training]')
+    add('--label-unit', choices=UNITS,
+        help='of labels that are segments [as at training]')
     add('--weights', metavar='FILE', help='of the frozen backbone [as at training]')
-    add('--workers', metavar='N', type=int, help='processes that decode videos [as at training]')
+    add('--workers', metavar='N', type=int,
+        help='processes that decode videos [as at training]')
     add('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
 
     add = parser.add_argument_group('what to make beside the table').add_argument
     add('--focus', action='store_true', help='a table: how much attention lies on the actor')
     add('--figures', metavar='DIR', type=Path, help='all pictures of the first checkpoint')
-    add('--embeddings', metavar='DIR', type=Path, help='its (n, D) of each video, and index.csv')
+    add('--embeddings', metavar='DIR', type=Path,
+        help='its array (n, D) of each video, DIR/val/*.npy, and of each frame a line, index.csv')
     add('--json', metavar='FILE', type=Path, help='all numbers of the table')
 
     own = parser.add_argument_group("one's own videos, instead of the table")
     add = own.add_mutually_exclusive_group().add_argument
-    add('--align', metavar='VIDEO', type=Path, nargs='+', help='a film: the same moment of each')
-    add('--predict', metavar='DIR', type=Path, help='phases of its videos, by those of training')
+    add('--align', metavar='VIDEO', type=Path, nargs='+',
+        help='a film: the first video, and the same moment of each other one')
+    add('--predict', metavar='DIR', type=Path,
+        help='phases of the videos in DIR, from the labelled ones of training')
     add = own.add_argument
     add('--method', choices=list(METHODS), help='how they are aligned [dtw]')
-    add('--out', metavar='PATH', type=Path, help='film [aligned.mp4], or folder [predicted]')
+    add('--out', metavar='PATH', type=Path,
+        help='of the film [aligned.mp4], or folder of the phases [predicted]')
     return parser.parse_args(argv)
 
 

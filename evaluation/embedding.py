@@ -92,8 +92,8 @@ def embed_entities(network, entities, frames, limit):
     """Entities (n, N, d) of a video of so many frames -> unit-length embeddings (frames, D).
 
     More than `limit` are cut into equal sequences, each with its own time code: the field's
-    protocol. Where n < frames, the video has been thinned out and is one sequence; what lies between
-    two of its frames is interpolated.
+    protocol. Where n < frames, the video has been thinned out and is one sequence; what lies
+    between two of its frames is interpolated.
     """
     parts = entities.tensor_split(math.ceil(len(entities) / limit))
     z = torch.cat([network.mtf(part[None])[0] for part in parts])         # (n, D)

@@ -76,9 +76,8 @@ def focus_rows(networks, videos, frames=8):
 def print_focus(networks, videos):
     rows = focus_rows(networks, videos)
     if not rows:
-        print('note: no focus table: no actor is known (masks, boxes), '
-              'or the pooler has no attention')
-        return
+        return print('note: no focus table: no actor is known (masks, boxes), or the pooler has no '
+                     'attention')
     print('\nattention on the actor in val frames')
     print(' ' * 40 + ''.join(f'{measure:>9}' for measure in MEASURES))
     for model, part, values in rows:

@@ -64,8 +64,8 @@ def print_row(title, row, columns, several=False):
 
 
 def print_result(result, names):
-    """Of what evaluate.assess returns: each action and their mean, the controls, the paper's row,
-    the verdict, and what a reader must know of the data."""
+    """Of evaluate.assess: each action and their mean, the controls, the paper's row, the verdict,
+    and what a reader must know of the data."""
     rows = result['rows']
     if rows:
         counts = [f'{len(some)} {split}' for split, some in result['embedded'].items() if some]
@@ -117,10 +117,8 @@ def name_some(text, names):
 
 
 def verdict(rows, names, columns):
-    """One sentence: what is above every control by more than chance, and what is not.
-
-    Chance is 2 standard deviations of several checkpoints. One run has none: a fixed margin stands
-    for them, and the sentence says so.
+    """One sentence: what is above every control by more than chance, and what is not. Chance is 2
+    standard deviations of several checkpoints; for one run, a fixed margin, as the sentence says.
     """
     if columns == ['tau']:
         return ('Without labels nothing can be told: tau asks for the order of the frames alone, '

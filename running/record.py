@@ -118,12 +118,11 @@ def attempt(what, function, *arguments):
 # The log
 
 class Log:
-    """log.jsonl, one JSON object a line: each step, and the metrics of each evaluation.
-
-    Going on from a checkpoint, it drops what came after that. The values of a step wait on the
-    device until `report`, which waits for the GPU, writes them and shows where the run is.
-    epochs, steps: of the run and of an epoch; frames: of a step, over all processes; every: so
-    many steps a report. evaluated: the step whose metrics are the last line, or None.
+    """log.jsonl, one JSON object a line: each step, and the metrics of each evaluation; less, where
+    a run goes on from a checkpoint, what came after that. epochs, steps: of the run and of an
+    epoch; frames: of a step, over all processes. The values of a step wait on the device until
+    every so many steps `report` writes them and shows where the run is.
+    evaluated: the step whose metrics are the last line, or None.
     """
 
     def __init__(self, folder, step, *, epochs, steps, frames, every=1):
