@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import data
 from running.errors import UserError
-from running.processes import is_rank0
+from running.processes import gather, is_rank0
 from running.record import attempt
 from running.workers import DIED, start_worker, watched
 
@@ -138,18 +138,6 @@ def embed(networks, videos, *, limit=1000, whole=False, device='cpu', workers=0)
 
 # --------------------------------------------------------------------------------------------------
 # Many videos, of which each process embeds its share
-
-def gather(own):
-    """Every process's dict merged into one, in rank 0; {} in the others."""
-    if not dist.is_initialized():
-        return own
-    shares = [None] * dist.get_world_size() if is_rank0() else None
-    dist.gather_object(own, shares)
-    merged = {}
-    for share in shares or []:
-        merged |= share
-    return merged
-
 
 @contextmanager
 def evaluating(networks):

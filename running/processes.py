@@ -71,6 +71,18 @@ def all_gather(value):
     return values
 
 
+def gather(own):
+    """Every process's dict merged into one, in rank 0; {} in the others."""
+    if not dist.is_initialized():
+        return own
+    shares = [None] * dist.get_world_size() if is_rank0() else None
+    dist.gather_object(own, shares)
+    merged = {}
+    for share in shares or []:
+        merged |= share
+    return merged
+
+
 def wait_for_all():
     """At the end: a process that left with messages of others still in its threads could crash."""
     all_gather(None)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from datasets.layout import printable, shortened
 from running.errors import UserError
-from running.processes import all_gather, is_rank0, print_rank0, wait_for_all
+from running.processes import all_gather, gather, is_rank0, print_rank0, wait_for_all
 
 ALIKE = 0.98    # mean cosine between frames above which embeddings have collapsed
 
@@ -92,13 +92,8 @@ def whole_file(path):
 def report_skipped(path, skipped):
     """Name the videos that could not be read, {name: why} in each process: on the screen, and once
     in a file."""
-    together = {}
-    for each in all_gather(skipped):
-        together |= each
-    if not together or not is_rank0():
-        return
     known = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
-    lines = [printable(f'{name}: {why}', 'utf-8') for name, why in sorted(together.items())]
+    lines = [printable(f'{name}: {why}', 'utf-8') for name, why in sorted(gather(skipped).items())]
     new = [line for line in lines if line not in known]
     if new:
         print(f'\nskipped, others taken instead ({len(new)}, {path}): {shortened(new, 5)}')
