@@ -17,8 +17,8 @@ import torch
 
 import data
 import model as models
-from evaluation.command import check_arguments, load_models, parse, seeds_together
-from evaluation.embedding import Frozen, embed_splits, folders_of, write_index
+from evaluation.command import check_arguments, load_models, parse
+from evaluation.embedding import Frozen, embed_splits, write_index
 from evaluation.focus import print_focus
 from evaluation.labels import by_action, labelled_only, only_measured
 from evaluation.linear import linear_classifier
@@ -224,7 +224,7 @@ def untrained(settings, network):
     return own.to(next(network.mtf.parameters()).device)
 
 
-def assess(networks, videos, settings, *, controls=True, folders=(), workers=0):
+def assess(networks, videos, settings, *, controls=True, folder=None):
     """Embed and score -> a dict, or None in all processes but rank 0. Errors: UserError.
 
     rows        {model: {action: {metric: value}}}: what `score` returns of each model and control
@@ -233,15 +233,15 @@ def assess(networks, videos, settings, *, controls=True, folders=(), workers=0):
     skipped     {video: why it cannot be read}; remarks: lines about the data; dataset: its name
     paper       the values of the paper's Table 1, {metric: (mean, 2 standard deviations)}, or {}
 
-    networks: {name: MVFormer}; videos: of data.load; settings: the first model's; folders: where
-    the embeddings of each are saved.
+    networks: {name: MVFormer}; videos: of data.load; settings: the first model's; folder: where its
+    embeddings are saved.
     """
     dataset = settings['dataset']
     row = data.DATASETS[dataset]
     phases = row.metrics != 'none'
     first = next(iter(networks.values()))
     device = next(first.mtf.parameters()).device
-    if not folders:                     # else every video is embedded
+    if not folder:                      # else every video is embedded
         videos = only_measured(videos, phases)
     if controls and phases:
         networks = networks | {'untrained': untrained(settings, first)}
@@ -251,11 +251,11 @@ def assess(networks, videos, settings, *, controls=True, folders=(), workers=0):
 
     # 'limit' is in the settings of CARL's checkpoints and the authors' alone
     embedded, embeddings, skipped = embed_splits(
-        networks, videos, folders=folders, limit=settings.get('limit') or row.limit,
-        whole=row.own, device=device, workers=workers)
+        networks, videos, folder=folder, limit=settings.get('limit') or row.limit,
+        whole=row.own, device=device, workers=settings['workers'])
     if not is_rank0():
         return None
-    for folder in folders:
+    if folder:
         attempt('index', write_index, folder / 'index.csv', videos, embedded)
     if controls and phases:
         embeddings['clock'] = {}
@@ -274,11 +274,10 @@ def assess(networks, videos, settings, *, controls=True, folders=(), workers=0):
 def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
     """What train.py calls: prints the table -> the means {metric: value}, {} where nothing can be
     measured and in all processes but rank 0. log(**means) is called before `picture` is drawn."""
-    result = assess({'trained': model}, videos, settings,
-                    controls=controls, workers=settings['workers'])
+    result = assess({'trained': model}, videos, settings, controls=controls)
     if result is None:
         return {}
-    print_result(result, {'trained': ['trained']})
+    print_result(result, ['trained'])
     means = result['rows'].get('trained', {}).get('mean', {})
     if log:
         log(**means)
@@ -294,11 +293,10 @@ def run(args):
     """Errors: UserError, OSError, each one line."""
     check_arguments(args)
     _, _, device = join_processes(args.device)
-    networks, all_settings = load_models(
+    networks, settings = load_models(
         args.checkpoints, device, dataset=args.dataset, data=args.data, weights=args.weights,
         label_unit=args.label_unit, workers=args.workers)
     name, first = next(iter(networks.items()))
-    settings = all_settings[name]
     if args.align:
         return align_files(first, settings, args.align, args.out, args.method or 'dtw')
     videos = data.load(settings['dataset'], settings['data'],
@@ -308,17 +306,15 @@ def run(args):
         # the functions are given, not imported there: this file imports that one
         return predict_folder(first, settings, videos['train'], args.predict, args.out,
                               fit_classifier, clock)
-    folders = folders_of(list(networks), args.embeddings)
-    result = assess(networks, videos, settings, folders=folders, workers=settings['workers'])
+    result = assess(networks, videos, settings, folder=args.embeddings)
     if result is None:
         return
-    groups = seeds_together(all_settings)
-    print_result(result, groups)
+    print_result(result, list(networks))
     if args.focus:
         both = networks | {'untrained': untrained(settings, first)}
         attempt('focus table', print_focus, both, [one.video for one in result['embedded']['val']])
     if args.json:
-        attempt(args.json, write_json, result, settings, groups, args.json)
+        attempt(args.json, write_json, result, settings, list(networks), args.json)
     if args.figures:
         print(f'drawing {args.figures}')
         log = args.checkpoints[0].with_name('log.jsonl')

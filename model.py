@@ -260,7 +260,7 @@ class MVFormer(nn.Module):
             open_video = data.frame_folder if Path(video).is_dir() else data.video_file
             video = open_video(str(video), video, self.backbone.image_size)
         with evaluating([self]):
-            found = embed([self], [video], [0], limit=most, whole=True, device=device)
+            found = embed([self], [video], limit=most, whole=True, device=device)
             _, why, arrays = next(found)
         if arrays is None:
             raise UserError(why)

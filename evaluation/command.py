@@ -12,7 +12,8 @@ from running.errors import UserError
 from running.processes import half_dtype
 
 TABLE_FLAGS = ('focus', 'figures', 'embeddings', 'json')  # that go with the table
-SEED_FLAGS = ('seed', 'out', 'init', 'workers', 'device', 'save_every', 'eval_every', 'compile')
+SEED_FLAGS = ('seed', 'out', 'init', 'features', 'workers', 'device', 'save_every', 'eval_every',
+              'compile')                                  # in which seeds of one model may differ
 
 
 def parse(argv=None):
@@ -21,17 +22,16 @@ def parse(argv=None):
                     "Or look at one's own videos.",
         formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=110),
         usage='%(prog)s CHECKPOINT [CHECKPOINT ...] [options]', allow_abbrev=False)
-    parser.add_argument(
-        'checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
-        help='or its folder; seeds of one model are one row: mean ± 2 standard deviations')
+    parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
+                        help='or its folder; seeds of one model: mean ± 2 standard deviations')
 
     add = parser.add_argument_group('where things are').add_argument
     add('--dataset', metavar='NAME', help='the data set [that of training]')
     add('--data', metavar='DIR', help='its folder [where it was at training]')
-    add('--label-unit', metavar='UNIT', choices=UNITS,
-        help='of labels that are segments: seconds or frames [as at training]')
+    add('--label-unit', choices=UNITS,
+        help='of labels that are segments [as at training]')
     add('--weights', metavar='FILE', help='of the frozen backbone [as at training]')
-    add('--workers', metavar='N', type=natural,
+    add('--workers', metavar='N', type=int,
         help='processes that decode videos [as at training]')
     add('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
 
@@ -39,7 +39,7 @@ def parse(argv=None):
     add('--focus', action='store_true', help='a table: how much attention lies on the actor')
     add('--figures', metavar='DIR', type=Path, help='all pictures of the first checkpoint')
     add('--embeddings', metavar='DIR', type=Path,
-        help='one float32 array (n, D) a video, DIR/val/*.npy, and of each frame a line, index.csv')
+        help='its array (n, D) of each video, DIR/val/*.npy, and of each frame a line, index.csv')
     add('--json', metavar='FILE', type=Path, help='all numbers of the table')
 
     own = parser.add_argument_group("one's own videos, instead of the table")
@@ -55,18 +55,14 @@ def parse(argv=None):
     return parser.parse_args(argv)
 
 
-def natural(text):
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'{text}: must be a whole number, at least 0')
-    return int(text)
-
-
 def check_arguments(args):
     """Every flag does something or is refused, and no output replaces a file. Errors: UserError,
     OSError, each one line."""
     for number, path in enumerate(args.checkpoints):
         if path.is_dir():
             args.checkpoints[number] = path / 'checkpoint.pt'
+    if args.workers and args.workers < 0:
+        raise UserError(f'--workers: {args.workers}: must be a whole number, at least 0')
     files = [args.json]
     folders = [args.figures, args.embeddings]
     if args.align or args.predict:
@@ -101,29 +97,26 @@ def check_own_videos(args):
         if not args.predict.is_dir():
             raise UserError(f'{args.predict}: is no folder; --predict takes a folder of videos')
         return
+    args.out = args.out or Path('aligned.mp4')
     for path in args.align:
         if not path.exists():
             raise UserError(f'{path}: no such video')
-    args.out = args.out or Path('aligned.mp4')
     if len(args.align) < 2:
         raise UserError(f'--align {args.align[0]}: takes two videos or more')
     if args.out.suffix != '.mp4':
         raise UserError(f'{args.out}: --out writes a film; let its name end in .mp4')
 
 
-# --------------------------------------------------------------------------------------------------
-# The models of one or several checkpoints
-
 def load_models(paths, device, **given):
-    """-> {path: model}, {path: its settings}. Errors: UserError.
+    """-> {path: model}, and the settings of the first; they may differ in the seed alone.
 
-    given: settings that replace those of training, where they are not None. Models with the same
-    frozen backbone share one object, so that every frame passes it once.
+    given: settings in place of those of training, where not None. A frozen backbone is one object
+    for all models, so that every frame passes it once. Errors: UserError.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    networks, all_settings = {}, {}
-    shared = {}  # backbones that are not in a checkpoint, by what they are
-    for path in paths:
+    networks = {}
+    first = backbone = None
+    for path in map(str, paths):
         checkpoint = models.load_checkpoint(path)
         settings = dict(workers=min(4, os.cpu_count()), label_unit=None) | checkpoint['settings']
         if 'dataset' in given:
@@ -133,37 +126,18 @@ def load_models(paths, device, **given):
         settings |= given
         if settings.get('dataset') is None:
             raise UserError(f'{path}: says no data set; give its name by --dataset')
-        all_settings[str(path)] = settings
-        first = next(iter(all_settings.values()))
-        for name in ('dataset', 'data', 'data_seed', 'label_unit', 'image_size'):
-            if settings.get(name) != first.get(name):    # they must see the same frames
-                raise UserError(f'{path}: {name} is {settings.get(name)}, of the first checkpoint '
+        first = first or settings
+        for name, value in settings.items():
+            if name not in SEED_FLAGS and value != first.get(name):
+                raise UserError(f'{path}: {name} is {value}, of the first checkpoint '
                                 f'{first.get(name)}; evaluate them one by one')
         # one that was fine-tuned, or that the checkpoint brings, is like no other
         own = settings['train_backbone'] or checkpoint['backbone'] is None
-        key = str([settings[name] for name in ('backbone', 'weights', 'layers')])
-        network = models.build_model(settings, None if own else shared.get(key))
+        network = models.build_model(settings, None if own else backbone)
         models.load_trained(network, checkpoint, path)
-        networks[str(path)] = network.to(device)
+        networks[path] = network.to(device)
         if not own:
-            shared[key] = network.backbone
+            backbone = network.backbone
         if not settings['train_backbone']:
             models.to_half(network.backbone, settings['backbone'], half_dtype(device))
-    return networks, all_settings
-
-
-def seeds_together(all_settings):
-    """{path: settings} -> {title: [paths that differ in the seed alone]}; the title says what sets
-    a group apart from the others, 'mean' where there is one group."""
-    groups = {}
-    for path, settings in all_settings.items():
-        own = {name: str(value) for name, value in settings.items() if name not in SEED_FLAGS}
-        groups.setdefault(tuple(sorted(own.items())), []).append(path)
-    if len(groups) == 1:
-        return {'mean': list(all_settings)}
-    common = set.intersection(*map(set, groups))
-    titled = {}
-    for own, paths in groups.items():
-        differs = [' '.join(item) for item in own if item not in common]
-        titled[', '.join(differs) or paths[0]] = paths
-    return titled
+    return networks, first

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import data
 from running.errors import UserError
-from running.processes import cpu_group, is_rank0
+from running.processes import gather, is_rank0
 from running.record import attempt
 from running.workers import DIED, start_worker, watched
 
@@ -37,27 +37,26 @@ class EmbeddedVideo(NamedTuple):
 
 
 class Frames(IterableDataset):
-    """Whole videos in parts, each video by one worker: (position, uint8 (F, 3, H, W), None); at its
-    end (position, None, (its frames, labels)), or where it cannot be read (position, None, why).
-    most: a video of more frames is thinned out."""
+    """Whole videos in parts, each video by one worker: (its number, uint8 (F, 3, H, W)), and at its
+    end (number, (its frames, labels)), or where it cannot be read (number, why). most: a video of
+    more frames is thinned out."""
 
-    def __init__(self, videos, positions, most):
+    def __init__(self, videos, most):
         self.videos = videos
-        self.positions = positions
         self.most = most
 
     def __iter__(self):
         worker = get_worker_info()
-        own = self.positions[worker.id::worker.num_workers] if worker else self.positions
-        for position in own:
-            video = self.videos[position]
+        first, every = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number in range(first, len(self.videos), every):
+            video = self.videos[number]
             try:
                 end = video.frames, video.labels
                 for part in video.parts(PART, data.thinning(video.frames, self.most)):
-                    yield position, part, None
+                    yield number, part
             except UserError as error:
                 end = str(error)
-            yield position, None, end
+            yield number, end
 
 
 class Frozen(nn.Module):
@@ -68,9 +67,7 @@ class Frozen(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.cls = cls    # the CLS token; else the mean of the patches
-
-    def train(self, mode=True):
-        return self       # the backbone is not its own
+        self.eval()       # as the backbone always is
 
     def pool(self, patches, cls):
         """(F, P, L*C), (F, C) -> (F, 1, C), None"""
@@ -86,92 +83,66 @@ class Frozen(nn.Module):
 def entities_of(networks, frames):
     """uint8 (F, 3, H, W) -> entities (F, N, d) of each network; a shared backbone runs once."""
     images = data.center(frames, networks[0].backbone.image_size)
-    features = {}
-    entities = []
-    for network in networks:
-        key = id(network.backbone)
-        if key not in features:
-            features[key] = network.features(images)    # float32, whatever it computes in
-        entities.append(network.pool(*features[key])[0])
-    return entities
+    first = {network.backbone: network for network in reversed(networks)}    # of each backbone
+    features = {backbone: network.features(images) for backbone, network in first.items()}
+    return [network.pool(*features[network.backbone])[0] for network in networks]
 
 
 def embed_entities(network, entities, frames, limit):
     """Entities (n, N, d) of a video of so many frames -> unit-length embeddings (frames, D).
 
-    A video of more than `limit` frames is cut into equal sequences, each with its own time code:
-    the field's protocol. Where n < frames, it has been thinned out instead and is one sequence;
-    what lies between two of its frames is interpolated.
+    More than `limit` are cut into equal sequences, each with its own time code: the field's
+    protocol. Where n < frames, the video has been thinned out and is one sequence; what lies
+    between two of its frames is interpolated.
     """
     parts = entities.tensor_split(math.ceil(len(entities) / limit))
-    z = torch.cat([network.mtf(part[None])[0] for part in parts])  # (n, D)
+    z = torch.cat([network.mtf(part[None])[0] for part in parts])         # (n, D)
     if len(z) < frames:
-        z = interpolate(z, frames, math.ceil(frames / len(z)))
+        place = torch.arange(frames, device=z.device) / math.ceil(frames / len(z))
+        before = place.long()
+        after = (before + 1).clamp(max=len(z) - 1)                        # after the last, like it
+        z = torch.lerp(z[before], z[after], (place - before)[:, None])    # (frames, D)
     if not z.isfinite().all():
         raise UserError('the embeddings are not finite: this model has diverged; '
                         'train again with a lower --lr')
     return F.normalize(z.float(), dim=-1).cpu().numpy()
 
 
-def interpolate(z, frames, step):
-    """Embeddings (n, D) of every step-th frame -> of all (frames, D); after the last, like it."""
-    place = torch.arange(frames, device=z.device) / step          # (frames,), in units of z's rows
-    before = place.long()
-    after = (before + 1).clamp(max=len(z) - 1)
-    return torch.lerp(z[before], z[after], (place - before)[:, None])
-
-
 @torch.no_grad()
-def embed(networks, videos, positions, *, limit=1000, whole=False, device='cpu', workers=0):
-    """Yields (position, labels or None, [(n, D) of each network]), or where a video cannot be read
-    (position, why, None). limit: frames of the longest sequence; whole: a longer video is thinned
-    out, not cut. Of a video only the entities are held, never its patches."""
-    frames = Frames(videos, positions, limit if whole else math.inf)
+def embed(networks, videos, *, limit=1000, whole=False, device='cpu', workers=0):
+    """Yields (number of the video, labels or None, [(n, D) of each network]), or where it cannot be
+    read (number, why, None). limit: frames of the longest sequence; whole: a longer video is
+    thinned out, not cut. Of a video only the entities are held, never its patches."""
     loader = DataLoader(
-        frames, batch_size=None, collate_fn=tuple, num_workers=workers,
-        worker_init_fn=start_worker,
+        Frames(videos, limit if whole else math.inf), batch_size=None, collate_fn=tuple,
+        num_workers=workers, worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(0))  # not the global one, which training needs
     begun = defaultdict(list)  # parts of several workers' videos come mixed
     for item in watched(loader):
         if item is None:
             raise UserError(DIED)
-        position, frames, end = item
-        if frames is not None:
-            begun[position].append(entities_of(networks, frames.to(device)))
+        number, part = item
+        if torch.is_tensor(part):
+            begun[number].append(entities_of(networks, part.to(device)))
             continue
-        parts = begun.pop(position, [])    # [[(F, N, d) of each network]]
-        if isinstance(end, str):
-            yield position, end, None
+        parts = begun.pop(number, [])    # [[(F, N, d) of each network]]
+        if isinstance(part, str):
+            yield number, part, None
             continue
-        n, labels = end
+        n, labels = part
         arrays = []
         for network, entities in zip(networks, zip(*parts)):
             arrays.append(embed_entities(network, torch.cat(entities), n, limit))
-        yield position, labels, arrays
+        yield number, labels, arrays
 
 
 # --------------------------------------------------------------------------------------------------
 # Many videos, of which each process embeds its share
 
-def gather(own):
-    """Every process's dict merged into one, in rank 0; {} in the others."""
-    if not dist.is_initialized():
-        return own
-    shares = [None] * dist.get_world_size() if is_rank0() else None
-    dist.gather_object(own, shares, group=cpu_group())
-    merged = {}
-    for share in shares or []:
-        merged |= share
-    return merged
-
-
 @contextmanager
 def evaluating(networks):
-    """In eval mode, full float32 precision and uncompiled, however the models are trained; then as
-    before."""
+    """In eval mode, convolutions in full float32 and uncompiled; then as before."""
     modes = [network.training for network in networks]
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision('highest')
     as_written = nullcontext()
     if torch.cuda.is_available():    # frames come in parts of other sizes than those of training
         as_written = torch.compiler.set_stance('force_eager')
@@ -181,43 +152,42 @@ def evaluating(networks):
         with as_written, torch.backends.cudnn.flags(allow_tf32=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(precision)
         for network, mode in zip(networks, modes):
             network.train(mode)
 
 
-def embed_splits(networks, videos, *, folders=(), **options):
+def embed_splits(networks, videos, *, folder=None, **options):
     """Embed {split: [Video]}, each process its share -> in rank 0 all, in the others less:
 
     {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}}, {video: why it cannot be read}
 
-    networks: {name: model}; folders: where those of the first models are saved; options: of
-    `embed`. Errors: UserError, where nothing is left of a split. All is held in memory: FineGym99's
-    1.22 million labelled frames, of 256 float32 numbers each, are 1.25 GB a model.
+    networks: {name: model}; folder: where those of the first model are saved; options: of `embed`.
+    All is held in memory: FineGym99's 1.22 million labelled frames, of 256 float32 numbers each,
+    are 1.25 GB a model. Errors: UserError, where nothing is left of a split.
     """
     files = files_of(videos)
     listed = list(files)    # a video of two splits once
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    positions = range(rank, len(listed), world)
+    own = listed[rank::world]
     found, skipped = {}, {}
     shares = {name: {} for name in networks}
     with evaluating(networks.values()):
-        results = embed(list(networks.values()), listed, positions, **options)
-        results = tqdm(results, total=len(positions), unit='video', disable=None, leave=False)
-        for position, labels, arrays in results:
+        results = embed(list(networks.values()), own, **options)
+        results = tqdm(results, total=len(own), unit='video', disable=None, leave=False)
+        for number, labels, arrays in results:
+            position = rank + number * world
             if arrays is None:
                 skipped[position] = labels
                 continue
-            if folders:
+            if folder:
                 file = files[listed[position]]
-                folders = attempt('embeddings from here on', save, folders, file, arrays)
-            frames = len(arrays[0])
-            kept = np.arange(frames)
-            if labels is None or (labels < 0).all():
-                labels = np.full(frames, -1)
-            else:
-                kept = np.flatnonzero(labels >= 0)
-            found[position] = frames, kept, labels[kept]
+                folder = attempt('embeddings from here on', save, folder, file, arrays[0])
+            n = len(arrays[0])
+            labels = np.full(n, -1) if labels is None else labels
+            kept = np.flatnonzero(labels >= 0)
+            if not len(kept):
+                kept = np.arange(n)
+            found[position] = n, kept, labels[kept]
             for name, array in zip(networks, arrays):
                 shares[name][position] = array[kept]
 
@@ -241,22 +211,11 @@ def embed_splits(networks, videos, *, folders=(), **options):
 # --------------------------------------------------------------------------------------------------
 # Embeddings on disk
 
-def folders_of(models, folder):
-    """Where the embeddings of each model are saved, [] if nowhere; one model needs no folder."""
-    if not folder:
-        return []
-    return [folder] if len(models) == 1 else [folder / safe(model) for model in models]
-
-
-def safe(name):
-    return re.sub(r'[^\w.-]+', '_', name).strip('.')
-
-
 def file_names(videos):
     """A safe file name for each video, no two alike, within what file systems hold."""
     names = {}
     for video in videos:
-        name = safe(video.name)[:60] or 'video'
+        name = re.sub(r'[^\w.-]+', '_', video.name).strip('.')[:60] or 'video'
         names[f'{name}~{len(names)}' if name in names else name] = video
     return list(names)
 
@@ -270,13 +229,12 @@ def files_of(videos):
     return files
 
 
-def save(folders, file, arrays):
-    """Save a video's embeddings -> the folders, for the next one."""
-    for folder, array in zip(folders, arrays):
-        path = folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, array)
-    return folders
+def save(folder, file, array):
+    """Save a video's embeddings -> the folder, for the next one."""
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, array)
+    return folder
 
 
 def write_index(path, videos, embedded):
@@ -290,9 +248,9 @@ def write_index(path, videos, embedded):
             file = files.pop(record.video, None)
             if file is None:        # written, for another split
                 continue
-            labels = dict(zip(record.kept.tolist(), record.labels.tolist()))
+            labels = np.full(record.frames, -1)
+            labels[record.kept] = record.labels
             seconds = record.video.seconds()
-            for frame in range(record.frames):
+            for frame, label in enumerate(labels):
                 time = '' if seconds is None else f'{seconds[frame]:.3f}'
-                label = labels.get(frame, -1)
                 table.writerow([file, frame, time, label if label >= 0 else ''])

@@ -3,7 +3,6 @@
     python evaluate.py CHECKPOINT --focus
 
 Of the val frames: each entity of the models and of an untrained one, and the backbone's CLS heads.
-attention (F, N, P) of N entities or heads over P patches, actor (F, P): its share of each.
 """
 import math
 
@@ -16,7 +15,8 @@ MEASURES = ('mass', 'area', 'ratio', 'iou', 'entropy')
 
 
 def focus(attention, actor):
-    """attention (F, N, P), actor (F, P) -> {measure: (F, N)}.
+    """attention (F, N, P) of N entities or heads over P patches, actor (F, P), its share of each
+    -> {measure: (F, N)}.
 
     mass     share of the attention that lies on the actor: the measure to trust
     area     share of the frame that the actor covers: what attention that sees nothing would score
@@ -42,36 +42,30 @@ def rank(values):
     return values.argsort(-1, descending=True).argsort(-1)
 
 
-def looks_at(network, videos, frames):
-    """[Look] at some frames of each video whose actor is known, without the images."""
-    looks = [look_at(network, video, spaced(video.frames, frames))._replace(images=None)
-             for video in videos]
-    return [look for look in looks if look.actor is not None]
-
-
 def mean_focus(looks, kind):
-    """Mean over the frames that show the actor -> [{measure: value}], one each of the 'entities'
-    or 'heads'; [] if there are none."""
+    """[Look] -> [{measure: mean over the frames that show the actor}], one each of the 'entities'
+    or 'heads'; [] where there are none."""
     attention = [getattr(look, kind) for look in looks]
     if not attention or attention[0] is None:
         return []
-    actor = torch.cat([look.actor for look in looks])
-    there = actor.sum(-1) > 0
-    if not there.any():
-        return []
-    means = focus(torch.cat(attention)[there], actor[there])
+    measures = focus(torch.cat(attention), torch.cat([look.actor for look in looks]))
+    there = measures['area'][:, 0] > 0
     parts = []
     for k in range(attention[0].shape[1]):
-        part = {measure: values[:, k].mean().item() for measure, values in means.items()}
+        part = {name: values[there, k].mean().item() for name, values in measures.items()}
         parts.append(part | {'ratio': part['mass'] / part['area']})
     return parts
 
 
 def focus_rows(networks, videos, frames=8):
-    """{name: model}, of one backbone -> [(model, part, {measure: value})]."""
+    """{name: model}, of one backbone; some frames of each video -> [(model, part, measures)]."""
     rows = []
     for name, network in networks.items():
-        looks = looks_at(network, videos, frames)
+        looks = []
+        for video in videos:
+            look = look_at(network, video, spaced(video.frames, frames))
+            if look.actor is not None and look.actor.any():
+                looks.append(look._replace(images=None))
         for k, values in enumerate(mean_focus(looks, 'entities'), 1):
             rows.append((name, f'entity {k}', values))
     for k, values in enumerate(mean_focus(looks, 'heads'), 1):
@@ -82,9 +76,8 @@ def focus_rows(networks, videos, frames=8):
 def print_focus(networks, videos):
     rows = focus_rows(networks, videos)
     if not rows:
-        print('note: no focus table: no actor is known (masks, boxes), '
-              'or the pooler has no attention')
-        return
+        return print('note: no focus table: no actor is known (masks, boxes), or the pooler has no '
+                     'attention')
     print('\nattention on the actor in val frames')
     print(' ' * 40 + ''.join(f'{measure:>9}' for measure in MEASURES))
     for model, part, values in rows:

@@ -1,14 +1,13 @@
 """One's own videos through a trained model: evaluate.py's --align and --predict.
 
-They are embedded as those of a folder set are, squashed to the model's square, and shown in their
-own shape. Errors, each one line: UserError, OSError.
+Embedded as those of a folder set are, squashed to the model's square; shown in their own shape.
+Errors, each one line: UserError, OSError.
 """
 import itertools
-from dataclasses import replace
 
 import data
 from datasets.folder import Search, as_video
-from datasets.layout import printable, readable
+from datasets.layout import readable, say
 from evaluation.embedding import embed_splits
 from evaluation.table import name_some
 from pictures.align import align
@@ -18,11 +17,8 @@ from running.processes import is_rank0
 
 
 def embed(network, videos, settings):
-    """{split: [Video]} -> as embed_splits, of one model; all in rank 0.
-
-    Each video is one sequence, however long: two halves with a time code each could not be told
-    from two videos.
-    """
+    """{split: [Video]} -> as embed_splits, of one model; all in rank 0. Each video is one sequence,
+    however long: two halves with a time code each could not be told from two videos."""
     limit = settings.get('limit') or data.DATASETS[settings['dataset']].limit
     device = next(network.mtf.parameters()).device
     embedded, embeddings, skipped = embed_splits(
@@ -31,9 +27,8 @@ def embed(network, videos, settings):
     for record in itertools.chain(*embedded.values()):
         step = data.thinning(record.frames, limit)
         if step > 1:
-            note = (f'note: {record.video.name}: of {record.frames} frames one in {step} is '
-                    f'embedded; those between are interpolated')
-            print(printable(note))
+            say(f'note: {record.video.name}: of {record.frames} frames one in {step} is embedded; '
+                f'those between are interpolated')
     return embedded, embeddings['model'], skipped
 
 
@@ -48,8 +43,8 @@ def align_files(network, settings, paths, out, method):
     videos = [video_at(path) for path in paths]    # in their own shape
     times = [video.seconds() for video in videos]
     for note in align(videos, embeddings['align'], out, times=times, method=method):
-        print(printable(note))
-    print(printable(f'written: {out}, {out.with_suffix(".csv")}'))
+        say(note)
+    say(f'written: {out}, {out.with_suffix(".csv")}')
 
 
 def video_at(path, size=None):
@@ -62,22 +57,19 @@ def video_at(path, size=None):
 
 def predict_folder(network, settings, train, folder, out, fit, clock):
     """Write a table and a picture of the phases of each video in a folder and its sub-folders.
-
-    train: [Video], those labelled teach; fit, clock: of evaluate.py.
-    """
+    train: [Video], those labelled teach; fit, clock: of evaluate.py."""
     sources = find(folder, network.backbone.image_size)
     train = [video for video in train if video.annotate]
     if not train:
         raise UserError('no video of the training set has labels, to carry over to others')
-    actions = {video.action: None for video in train}
-    for video in sources:
-        teacher_of(video, actions)    # now, and not after hours of work
-    embedded, embeddings, skipped = embed(
-        network, {'train': train, 'predict': list(sources)}, settings)
+    for video in sources:    # now, and not after hours of work
+        teacher_of(video, {one.action: None for one in train})
+    videos = {'train': train, 'predict': list(sources)}
+    embedded, embeddings, skipped = embed(network, videos, settings)
     if not is_rank0():
         return
     for note in name_some('left out, cannot be read', skipped.values()):
-        print(printable(f'note: {note}'))
+        say(f'note: {note}')
     labelled = embedded['train']
     clocks = [clock(record.frames)[record.kept] for record in labelled]
     shares = {action: one.accuracy for action, one in teachers(labelled, clocks, fit).items()}
@@ -86,8 +78,8 @@ def predict_folder(network, settings, train, folder, out, fit, clock):
     paths = [out / video.name for video in videos]
     for note in predict(labelled, embeddings['train'], videos, embeddings['predict'], paths,
                         fit=fit, times=times, clock=shares):
-        print(printable(note))
-    print(printable(f'written: {len(paths)} tables and pictures below {out}'))
+        say(note)
+    say(f'written: {len(paths)} tables and pictures below {out}')
 
 
 def find(folder, size):
@@ -95,13 +87,13 @@ def find(folder, size):
     search = Search(folder)
     found = search.below(folder)
     for note in search.notes():
-        print(printable(note))
+        say(note)
     if not found:
         raise UserError(f'{folder}: no video in it')
     sources = {}
     for source in found:
         source = source._replace(labels=None)    # they would hide the other frames
-        action = source.action or folder.resolve().name
-        video = replace(as_video(source, size), action=action)
-        sources[video] = replace(as_video(source, None), action=action)
+        video, shown = as_video(source, size), as_video(source, None)
+        video.action = shown.action = source.action or folder.resolve().name
+        sources[video] = shown
     return sources

@@ -1,12 +1,14 @@
 """The table of an evaluation, and one plain sentence on what it shows.
 
-rows: {model: {action: {metric: value}}}, 'mean' among the actions; some of the models are controls.
-groups: {title: [models that differ in the seed alone]}.
+rows: {model: {action: {metric: value}}}, 'mean' among the actions; names: of those models that are
+no controls and differ in the seed alone.
 """
 import json
 import math
 
 import numpy as np
+
+from datasets.layout import shortened
 
 METRICS = {  # as they are printed
     'classification': 'classification',
@@ -39,7 +41,7 @@ def mean_row(rows):
 
 
 def spread(rows, names):
-    """Over the models `names`: {action: {metric: (mean, 2 population standard deviations)}}."""
+    """{action: {metric: (mean, 2 population standard deviations)}} over the models `names`."""
     table = {}
     for action, row in rows[names[0]].items():
         table[action] = {}
@@ -49,9 +51,9 @@ def spread(rows, names):
     return table
 
 
-def print_row(title, row, columns, several, width):
+def print_row(title, row, columns, several=False):
     """row: {metric: (mean, 2 standard deviations)}; `several`: print the deviations too."""
-    line = f'{title:{width}}'
+    line = f'{title:26}'
     for metric in columns:
         value, deviation = row.get(metric, (math.nan, math.nan))
         cell = '-' if math.isnan(value) else f'{value:.4f}'
@@ -61,115 +63,87 @@ def print_row(title, row, columns, several, width):
     print(line)
 
 
-def print_table(heading, rows, groups, paper=None):
-    """Of one group of models each action and their mean, of several their means; then the controls,
-    the paper's row {metric: (mean, 2 standard deviations)}, and of each group the verdict."""
-    tables = {title: spread(rows, names) for title, names in groups.items()}
-    first = next(iter(tables.values()))
-    columns = {metric: title for metric, title in METRICS.items() if metric in first['mean']}
-    width = max(26, *(len(title) + 2 for title in groups))
-    most = max(map(len, groups.values()))
-    heading += f'; {most} checkpoints: mean ± 2 standard deviations' if most > 1 else ''
-    print(f'\n{heading}')
-    print(' ' * width + ''.join(f'{title:>18}' for title in columns.values()))
-    if len(groups) == 1:
-        for action, row in first.items():
-            print_row(action, row, columns, most > 1, width)
-    else:
-        for title, table in tables.items():
-            print_row(title, table['mean'], columns, len(groups[title]) > 1, width)
-    controls = [control for control in CONTROLS if control in rows]
-    for control in controls:
-        print_row(CONTROLS[control], spread(rows, [control])['mean'], columns, False, width)
-    if paper:
-        print_row('paper, Table 1', paper, columns, True, width)
-    if controls:
-        for title, names in groups.items():
-            about = f'{title}: ' if len(groups) > 1 else ''
-            print(about + verdict(rows, names, columns))
-
-
-def print_result(result, groups):
-    """The table of the checkpoints in `groups`, and what its reader must know of the data."""
-    counts = [f'{len(videos)} {split}' for split, videos in result['embedded'].items() if videos]
-    if result['rows']:
-        heading = f'{result["dataset"]}: {", ".join(counts)} videos'
-        print_table(heading, result['rows'], groups, paper=result['paper'])
+def print_result(result, names):
+    """Of evaluate.assess: each action and their mean, the controls, the paper's row, the verdict,
+    and what a reader must know of the data."""
+    rows = result['rows']
+    if rows:
+        counts = [f'{len(some)} {split}' for split, some in result['embedded'].items() if some]
+        heading = f'\n{result["dataset"]}: {", ".join(counts)} videos'
+        several = len(names) > 1
+        if several:
+            heading += f'; {len(names)} checkpoints: mean ± 2 standard deviations'
+        table = spread(rows, names)
+        columns = [metric for metric in METRICS if metric in table['mean']]
+        print(heading)
+        print(' ' * 26 + ''.join(f'{METRICS[metric]:>18}' for metric in columns))
+        for action, row in table.items():
+            print_row(action, row, columns, several)
+        controls = [name for name in CONTROLS if name in rows]
+        for name in controls:
+            print_row(CONTROLS[name], spread(rows, [name])['mean'], columns)
+        if result['paper']:
+            print_row('paper, Table 1', result['paper'], columns, several=True)
+        if controls:
+            print(verdict(rows, names, columns))
     for remark in result['remarks']:
         print('note:', remark)
 
 
 def remarks(actions, embedded, skipped):
-    """What a reader of the table must know about the data, one line each.
-
-    actions: labels.by_action of the EmbeddedVideos themselves; skipped: {video: why}.
-    """
+    """What a reader of the table must know about the data, one line each. actions: by_action of the
+    EmbeddedVideos themselves; skipped: {video: why}."""
     lines = name_some('left out, cannot be read', skipped.values())
     everything = embedded['train'] + embedded['val']
-    bare = names_of(record for record in everything if (record.labels < 0).all())
-    if len(bare) == len(everything):
+    bare = dict.fromkeys(one.video.name for one in everything if (one.labels < 0).all())
+    if all((one.labels < 0).all() for one in everything):
         lines.append("no labels: Kendall's tau only")
     else:
-        lines += name_some("no labels, for Kendall's tau only", dict.fromkeys(bare))
-        trained = [record.video for record in embedded['train']]
-        measured = [record.video for record in embedded['val']]
-        if trained and trained == measured:
+        lines += name_some("no labels, for Kendall's tau only", bare)
+        trained = [one.video for one in embedded['train']]
+        if trained and trained == [one.video for one in embedded['val']]:
             lines.append('val holds the videos trained on: the scores say nothing of new videos')
     for action, (train, _, val, val_labels) in actions.items():
-        if len(val) == 1:
-            lines.append(f'{action}: one val video, which has no other to be compared with')
-        if not val:
-            lines.append(f'{action}: no val video')
+        if len(val) < 2:
+            lines.append(f'{action}: {len(val) or "no"} val video, where tau and AP@5 compare two')
         if not train and any((labels >= 0).any() for labels in val_labels):
             lines.append(f'{action}: no train video')
     return lines
 
 
-def names_of(records):
-    return [record.video.name for record in records]
-
-
 def name_some(text, names):
     """[one line that counts the names and says the first five], or [] if there are none."""
-    names = list(names)
-    some = ', '.join(names[:5])
-    if len(names) > 5:
-        some += ', ...'
-    return [f'{text} ({len(names)}): {some}'] if names else []
+    return [f'{text} ({len(names)}): {shortened(names, 5)}'] if names else []
 
 
 def verdict(rows, names, columns):
-    """One sentence: what is above every control by more than chance, and what is not.
-
-    Chance is 2 standard deviations of several checkpoints. One run has none: a fixed margin stands
-    for them, and the sentence says so.
+    """One sentence: what is above every control by more than chance, and what is not. Chance is 2
+    standard deviations of several checkpoints; for one run, a fixed margin, as the sentence says.
     """
-    if list(columns) == ['tau']:
+    if columns == ['tau']:
         return ('Without labels nothing can be told: tau asks for the order of the frames alone, '
                 'which the clock knows. Label the phases of a few videos.')
     by = f'by more than {MARGIN} (a fixed margin: one run has no spread)'
     if len(names) > 1:
         by = f'by more than the spread of the {len(names)} checkpoints'
+    means = spread(rows, names)['mean']
     controls = [name for name in CONTROLS if name in rows]
-    above, below = [], []
-    passed = set()    # the controls that some metric is above
-    for metric, title in columns.items():
-        value, margin = spread(rows, names)['mean'][metric]
+    beaten = {}    # {metric: the controls that it is above}
+    for metric in columns:
+        value, margin = means[metric]
         if len(names) == 1:
             margin = MARGIN
         others = {name: rows[name]['mean'].get(metric, math.nan) for name in controls}
-        if not all(map(math.isfinite, [value, *others.values()])):
-            continue
-        beaten = {name for name in controls if value - margin > others[name]}
-        passed |= beaten
-        (above if len(beaten) == len(controls) else below).append(title)
-    if not above + below:
+        if all(map(math.isfinite, [value, *others.values()])):
+            beaten[metric] = {name for name in controls if value - margin > others[name]}
+    if not beaten:
         return 'Nothing here can be compared with every control.'
+    above = [METRICS[metric] for metric in beaten if len(beaten[metric]) == len(controls)]
+    below = [METRICS[metric] for metric in beaten if len(beaten[metric]) < len(controls)]
     sentence = f'Above every control {by}: {", ".join(above) or "nothing"}'
-    if above and below:
-        sentence += f'; not {", ".join(below)}'
     if above:
-        return sentence + '.'
+        return sentence + (f'; not {", ".join(below)}.' if below else '.')
+    passed = set.union(*beaten.values())
     if 'clock' not in passed:
         return sentence + '. This model has not learned more than the time in the video.'
     if 'untrained' not in passed:
@@ -177,16 +151,12 @@ def verdict(rows, names, columns):
     return sentence + '. The frozen backbone alone does as well.'
 
 
-def write_json(result, settings, groups, path):
-    """All numbers of evaluate.assess, with the spread of each group."""
-    numbers = {key: value for key, value in result.items()
-               if key not in ('embedded', 'embeddings')}
+def write_json(result, settings, names, path):
+    """All numbers of evaluate.assess, and the spread of the models `names`."""
+    numbers = {name: result[name] for name in ('dataset', 'paper', 'rows', 'remarks', 'skipped')}
     numbers['videos'] = {split: len(videos) for split, videos in result['embedded'].items()}
     numbers['settings'] = settings
-    numbers['groups'] = groups
-    numbers['spread'] = {}
-    if result['rows']:
-        numbers['spread'] = {title: spread(result['rows'], groups[title]) for title in groups}
+    numbers['spread'] = spread(result['rows'], names) if result['rows'] else {}
     text = json.dumps(numbers)
     numbers = json.loads(text, parse_constant=lambda _: None)  # JSON has no NaN: null
     path.write_text(json.dumps(numbers, indent=1) + '\n', encoding='utf-8')

@@ -77,23 +77,23 @@ def reduced(videos, kind):
     for split, members in videos.items():
         found[split] = [copy.copy(video) for video in members]
         for video in found[split]:
+            every = range(video.frames)
+            video.kept = [reduce(video.features(k, every), kind) for k in range(len(video.files))]
             video.__class__ = Reduced
-            video.kept = [reduce(np.load(file), kind) for file in video.files]
     return found
 
 
 def reduce(rows, kind):
-    """Packed frames (n, 1, P*L + 1, C) -> all of it, the last layer, or one token and CLS."""
-    rows = torch.from_numpy(rows)
-    layers = len(LAYERS)
+    """Packed frames (n, 1, P + 1, L*C) -> all of it, the last layer, or one token and CLS."""
     if kind == 'several':
         return rows
-    last = rows[:, :, layers - 1:-1:layers]                       # (n, 1, P, C)
+    width = rows.shape[-1] // len(LAYERS)
+    last = rows[:, :, :-1, -width:]                               # (n, 1, P, C)
     if kind == 'avg':
         last = last.float().mean(2, keepdim=True).half()
     if kind in ('max', 'cls'):                                    # CLS looks at none of them
         last = last.amax(2, keepdim=True)
-    return torch.cat([last, rows[:, :, -1:]], 2)
+    return torch.cat([last, rows[:, :, -1:, :width]], 2)
 
 
 # ----------------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ def whole_and_halves(network, video):
 
 
 def main():
-    (network,), (settings,) = map(dict.values, load_models(sys.argv[1:], pick_device()))
+    networks, settings = load_models(sys.argv[1:], pick_device())
+    network, = networks.values()
     videos = data.load(settings['dataset'], settings['data'], image_size=settings['image_size'],
                        seed=settings['data_seed'], label_unit=settings['label_unit'])['val']
     whole, halves = zip(*[whole_and_halves(network, video) for video in videos])

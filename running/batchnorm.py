@@ -7,18 +7,24 @@ import torch.distributed as dist
 from torch import nn
 
 
-class SumOverProcesses(torch.autograd.Function):
-    """The sum of every process's tensor; and so is the sum of their gradients."""
+class AllRows(torch.autograd.Function):
+    """The rows (M, C) of every process, by rank; the gradient of a row is the sum of theirs."""
 
     @staticmethod
-    def forward(context, x):
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
+    def forward(context, rows):
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
 
     @staticmethod
     def backward(context, gradient):
-        return SumOverProcesses.forward(context, gradient)
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return own_rows(total)
+
+
+def own_rows(rows):
+    return rows.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 class SharedBatchNorm(nn.BatchNorm1d):
@@ -27,19 +33,7 @@ class SharedBatchNorm(nn.BatchNorm1d):
     def forward(self, x):
         if not self.training:
             return super().forward(x)
-        rows = x.float()
-        sums = torch.cat([rows.sum(0), rows.new_full((1,), len(rows))])
-        sums = SumOverProcesses.apply(sums)
-        count = sums[-1]
-        mean = sums[:-1] / count                                               # (C,)
-        squares = (rows - mean).square().sum(0)
-        variance = SumOverProcesses.apply(squares) / count                     # (C,)
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        rows = (rows - mean) * (variance + self.eps).rsqrt()
-        return (rows * self.weight + self.bias).to(x.dtype)
+        return own_rows(super().forward(AllRows.apply(x)))
 
 
 def share_batchnorm(module):

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from running.errors import UserError
-from running.processes import is_rank0, leave_processes, wait_for_all
+from running.processes import is_rank0, wait_for_all
 
 # Ctrl-C, and what batch systems send before they end a job; Windows lacks the last
 STOPS = [signal.SIGINT, signal.SIGTERM]
@@ -34,15 +35,13 @@ def on_stop(handler):
             signal.signal(number, handler)
 
 
-def interrupt(number, frame):
+def interrupt(number, frame=None):
     raise KeyboardInterrupt(number, 'stopped')
 
 
 class StopSignals:
     """For a loop that leaves after its step: on_stop(stop.ask) only notes the signal."""
-
-    def __init__(self):
-        self.asked = 0                                    # the signal's number
+    asked = 0                                             # its number
 
     def ask(self, number, frame):
         self.asked = number
@@ -52,7 +51,7 @@ class StopSignals:
         """What lies in this block can be interrupted."""
         with on_stop(interrupt):
             if self.asked:
-                interrupt(self.asked, None)
+                interrupt(self.asked)
             yield
 
 
@@ -75,7 +74,8 @@ def end_well(program, function, *arguments):
         number, line = stopped.args or (signal.SIGINT, 'stopped')
         end(128 + number, f'{program}: {line}; the same command goes on' if is_rank0() else '')
     finally:
-        leave_processes()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def end(code, line):

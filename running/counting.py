@@ -1,4 +1,6 @@
 """What each part of a model costs: output shape, parameters, multiply-adds, as PyTorch counts."""
+from functools import partial
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,7 +16,8 @@ def costs(model):
     parts['mtf.out'] = model.mtf.out
     shapes = {}
     for name, module in parts.items():
-        module.register_forward_hook(remember_shape(shapes, name))
+        module.register_forward_hook(partial(remember_shape, shapes, name))
+    model.frames_at_once = {'meta': model.mtf.frames}     # a clip is one call of the backbone
     size = model.backbone.image_size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, model.mtf.frames, 3, size, size))
@@ -26,15 +29,10 @@ def costs(model):
         trained = any(weight.requires_grad for weight in weights)
         own = flops.get(f'MVFormer.{name}', {})           # an average multiplies nothing
         macs = sum(own.values()) // 2
-        section = SECTIONS.get(name, '3.4')
-        rows.append((name, section, shapes[name], parameters, trained, macs))
+        rows.append((name, SECTIONS.get(name, '3.4'), shapes[name], parameters, trained, macs))
     return rows
 
 
-def remember_shape(shapes, name):
-    """A forward hook that notes a module's output shape; the rows of several calls add up."""
-    def hook(module, inputs, output):
-        tensor = output if torch.is_tensor(output) else output[0]
-        shapes.setdefault(name, [0, *tensor.shape[1:]])
-        shapes[name][0] += len(tensor)
-    return hook
+def remember_shape(shapes, name, module, inputs, output):
+    tensor = output if torch.is_tensor(output) else output[0]
+    shapes[name] = tuple(tensor.shape)

@@ -1,29 +1,23 @@
 """ours: the frozen backbone sees each video once; training reads from disk what it said.
 
-    python train.py --dataset folder --data DIR --versions 4
+Before the first step of `train.py --versions K` the backbone sees each video as it is, and each
+training video in K augmented versions, of one draw each. Training takes the two views of a video,
+at time stamps drawn as ever, from two versions; evaluation takes the video as it is. Steps need no
+pixels then, but a video has K looks for ever, not new ones each time.
 
-Before the first step the backbone sees each video as it is, and each training video in K augmented
-versions, of one draw each. Training takes the two views of a video, at time stamps drawn as ever,
-from two versions; evaluation takes the video as it is. Steps need no pixels then, but a video has K
-looks for ever, not new ones each time.
-
-    FOLDER/key.json      what the features are of: weights, layers, pixels, augmentation, videos
-    FOLDER/NAME.k.npy    the video as it is, k = 0, or its k-th version: float16 (n, 1, P*L + 1, C),
-                         of each frame the L features of P patches, then CLS (0 where there is none)
-
-To all other files such a packed frame is a picture of one channel, and `Unpack` a backbone.
+    FOLDER/key.txt       what the features are of: weights, layers, pixels, augmentation, videos
+    FOLDER/NAME.k        the video as it is, k = 0, or its k-th version: float16 (n, 1, P + 1, L*C),
+                         as if pictures of one channel: P patches, then a row with CLS (else 0)
 """
 import copy
-import json
-import os
-import time
 import zlib
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
+from timeit import timeit
 
 import numpy as np
 import torch
-from einops import rearrange
-from torch import nn
 from tqdm import tqdm
 
 import data
@@ -32,92 +26,76 @@ from evaluation.embedding import file_names
 from model import Features
 from running.errors import UserError
 from running.processes import all_gather, print_rank0, rank0_first, wait_for_all
-from running.record import lock_folder
-
-
-class Unpack(nn.Module):
-    """In the backbone's place: packed frames (F, 1, P*L + 1, C) -> Features. Pictures of three
-    channels go through the backbone."""
-
-    def __init__(self, backbone):
-        super().__init__()
-        self.backbone = backbone
-        for name in ('channels', 'width', 'image_size', 'patch_size', 'grid', 'gives_cls',
-                     'attention_map'):
-            if hasattr(backbone, name):
-                setattr(self, name, getattr(backbone, name))
-
-    def forward(self, frames):
-        if frames.shape[1] == 3:
-            return self.backbone(frames)
-        layers = self.channels // self.width
-        patches = rearrange(frames[:, 0, :-1], 'f (p l) c -> f p (l c)', l=layers)
-        return Features(patches, frames[:, 0, -1])
+from running.record import lock_folder, whole_file
 
 
 class SeenVideo(data.Video):
-    """A video whose features lie in `files`, of the versions every `step`-th frame's; `read` still
-    gives its pixels, for pictures of it."""
+    """A video whose features lie in `files`, of version k every `steps[k]`-th frame's, each of the
+    `shape` of a packed frame; `read` still gives its pixels, for pictures of it."""
 
     def features(self, version, indices):
-        """Packed frames, float16 (n, 1, P*L + 1, C). Errors: UserError."""
+        """Packed frames, float16 (n, 1, P + 1, L*C). Errors: UserError, OSError."""
         if not self.files[version].exists():
-            for _ in super().parts():
-                pass                                      # says what is wrong with the video
-            raise UserError(f'{self.name}: its features are gone; the same command makes them')
-        rows = np.load(self.files[version], mmap_mode='r')
-        return torch.from_numpy(rows[np.asarray(indices) // (self.step if version else 1)])
+            for _ in super().parts():                     # says what is wrong with the video
+                pass
+        rows = np.memmap(self.files[version], np.float16, 'r').reshape(-1, *self.shape)
+        return torch.from_numpy(rows[np.asarray(indices) // self.steps[version]])
 
     def views(self, rng, time):
         """time (views, T) -> packed frames (views * T, ...), each view from another version."""
         versions = 1 + rng.permutation(len(self.files) - 1)
-        chosen = zip(np.resize(versions, len(time)), time)
-        return torch.cat([self.features(version, view) for version, view in chosen])
+        return torch.cat(list(map(self.features, np.resize(versions, len(time)), time)))
 
     def parts(self, size=64, step=1):
-        indices = range(0, self.frames, step)
-        for start in range(0, len(indices), size):
-            yield self.features(0, indices[start:start + size])
+        for part in torch.arange(0, self.frames, step).split(size):
+            yield self.features(0, part)
 
 
 def see(model, videos, folder, versions, strength, *, longest=0, device='cpu', rank=0, world=1):
-    """{'train': [Video], 'val': [Video]} -> the same of SeenVideo; puts `Unpack` into the model.
-    Each process makes its share of what the folder lacks. strength: options of data.augment;
-    longest: that of data.Clips, which reads no other frames of a version. Errors: UserError."""
-    folder = Path(folder)
+    """{'train': [Video], 'val': [Video]} -> the same of SeenVideo, which the model then takes. Each
+    process makes its share of what the folder lacks. strength: options of data.augment; longest:
+    that of data.Clips, which reads no other frames of a version. Errors: UserError, OSError."""
     backbone = model.backbone
     backbone.with_cls = True              # this model may not read it; others that share these may
+    take_packed(backbone)
     if torch.device(device).type == 'cpu' and torch.cpu._is_avx512_bf16_supported():
         backbone = copy.deepcopy(backbone).bfloat16()             # twice as fast there
     distinct = list(dict.fromkeys(videos['train'] + videos['val']))
     key = dict(weights=fingerprint(model.backbone), layers=getattr(backbone, 'layers', None),
-               pixels=backbone.image_size, precision=str(next(backbone.parameters()).dtype),
+               pixels=backbone.image_size, precision=next(backbone.parameters()).dtype,
                augmentation=strength, longest=longest, videos=list(map(identity, distinct)))
     with rank0_first():
-        check_key(folder / 'key.json', key)
-    jobs = []
+        check_key(Path(folder, 'key.txt'), key)
     seen = {}
-    frames = 0
+    frames = 0                                                    # to be seen yet
     for video, name, (_, length, _) in zip(distinct, file_names(distinct), key['videos']):
         seen[video] = one = copy.copy(video)
         one.__class__ = SeenVideo
-        one.step = data.thinning(length, longest)
+        one.shape = 1, backbone.grid ** 2 + 1, backbone.channels
         last = versions if video in videos['train'] else 0
-        one.files = [folder / f'{name}.{k}.npy' for k in range(last + 1)]
-        for k, file in enumerate(one.files):
-            if not file.exists():
-                step = one.step if k else 1
-                jobs.append((video, k, step, file))
-                frames += len(range(0, length, step))
-    if any(all_gather(len(jobs))):                                # all have looked by now
-        lock = lock_folder(folder) if rank == 0 else None
+        one.files = [Path(folder, f'{name}.{k}') for k in range(last + 1)]
+        one.steps = [1] + last * [data.thinning(length, longest)]
+        one.lacks = [k for k, file in enumerate(one.files) if not file.exists()]
+        frames += sum(len(range(0, length, one.steps[k])) for k in one.lacks)
+    if any(all_gather(frames)):                                   # all have looked by now
         announce(backbone, frames, folder, device, world)
-        for job in tqdm(jobs[rank::world], 'backbone', unit='video', disable=None):
-            make(backbone, *job, strength, device)
-        wait_for_all()
-        del lock
-    model.backbone = Unpack(model.backbone)
+        lacking = [one for one in seen.values() if one.lacks]
+        with lock_folder(Path(folder)) if rank == 0 else nullcontext():
+            for one in tqdm(lacking[rank::world], 'backbone', unit='video', disable=None):
+                with suppress(UserError):                         # training and evaluation say it
+                    make(one, backbone, strength, device)
+            wait_for_all()
     return {split: list(map(seen.get, videos[split])) for split in videos}
+
+
+def take_packed(backbone):
+    """Let a backbone take packed frames (F, 1, P + 1, L*C), too."""
+    class Either(type(backbone)):
+        def forward(self, frames):
+            if frames.shape[1] == 3:
+                return super().forward(frames)
+            return Features(frames[:, 0, :-1], frames[:, 0, -1, :self.width])
+    backbone.__class__ = Either
 
 
 def identity(video):
@@ -131,15 +109,13 @@ def identity(video):
 
 def check_key(path, key):
     """Write the key of a new folder, or refuse features of something else. Errors: UserError."""
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix('.new').write_text(json.dumps(key))
-            path.with_suffix('.new').replace(path)
-        old = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path}: no key to features ({error}); give another --features') from None
-    other = [name for name in key if old.get(name) != json.loads(json.dumps(key[name]))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f'{name}: {value}' for name, value in key.items()]
+    if not path.exists():
+        with whole_file(path) as file:
+            file.write('\n'.join(lines).encode())
+    known = path.read_text(encoding='utf-8').splitlines()
+    other = [line.split(':')[0] for line in lines if line not in known]
     if other:
         raise UserError(f'{path.parent}: holds features of other {", ".join(other)}; '
                         f'begin anew by --fresh, or give another --features')
@@ -147,47 +123,28 @@ def check_key(path, key):
 
 def announce(backbone, frames, folder, device, world):
     images = torch.zeros(32, 3, backbone.image_size, backbone.image_size, device=device)
-    look(backbone, images)                                        # the first call prepares
-    begin = time.perf_counter()
-    size = frames * look(backbone, images)[0].nbytes / 1e9
-    minutes = (time.perf_counter() - begin) / 32 * frames / world / 60
+    size = frames * look(backbone, images)[0].nbytes / 1e9        # the first call prepares
+    minutes = timeit(partial(look, backbone, images), number=1) / 32 * frames / world / 60
     print_rank0(f'{folder}: the backbone sees {frames:,} frames, once: {minutes:.1f} minutes or '
                 f'more, {size:.2f} GB of features', flush=True)
 
 
 @torch.inference_mode()
 def look(backbone, images):
-    """Normalised images (F, 3, S, S) -> packed frames, float16 on the CPU."""
+    """Normalised images (F, 3, S, S) -> packed frames (F, 1, P + 1, L*C), float16 on the CPU."""
     patches, cls = backbone(images.to(next(backbone.parameters()).dtype))
-    rows = rearrange(patches, 'f p (l c) -> f (p l) c', c=backbone.width)
-    cls = torch.zeros_like(rows[:, 0]) if cls is None else cls
-    return torch.cat([rows, cls[:, None]], 1)[:, None].half().cpu()
+    row = torch.zeros_like(patches[:, :1])
+    if cls is not None:
+        row[:, 0, :backbone.width] = cls
+    return torch.cat([patches, row], 1)[:, None].half().cpu()
 
 
-def make(backbone, video, version, step, file, strength, device):
-    """One version's features, written beside and renamed when whole. Errors: UserError."""
-    seed = zlib.crc32(f'{video.name} {version}'.encode())
-    beside = file.with_suffix('.new')
-    try:
-        with open(beside, 'wb') as out:
-            for frames in video.parts(32, step):
-                if version == 0:
-                    images = data.center(frames.to(device), backbone.image_size)
-                else:
-                    images = data.augment(frames.to(device), seed, backbone.image_size, **strength)
-                rows = look(backbone, images)
-                if out.tell() == 0:
-                    shape = len(range(0, video.frames, step)), *rows.shape[1:]
-                    header = dict(descr='<f2', fortran_order=False, shape=shape)
-                    np.lib.format.write_array_header_1_0(out, header)
-                out.write(rows.numpy().data)
-            os.fsync(out.fileno())
-        beside.replace(file)
-    except UserError as error:                                    # training and evaluation skip it
-        if version == 0:                                          # the others fail alike
-            tqdm.write(f'no features of {error}')
-    except OSError as error:
-        raise UserError(f'{file}: cannot be written ({error.strerror}); those before it are kept, '
-                        f'and the same command goes on') from None
-    finally:
-        beside.unlink(missing_ok=True)
+def make(video, backbone, strength, device):
+    """Write the features that a video lacks. Errors: UserError, OSError."""
+    for version in video.lacks:
+        seed = zlib.crc32(f'{video.name} {version}'.encode())
+        prepare = partial(data.augment, seed=seed, **strength) if version else data.center
+        with whole_file(video.files[version]) as out:
+            for frames in data.Video.parts(video, 32, video.steps[version]):
+                images = prepare(frames.to(device), size=backbone.image_size)
+                out.write(look(backbone, images).numpy().data)

@@ -2,7 +2,6 @@
 import os
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -14,11 +13,8 @@ WAIT = timedelta(hours=12)    # the first to finish its share of an evaluation m
 
 def pick_device(name=None, local_rank=0):
     """The device of that name, or the best there is: cuda, mps, cpu. Errors: UserError."""
-    found = ['cpu']
-    if torch.backends.mps.is_available():
-        found.insert(0, 'mps')
-    if torch.cuda.is_available():
-        found.insert(0, 'cuda')
+    there = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
+    found = [kind for kind in there if there[kind]]
     name = name or found[0]
     if name not in found:
         raise UserError(f'--device {name}: PyTorch does not find one here, only {", ".join(found)}')
@@ -53,37 +49,38 @@ def on_device(tensors, device):
 
 def join_processes(device_name=None):
     """Join the others where torchrun started several -> rank, world size, this one's device."""
-    numbers = {}
-    for name, default in (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)):
-        text = os.environ.get(name) or str(default)       # some schedulers leave it set but empty
-        if not text.isdecimal():
-            raise UserError(f'{name} is {text!r}, which is no number; torchrun sets it')
-        numbers[name] = int(text)
-    device = pick_device(device_name, numbers['LOCAL_RANK'])
-    if numbers['WORLD_SIZE'] > 1 and not dist.is_initialized():
+    rank = int(os.environ.get('RANK') or 0)               # some schedulers leave it set but empty
+    world = int(os.environ.get('WORLD_SIZE') or 1)
+    device = pick_device(device_name, int(os.environ.get('LOCAL_RANK') or 0))
+    if world > 1 and not dist.is_initialized():
         if 'MASTER_ADDR' not in os.environ:
-            raise UserError(f'WORLD_SIZE is {numbers["WORLD_SIZE"]}, but nobody says where the '
-                            f'others are; start by torchrun')
-        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=WAIT)
-    return numbers['RANK'], numbers['WORLD_SIZE'], device
-
-
-@cache
-def cpu_group():
-    """The group whose messages go by the CPU: the usual one (None), or another beside NCCL."""
-    if dist.get_backend() == 'gloo':
-        return None
-    return dist.new_group(backend='gloo', timeout=WAIT)
+            raise UserError(f'WORLD_SIZE is {world}, but nobody says where the others are; '
+                            f'start by torchrun')
+        # what lies on the CPU goes by the CPU, and no GPU is waited for
+        backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
+        dist.init_process_group(backend, timeout=WAIT)
+    return rank, world, device
 
 
 def all_gather(value):
-    """The list of what every process holds; any object that can be pickled. It goes by the CPU: no
-    GPU is waited for."""
+    """The list of what every process holds; any object that can be pickled. It goes by the CPU."""
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value, group=cpu_group())
+    dist.all_gather_object(values, value)
     return values
+
+
+def gather(own):
+    """Every process's dict merged into one, in rank 0; {} in the others."""
+    if not dist.is_initialized():
+        return own
+    shares = [None] * dist.get_world_size() if is_rank0() else None
+    dist.gather_object(own, shares)
+    merged = {}
+    for share in shares or []:
+        merged |= share
+    return merged
 
 
 def wait_for_all():
@@ -101,12 +98,6 @@ def rank0_first():
     finally:
         if is_rank0():
             wait_for_all()
-
-
-def leave_processes():
-    cpu_group.cache_clear()
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def is_rank0():

@@ -7,13 +7,15 @@ import os
 import sys
 import time
 from collections import deque
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from datasets.layout import printable, shortened
 from running.errors import UserError
-from running.processes import all_gather, is_rank0, print_rank0, wait_for_all
+from running.processes import all_gather, gather, is_rank0, print_rank0, wait_for_all
 
 ALIKE = 0.98    # mean cosine between frames above which embeddings have collapsed
 
@@ -23,12 +25,9 @@ ALIKE = 0.98    # mean cosine between frames above which embeddings have collaps
 
 def open_folder(out, fresh, settings):
     """Make the run's folder, lock it, and write the settings there, to be read by people; with
-    `fresh` an old run is kept under another name.
-
-    Returns the locked file; the lock ends when it is closed, or with the process.
-    Errors: UserError.
-    """
-    lock = None
+    `fresh` an old run is kept under another name. Returns the locked file; the lock ends when it is
+    closed, or with the process. Errors: UserError."""
+    lock = io.BytesIO()                                   # in all processes but rank 0
     try:
         if is_rank0():
             out.mkdir(parents=True, exist_ok=True)
@@ -46,7 +45,7 @@ def open_folder(out, fresh, settings):
         raise UserError(f'{out}: cannot be a folder for this run ({error.strerror}); '
                         f'choose another --out') from None
     wait_for_all()                                        # nobody writes before it is there
-    return lock or io.BytesIO()
+    return lock
 
 
 def lock_folder(out):
@@ -64,44 +63,40 @@ def lock_folder(out):
 
 
 def save_checkpoint(path, checkpoint):
-    """Write beside, flush, rename: `path` is whole at any moment, this checkpoint or the last.
-    Only rank 0 writes. Errors: OSError in one line.
-    """
-    if not is_rank0():
-        return
-    content = io.BytesIO()
-    torch.save(checkpoint, content)                       # in memory first: a full disk says so
+    """Only rank 0 writes. Errors: OSError in one line."""
+    if is_rank0():
+        content = io.BytesIO()
+        torch.save(checkpoint, content)                   # in memory first: a full disk says so
+        with whole_file(path) as file:
+            file.write(content.getbuffer())
+
+
+@contextmanager
+def whole_file(path):
+    """Write beside, flush, rename: `path` is whole at any moment, this file or the one before it.
+    Errors: OSError in one line."""
     beside = path.with_name(path.name + '.new')
     try:
         with open(beside, 'wb') as file:
-            file.write(content.getbuffer())
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
+        raise OSError(f'{path}: cannot be written ({error.strerror}); what was written before is '
+                      f'intact, and the same command goes on') from None
+    finally:
         beside.unlink(missing_ok=True)
-        raise OSError(f'{path}: cannot be written ({error.strerror}); the checkpoint before it, '
-                      f'if any, is intact') from None
 
 
 def report_skipped(path, skipped):
     """Name the videos that could not be read, {name: why} in each process: on the screen, and once
     in a file."""
-    together = {}
-    for each in all_gather(skipped):
-        together |= each
-    if not together or not is_rank0():
-        return
     known = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
-    lines = []
-    for name, reason in sorted(together.items()):
-        lines.append(f'{name}: {reason}'.encode(errors='backslashreplace').decode())
+    lines = [printable(f'{name}: {why}', 'utf-8') for name, why in sorted(gather(skipped).items())]
     new = [line for line in lines if line not in known]
     if new:
-        more = ' ...' if len(new) > 5 else ''
-        videos = 'video' if len(new) == 1 else 'videos'
-        print(f'\n{len(new)} {videos} skipped, others taken instead ({path}): '
-              f'{"; ".join(new[:5])}{more}')
+        print(f'\nskipped, others taken instead ({len(new)}, {path}): {shortened(new, 5)}')
         path.write_text('\n'.join(known + new) + '\n', encoding='utf-8')
 
 
@@ -118,12 +113,11 @@ def attempt(what, function, *arguments):
 # The log
 
 class Log:
-    """log.jsonl, one JSON object a line: each step, and the metrics of each evaluation.
-
-    Going on from a checkpoint, it drops what came after that. The values of a step wait on the
-    device until `report`, which waits for the GPU, writes them and shows where the run is.
-    epochs, steps: of the run and of an epoch; frames: of a step, over all processes; every: so
-    many steps a report. evaluated: the step whose metrics are the last line, or None.
+    """log.jsonl, one JSON object a line: each step, and the metrics of each evaluation; less, where
+    a run goes on from a checkpoint, what came after that. epochs, steps: of the run and of an
+    epoch; frames: of a step, over all processes. The values of a step wait on the device until
+    every so many steps `report` writes them and shows where the run is.
+    evaluated: the step whose metrics are the last line, or None.
     """
 
     def __init__(self, folder, step, *, epochs, steps, frames, every=1):
@@ -138,7 +132,12 @@ class Log:
         self.collapsed = False
         self.since = time.time()
         path = folder / 'log.jsonl'
-        entries = entries_until(step, path)
+        entries = []
+        if path.exists():
+            for line in path.read_text(encoding='utf-8').splitlines():
+                with suppress(ValueError):                # of a line that a kill cut short
+                    entries.append(json.loads(line))
+        entries = [entry for entry in entries if entry['step'] <= step]
         last = entries[-1] if entries else {}
         # what rank 0 has read, told to all before it writes
         self.evaluated = all_gather(None if 'loss' in last else last.get('step'))[0]
@@ -146,14 +145,12 @@ class Log:
         if is_rank0():
             self.file = open(path, 'w', encoding='utf-8')
             for entry in entries:
-                self.file.write(json.dumps(entry) + '\n')
-            self.file.flush()
+                print(json.dumps(entry), file=self.file, flush=True)
 
     def write(self, step, **values):
         if self.file:
-            epoch = max(0, step - 1) // self.steps
-            self.file.write(json.dumps(dict(step=step, epoch=epoch, **values)) + '\n')
-            self.file.flush()
+            line = dict(step=step, epoch=max(0, step - 1) // self.steps, **values)
+            print(json.dumps(line), file=self.file, flush=True)
         self.since = time.time()                          # what comes next is another step
 
     def add(self, step, lr, names, *values):
@@ -174,21 +171,17 @@ class Log:
         seconds = (time.time() - self.since) / len(self.pending)
         for (step, lr, names, _), (loss, norm, cosine) in zip(self.pending, values.tolist()):
             if not math.isfinite(loss + norm):
-                self.refuse(step, loss, norm, names)
+                names = ', '.join(itertools.chain(*all_gather(names)))
+                good = self.folder / 'checkpoint.pt'
+                raise UserError(f'step {step}: loss {loss}, gradient norm {norm}: overflow; '
+                                f'videos: {names}; last good checkpoint: '
+                                f'{good if good.exists() else "none yet"}; try a lower --lr')
             self.losses.append(loss)
             self.cosines.append(cosine)
             self.write(step, loss=loss, lr=lr, gradient_norm=norm, cosine=cosine,
                        seconds=round(seconds, 4), frames_per_second=round(self.frames / seconds))
         self.pending = []
         self.show(step, lr, seconds)
-
-    def refuse(self, step, loss, norm, names):
-        names = ', '.join(itertools.chain(*all_gather(names)))
-        good = self.folder / 'checkpoint.pt'
-        good = good if good.exists() else 'none yet'
-        raise UserError(f'step {step}: loss {loss}, gradient norm {norm}: overflow; '
-                        f'videos: {names}; last good checkpoint: {good}; '
-                        f'try a lower --lr')
 
     def show(self, step, lr, seconds):
         """One line on the screen, about twenty lines of a run in a file."""
@@ -202,22 +195,7 @@ class Log:
         elif not remaining or step % (self.steps * math.ceil(self.epochs / 20)) == 0:
             print_rank0(line, flush=True)
         cosine = sum(self.cosines) / self.steps
-        if cosine > ALIKE and len(self.cosines) == self.steps and not self.collapsed:
+        if cosine > ALIKE and not self.collapsed:
             self.collapsed = True                         # said once
             print_rank0(f'\nnote: the embeddings of an epoch are all alike (mean cosine '
                         f'{cosine:.3f} between frames of a view): they have collapsed')
-
-
-def entries_until(step, path):
-    """The lines of a log up to a step; one that a kill cut short is passed over."""
-    entries = []
-    if not path.exists():
-        return entries
-    for line in path.read_text(encoding='utf-8').splitlines():
-        try:
-            entry = json.loads(line)
-            if entry['step'] <= step:
-                entries.append(entry)
-        except (ValueError, KeyError, TypeError):
-            pass
-    return entries

@@ -1,5 +1,4 @@
 """Every frame of whole videos embedded: in order, once, by one process or several."""
-import math
 import os
 import signal
 from pathlib import Path
@@ -48,14 +47,6 @@ def test_every_frame_is_embedded_in_order(network, workers):
     assert (embedded[0].labels >= 0).all()
 
 
-def test_unlabelled_videos_keep_all_frames(network):
-    videos = {'val': [Film('a', 5), Film('b', 4, [-1] * 4)]}
-    embedded, embeddings, _ = embedding.embed_splits({'one': network}, videos)
-    assert [len(array) for array in embeddings['one']['val']] == [5, 4]
-    for record in embedded['val']:
-        assert (record.labels == -1).all()
-
-
 def test_a_long_video_is_cut_into_equal_sequences(network, monkeypatch):
     lengths = []
 
@@ -97,22 +88,13 @@ def test_no_frame_passes_a_shared_backbone_twice(network, monkeypatch):
     evaluate.assess({'one': network, 'two': other}, films(), SETTINGS)
     assert sum(passed) == 2 * frames
 
-    passed.clear()
-    evaluate.evaluate(network, films(), SETTINGS, controls=False)
-    assert sum(passed) == frames
 
-
-@pytest.mark.parametrize('trained', [[], ['norm']])
-def test_untrained_control_is_always_the_same_draw(network, trained):
+def test_untrained_control_is_always_the_same_draw(network):
     """On the model's own backbone, also on one that was trained with it."""
-    settings = SETTINGS | {'train_backbone': trained}
-    torch.manual_seed(123)
-    one = evaluate.untrained(settings, network)
-    two = evaluate.untrained(settings, network)
-    assert one.backbone is network.backbone
-    assert two.backbone is network.backbone
-    for a, b in zip(one.mtf.parameters(), two.mtf.parameters()):
-        assert torch.equal(a, b)
+    one = evaluate.untrained(SETTINGS, network)
+    two = evaluate.untrained(SETTINGS | {'train_backbone': ['norm']}, network)
+    assert one.backbone is two.backbone is network.backbone
+    assert all(map(torch.equal, one.mtf.parameters(), two.mtf.parameters()))
 
 
 def test_frozen_control_is_the_last_layer_of_the_backbone(network):
@@ -124,24 +106,16 @@ def test_frozen_control_is_the_last_layer_of_the_backbone(network):
         with torch.no_grad():
             images = data.center(video.read(range(video.frames)), 24)
             patches, cls = only_last.backbone(images)
-        mean = torch.nn.functional.normalize(patches.mean(1), dim=-1)
-        cls = torch.nn.functional.normalize(cls, dim=-1)
-        np.testing.assert_allclose(found['frozen (mean of patches)']['val'][i], mean, atol=1e-5)
-        np.testing.assert_allclose(found['frozen (CLS)']['val'][i], cls, atol=1e-5)
+        for name, own in {'frozen (mean of patches)': patches.mean(1), 'frozen (CLS)': cls}.items():
+            own = torch.nn.functional.normalize(own, dim=-1)
+            np.testing.assert_allclose(found[name]['val'][i], own, atol=1e-5)
 
 
 def test_evaluating_leaves_everything_as_it_was(network):
-    """Full float32 within, in products and convolutions; afterwards what was set before."""
     network.train()
-    torch.set_float32_matmul_precision('high')
     with embedding.evaluating([network]):
-        assert torch.get_float32_matmul_precision() == 'highest'
-        assert not torch.backends.cudnn.allow_tf32
-        assert not network.mtf.training
-    assert torch.get_float32_matmul_precision() == 'high'
-    assert torch.backends.cudnn.allow_tf32
-    assert network.mtf.training
-    torch.set_float32_matmul_precision('highest')
+        assert not torch.backends.cudnn.allow_tf32 and not network.mtf.training
+    assert torch.backends.cudnn.allow_tf32 and network.mtf.training
     network.eval()
 
 
@@ -157,38 +131,26 @@ def test_a_worker_that_dies_is_one_line(network):
         embedding.embed_splits({'one': network}, {'val': [Film('a', 5), Deadly('b', 5)]}, workers=1)
 
 
-def test_the_index_says_what_each_saved_row_is(network, tmp_path):
-    videos = {'train': [Film('a', 4, [0, -1, 1, 1])], 'val': [Film('a b', 3), Film('a/b', 2)]}
+def test_saved_rows_and_the_index_that_says_what_they_are(network, tmp_path):
+    videos = {'train': [Film('a', 4, [0, -1, 1, 1])], 'val': [Film('a b', 3), Film('../a/b', 2)]}
     videos['val'][0].seconds = lambda: np.arange(3) / 8
-    evaluate.assess({'one': network}, videos, SETTINGS, folders=[tmp_path])
-    rows = [tuple(row.values()) for row in table_of(tmp_path / 'index.csv')]
+    evaluate.assess({'one': network}, videos, SETTINGS, folder=tmp_path / 'deep')
+    rows = [tuple(row.values()) for row in table_of(tmp_path / 'deep' / 'index.csv')]
     assert rows == [
         ('train/a.npy', '0', '', '0'), ('train/a.npy', '1', '', ''),
         ('train/a.npy', '2', '', '1'), ('train/a.npy', '3', '', '1'),
         ('val/a_b.npy', '0', '0.000', ''), ('val/a_b.npy', '1', '0.125', ''),
         ('val/a_b.npy', '2', '0.250', ''),
-        ('val/a_b~1.npy', '0', '', ''), ('val/a_b~1.npy', '1', '', '')]
-    for file, count in (('train/a.npy', 4), ('val/a_b.npy', 3), ('val/a_b~1.npy', 2)):
-        assert len(np.load(tmp_path / file)) == count
+        ('val/_a_b.npy', '0', '', ''), ('val/_a_b.npy', '1', '', '')]
+    for file, count in (('train/a.npy', 4), ('val/a_b.npy', 3), ('val/_a_b.npy', 2)):
+        array = np.load(tmp_path / 'deep' / file)
+        assert array.shape == (count, 12) and array.dtype == np.float32
+    assert [path.name for path in tmp_path.iterdir()] == ['deep']    # nothing climbed out
 
 
-def test_a_diverged_model_is_named(network):
-    torch.manual_seed(0)
-    broken = models.build_model(SETTINGS, network.backbone)
-    broken.mtf.out.bias.data.fill_(math.nan)
-    with pytest.raises(UserError, match='not finite'):
-        embedding.embed_splits({'': broken}, {'val': [Film('a', 5)]})
-
-
-def test_embeddings_are_saved_whole_under_safe_names(network, tmp_path):
-    videos = [*films()['train'], Film('b_c_ d', 4), Film('b/c_ d', 5), Film('../x', 3)]
-    folder = tmp_path / 'deep'
-    embedding.embed_splits({'one': network}, {'train': videos}, folders=[folder])
-    saved = {path.name: np.load(path) for path in (folder / 'train').iterdir()}
-    assert saved['a.npy'].shape == (70, 12)
-    assert saved['a.npy'].dtype == np.float32
-    assert sorted(len(array) for array in saved.values()) == [3, 4, 5, 8, 9, 70]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['deep']    # nothing climbed out
+def test_no_two_files_have_one_name():
+    names = embedding.file_names([Film('a b', 1), Film('a/b', 1), Film('x' * 300, 1)])
+    assert names == ['a_b', 'a_b~1', 'x' * 60]
 
 
 def share_of_a_process(rank, folder):
@@ -197,11 +159,10 @@ def share_of_a_process(rank, folder):
     torch.distributed.init_process_group('gloo', init_method=meet, rank=rank, world_size=2)
     torch.manual_seed(0)
     network = models.build_model(SETTINGS)
-    result = evaluate.assess({'one': network}, films(), SETTINGS, folders=[Path(folder, 'saved')])
+    result = evaluate.assess({'one': network}, films(), SETTINGS, folder=Path(folder, 'saved'))
     assert (result is None) == (rank > 0)
     if rank == 0:
-        kept = {'rows': result['rows'], 'skipped': result['skipped']}
-        torch.save(kept, f'{folder}/result')
+        torch.save({name: result[name] for name in ('rows', 'skipped')}, f'{folder}/result')
     torch.distributed.destroy_process_group()
 
 
@@ -226,7 +187,7 @@ def test_a_thinned_video_is_one_sequence_interpolated():
     with torch.no_grad():
         chosen = network.entities(data.center(video.read(range(0, 25, 3)), 24))[0]
         coarse = network.mtf(chosen[None])[0].numpy()             # (9, D)
-        (_, _, (found,)), = embedding.embed([network], [video], [0], limit=10, whole=True)
+        (_, _, (found,)), = embedding.embed([network], [video], limit=10, whole=True)
     expected = np.stack([np.interp(np.arange(25), np.arange(0, 25, 3), column)
                          for column in coarse.T], 1)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)

@@ -47,10 +47,7 @@ def test_cached_features_give_the_embeddings_of_the_whole_model(backbone):
     assert 0 < min(mass) < max(mass) < 1
 
 
-CASES = [('avg', (4,)), ('cls', (4,)), ('max', (2, 4))]
-
-
-@pytest.mark.parametrize('pool, layers', CASES)
+@pytest.mark.parametrize('pool, layers', [('avg', (4,)), ('cls', (4,)), ('max', (2, 4))])
 def test_cached_tokens_are_those_of_the_poolers(backbone, pool, layers):
     cached, = cache(backbone, [video(0)], 0, 0)
     row = Row(pool, layers)

@@ -1,4 +1,6 @@
 """Features on disk: the same as the backbone's own, made once, never those of something else."""
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -6,10 +8,8 @@ import torch
 import data
 from datasets.pairs import VideoPairs
 from evaluation.embedding import embed
-from loss import OBJECTIVES
 from model import build_model
-from pictures.figures import look_at
-from running import features
+from running import features, record
 from running.errors import UserError
 
 SETTINGS = dict(backbone='tiny', weights='random', layers=[2, 4], image_size=24, frames=4,
@@ -53,34 +53,28 @@ def made(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=['tiny', 'resnet50'])
-def backbone(request):
-    return request.param
-
-
 def content(folder):
-    return {file.name: file.read_bytes() for file in folder.glob('*.npy')}
+    return {file.name: file.read_bytes() for file in folder.glob('*.[0-9]')}
 
 
-def test_features_are_the_backbones(tmp_path, backbone):
+def rows(video):
+    """Of how many frames each of its files holds the features."""
+    return [file.stat().st_size // (2 * math.prod(video.shape)) for file in video.files]
+
+
+@pytest.mark.parametrize('changes', [
+    dict(backbone='tiny'), dict(backbone='resnet50', layers=[1], pool='avg')])
+def test_features_are_the_backbones(tmp_path, changes):
     """As it is and in each version, with CLS and without: to bfloat16's precision, at worst."""
-    changes = dict(backbone=backbone, image_size=64)
-    if backbone == 'resnet50':
-        changes |= dict(layers=[1], pool='avg')
-    network = model(**changes)
-    own = network.backbone
-    halves = videos()
-    seen = see(tmp_path, network, halves, versions=2)['train'][1]
-    frames = halves['train'][1].read(range(10))
-    clean = data.center(frames, 64)
-    versions = [network.backbone(seen.features(k, range(10)).float()) for k in range(3)]
-    expected = own(clean)
+    network = model(image_size=64, **changes)
+    one = video('one', 5)
+    expected = network.backbone(data.center(one.read(range(5)), 64))
+    seen, = see(tmp_path, network, {'train': [one], 'val': []}, versions=2)['train']
+    versions = [network.backbone(seen.features(k, range(5)).float()) for k in range(3)]
     assert (versions[0].patches - expected.patches).norm() < 0.03 * expected.patches.norm()
-    assert versions[0].patches.shape == expected.patches.shape
     if expected.cls is not None:
         assert (versions[0].cls - expected.cls).norm() < 0.03 * expected.cls.norm()
     assert (versions[1].patches - versions[2].patches).norm() > 0.03 * expected.patches.norm()
-    assert torch.equal(network.backbone(clean).patches, expected.patches)      # pictures still pass
 
 
 def test_metrics_are_those_of_pixels(tmp_path):
@@ -88,24 +82,12 @@ def test_metrics_are_those_of_pixels(tmp_path):
     network = model()
     halves = videos()
     ways = [dict(limit=1000), dict(limit=11), dict(limit=11, whole=True)]
-    pixels = [list(embed([network], halves['val'], [0, 1], **way)) for way in ways]
+    pixels = [list(embed([network], halves['val'], **way)) for way in ways]
     seen = see(tmp_path, network, halves)
-    found = [list(embed([network], seen['val'], [0, 1], **way)) for way in ways]
-    for one, other in zip(sum(pixels, []), sum(found, [])):
-        (a,), (b,) = one[2], other[2]
-        assert a.shape == b.shape and one[0] == other[0]
+    found = [list(embed([network], seen['val'], **way)) for way in ways]
+    for (one, _, (a,)), (other, _, (b,)) in zip(sum(pixels, []), sum(found, []), strict=True):
+        assert a.shape == b.shape and one == other
         assert (a * b).sum(1).min() > 0.99
-
-
-def test_pictures_are_of_the_pixels(tmp_path):
-    """Where the model looks, beside the actor: the same as without features."""
-    halves = videos()
-    halves['val'][0].mask = lambda indices: torch.ones(len(indices), 30, 40).bool()
-    network = model()
-    plain = look_at(network, halves['val'][0], [0, 20])
-    look = look_at(network, see(tmp_path, network, halves)['val'][0], [0, 20])
-    for ours, expected in zip(look, plain, strict=True):
-        assert torch.allclose(ours, expected, atol=1e-6)
 
 
 def test_clips_are_drawn_as_ever(made):
@@ -136,7 +118,7 @@ def test_of_a_long_video_the_versions_have_every_kth_frame(tmp_path):
         for frames, same in zip(clips[0]['frames'], clips[1]['frames']):
             assert torch.allclose(frames.float(), same.float(), atol=0.02)
     video = seen['train'][3]
-    assert video.frames == 12 and [len(np.load(file)) for file in video.files] == [12, 4, 4, 4]
+    assert video.frames == 12 and rows(video) == [12, 4, 4, 4]
 
 
 def test_where_labels_are_fewer_than_frames(tmp_path):
@@ -146,7 +128,7 @@ def test_where_labels_are_fewer_than_frames(tmp_path):
     sparse.fit, sparse.annotate = True, lambda n: np.zeros(9)
     halves['train'][0] = sparse
     seen = see(tmp_path, halves=halves)['train'][0]
-    assert seen.frames == 9 and len(np.load(seen.files[0])) == 9
+    assert seen.frames == rows(seen)[0] == 9
     assert torch.equal(torch.cat(list(seen.parts())), seen.features(0, range(9)))
 
 
@@ -163,32 +145,13 @@ def test_cls_is_there_for_who_reads_it(tmp_path):
 def test_one_version_and_pairs_of_videos(made):
     seen = see(made, versions=1)['train']
     item = VideoPairs(seen, frames=4, seed=0)[0, 0]
-    assert [frames.shape for frames in item['frames']] == [(4, 1, 33, 96)] * 2
+    assert [frames.shape for frames in item['frames']] == [(4, 1, 17, 192)] * 2
     item = data.Clips(seen, frames=4, seed=0)[0, 0]
     assert torch.equal(item['frames'][1], seen[0].features(1, item['time'][1].numpy()))
 
 
-def trained(folder, steps=4):
-    """A model after some steps on the features, as in train.py."""
-    network = model()
-    seen = see(folder, network)
-    network.head = OBJECTIVES['scl'].head(8, 0)
-    clips = data.Clips(seen['train'], frames=4)
-    optimizer = torch.optim.SGD([w for w in network.parameters() if w.requires_grad], lr=0.1)
-    for step in range(steps):
-        torch.manual_seed(step)
-        batch = data.collate([clips[step, i] for i in range(4)])
-        views = data.views(batch, 24, **STRENGTH)                  # (B, 2, T, 1, R, C)
-        valid = batch['valid'].flatten(0, 1)
-        z = network.train()(views.flatten(0, 1), valid, project=True).unflatten(0, (-1, 2))
-        OBJECTIVES['scl'].loss(z, batch['time'], batch['length'], batch['valid']).backward()
-        optimizer.step()
-    return network.trained_state()
-
-
 def test_killed_at_any_moment_it_goes_on(made, tmp_path, monkeypatch):
-    """Killed after each count of frames seen: what is whole stays, the rest is made, bit for bit;
-    and so are the weights that are trained on it."""
+    """Killed after each count of frames seen: what is whole stays, the rest is made, bit for bit."""
     look = features.look
     whole = content(made)
     kills = 0
@@ -210,16 +173,14 @@ def test_killed_at_any_moment_it_goes_on(made, tmp_path, monkeypatch):
         now = content(tmp_path)
         assert kept.items() <= now.items() <= whole.items()
     assert kills > 2
-    again, straight = trained(tmp_path), trained(made)
-    assert all(torch.equal(again[name], straight[name]) for name in straight)
 
 
 def test_shares_of_processes(made, tmp_path, monkeypatch):
     """Each process makes its own; together they make all, none twice."""
     names = []
 
-    def note(backbone, video, version, step, file, *options):
-        names.append(file.name)
+    def note(video, *options):
+        names.extend(video.files[k].name for k in video.lacks)
     monkeypatch.setattr(features, 'make', note)
     for rank in (0, 1, 2):
         see(tmp_path, rank=rank, world=3)
@@ -232,75 +193,51 @@ def test_nothing_is_made_twice(made, monkeypatch):
     assert [len(each.files) for each in see(made)['val']] == [1, 1]
 
 
-def replaced(halves):
-    halves['train'][0] = video('train 0', 9, seed=99)
-
-
-def longer(halves):
-    halves['val'][1] = video('val 1', 8, seed=11)
-
-
-def renamed(halves):
-    halves['val'][1] = video('val 2', 7, seed=11)
-
-
-def fewer(halves):
-    halves['train'].pop()
-
-
-@pytest.mark.parametrize('change', [replaced, longer, renamed, fewer])
-def test_other_videos_are_refused(made, change):
+@pytest.mark.parametrize('split, place, other', [
+    ('train', 0, video('train 0', 9, seed=99)),           # of the same name and length
+    ('val', 1, video('val 1', 8, seed=11)),
+    ('val', 1, video('val 2', 7, seed=11))])
+def test_other_videos_are_refused(made, split, place, other):
     halves = videos()
-    change(halves)
+    halves[split][place] = other
     with pytest.raises(UserError, match='other videos.*--features'):
         see(made, halves=halves)
 
 
 @pytest.mark.parametrize('changes, what', [
     (dict(layers=[4]), 'layers'), (dict(image_size=30), 'pixels'),
-    (dict(backbone='tiny_local'), 'weights'), (dict(strength=STRENGTH | dict(crop=0.5)), 'augm')])
+    (dict(backbone='tiny_local', weights=None), 'weights')])
 def test_other_features_are_never_taken(made, changes, what):
-    strength = changes.pop('strength', STRENGTH)
-    if 'backbone' in changes:
-        changes = changes | dict(weights=None)
     with pytest.raises(UserError, match=f'features of other .*{what}'):
-        see(made, model(**changes), strength=strength)
+        see(made, model(**changes))
 
 
-def test_a_damaged_key_is_refused(tmp_path):
-    see(tmp_path)
-    (tmp_path / 'key.json').write_text('{')
-    with pytest.raises(UserError, match='key.json'):
-        see(tmp_path)
-
-
-def test_a_file_for_a_folder_is_refused(tmp_path):
-    (tmp_path / 'features').write_text('mine')
-    with pytest.raises(UserError, match='features'):
-        see(tmp_path / 'features')
-    assert (tmp_path / 'features').read_text() == 'mine'
+def test_other_augmentation_is_refused(made):
+    with pytest.raises(UserError, match='features of other augmentation'):
+        see(made, strength=STRENGTH | dict(crop=0.5))
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(descriptor):
-        raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(features.os, 'fsync', full)
-    with pytest.raises(UserError, match='No space left on device.*goes on'):
+        if (tmp_path / 'lock').exists():
+            raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(record.os, 'fsync', full)
+    with pytest.raises(OSError, match='No space left on device.*goes on'):
         see(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ['key.json', 'lock']
+    assert sorted(file.name for file in tmp_path.iterdir()) == ['key.txt', 'lock']
 
 
 @pytest.mark.parametrize('broken', [0, 5])
-def test_a_broken_video_is_skipped(tmp_path, broken, capsys):
+def test_a_broken_video_is_skipped(tmp_path, broken):
     """Wherever it breaks: the others are made, and it is skipped in training and evaluation."""
     halves = videos()
     halves['train'][1] = video('torn', 9, broken=broken)
-    seen = see(tmp_path, halves=halves)
-    assert 'no features of torn' in capsys.readouterr().out
+    network = model()
+    seen = see(tmp_path, network, halves)
     item = data.Clips(seen['train'], frames=4)[0, 1]
     assert 'torn' in item['skipped'] and item['names'] != ['torn']
-    results = list(embed([model()], seen['train'], [1]))
-    assert results[0][2] is None and 'torn' in results[0][1]
+    _, why, arrays = list(embed([network], seen['train']))[1]
+    assert arrays is None and 'torn' in why
 
 
 def test_what_is_to_be_done_is_said_before(tmp_path, capsys):

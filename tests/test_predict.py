@@ -8,6 +8,7 @@ from made import embedded, grey, table_of
 from pictures import canvas, predict
 from running.errors import UserError
 
+
 def fit(x, y):
     return LogisticRegression().fit(x, y)
 
@@ -55,12 +56,6 @@ def test_held_out_accuracy_has_not_seen_what_it_predicts(count):
     assert 0.3 < predict.held_out_accuracy(embeddings, labels, fit) < 0.7
 
 
-def test_one_labelled_video_cannot_tell_how_sure_it_is():
-    teacher = predict.teachers(*labelled_set(1), fit)['squat']
-    assert np.isnan(teacher.accuracy)
-    assert 'too few to tell' in predict.how_sure(teacher)
-
-
 @pytest.mark.parametrize('clock, says', [
     (0.5, 'by the clock alone 50%'), (1.0, 'by the clock alone 100% (hardly more than the clock)')])
 def test_the_clock_stands_beside_the_model(tmp_path, clock, says):
@@ -80,12 +75,3 @@ def test_labels_that_teach_nothing_are_refused(label, says):
     videos = [one._replace(labels=np.full(12, label)) for one in videos]
     with pytest.raises(UserError, match=says):
         predict.teachers(videos, embeddings, fit)
-
-
-def test_of_several_actions_a_video_must_name_its_own(tmp_path):
-    squats, embeddings = labelled_set(2)
-    pulls, more = labelled_set(2, 'pullup')
-    with pytest.raises(UserError, match='new: of which action.*squat, pullup'):
-        predict.predict(squats + pulls, embeddings + more, [grey('new', 3)],
-                        [np.eye(2)[[0, 0, 1]]], [tmp_path / 'new'], fit=fit)
-    assert list(tmp_path.iterdir()) == []
