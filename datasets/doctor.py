@@ -15,6 +15,8 @@ from datasets.labels import UNITS, check_labels
 from datasets.layout import NOTE, printable, read_dataset, say
 from datasets.video import one_line
 from running.errors import UserError
+BATCH = 4    # videos, train.py's default
+
 
 def doctor(dataset, row, data, videos, remarks, decode=False):
     """Print it all; the last line sums up. UserError: no video can be read.
@@ -33,6 +35,9 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
             reports = dict(zip(listed, tqdm(found, 'videos', len(listed), disable=None)))
     table(row, videos, reports, counted)
     frames, labelled, unreadable = zip(*reports.values())
+    if row.actor:
+        whys = map(row.actor, listed, frames)
+        problems += [f'{NOTE}no known actor: {why}' for why in whys if why]
     wrong = {
         'note': [line.removeprefix(NOTE) for line in remarks + problems if line.startswith(NOTE)],
         'missing': [line for line in remarks if not line.startswith(NOTE)],
@@ -47,6 +52,8 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
     if len(wrong.get('cannot be read', [])) == len(listed):
         raise UserError(
             f'{dataset}: none of the {len(listed)} videos in {data} can be read. {row.source}')
+    if len(videos['train']) < BATCH:
+        say(f'train videos: {len(videos["train"])}, fewer than the batch of {BATCH}')
     if row.own and max(frames) > row.limit:
         say(f'longest video: {max(frames):,} frames; of so many, training takes every k-th '
             f'(--longest)')

@@ -123,20 +123,11 @@ def along(start, length, angle):
     return start[0] + length * math.sin(angle), start[1] - length * math.cos(angle)
 
 
-def draw_body(rng):
-    """Lengths in body heights; of an arm and a leg each half has that length."""
-    return {
-        'torso': rng.uniform(.29, .34),
-        'arm': rng.uniform(.165, .185),
-        'leg': rng.uniform(.22, .25),
-    }
-
-
 def skeleton(pose, half, body):
     """One pose (9,) in degrees -> joints {name: [points (x right, y up)]} in body heights.
 
     The feet stand around x = 0, the lowest hand or foot at y = 0.
-    half: half the shoulders' width; body: as `draw_body` draws it.
+    half: half the shoulders' width; body: lengths of the torso, and of each half of an arm, a leg.
     """
     torso, *limbs = [math.radians(angle) for angle in pose]
     up = math.sin(torso), math.cos(torso)

@@ -30,13 +30,16 @@ class Garden(Stage):
         start = rng.uniform(*sorted((leftmost, rightmost)))
         self.dressed(rng, start, max(floor, EDGE + 8 + height * tall), height)
         self.scene = paint_scene(rng, int(floor - rng.uniform(20, 60)))
-        box = *self.actor.at((low[0], high[1])), *self.actor.at((high[0], 0))
+        left, top = self.actor.at((low[0], high[1]))
+        right, bottom = self.actor.at((high[0], 0))
         self.bushes = []
         while len(self.bushes) < BUSHES:
             centre = rng.uniform(0, WIDE, 2)
             reach = rng.uniform(30, 80, 2)
             paint = colour(rng, (.1, .8), (.3, .9))
-            if beside(box, centre, reach):
+            x = max(left - centre[0], centre[0] - right) / reach[0]
+            y = max(top - centre[1], centre[1] - bottom) / reach[1]
+            if max(x, y) > .8:                                       # it lies beside the actor
                 self.bushes.append((centre, reach, paint))
         self.mirrored = rng.random() < .5
         self.seed = int(rng.integers(2 ** 31))
@@ -50,14 +53,6 @@ class Garden(Stage):
         """The edges are cut off."""
         inner = EDGE, EDGE, WIDE - EDGE, WIDE - EDGE
         return picture.resize((SIZE, SIZE), Image.BOX, box=inner)
-
-
-def beside(box, centre, reach):
-    """Does a bush lie beside a box (left, top, right, bottom)?"""
-    left, top, right, bottom = box
-    x = max(left - centre[0], centre[0] - right) / reach[0]
-    y = max(top - centre[1], centre[1] - bottom) / reach[1]
-    return max(x, y) > .8
 
 
 def paint_leaves(pen, rng, centre, reach, paint):

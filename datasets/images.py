@@ -36,7 +36,8 @@ def read_images(files, indices, size=None):
         image = open_image(files[i], size)
         if image.mode in DEEP:
             bits = bits or bits_used(files)
-            image = eight_bits(image, bits)
+            scaled = np.array(image, np.float64) * 255 / (2 ** bits - 1)
+            image = Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
         if image.mode != 'RGB':
             image = image.convert('RGB')
         shape = shape or open_image(files[0]).size    # frames of one video go into one tensor
@@ -84,12 +85,6 @@ def bits_used(files):
     spread = np.linspace(0, len(files) - 1, 9).round().astype(int)
     brightest = max(int(np.max(open_image(files[i]))) for i in set(spread.tolist()))
     return max(8, brightest.bit_length())
-
-
-def eight_bits(image, bits):
-    """An image of one deep channel -> of 8 bits: 0 stays black, 2^bits - 1 becomes white."""
-    scaled = np.array(image, np.float64) * 255 / (2 ** bits - 1)
-    return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ import torch
 from datasets.carl import carl
 from datasets.images import frame_folder
 from datasets.labels import read_labels
-from datasets.layout import CARL, TCC, DataSet, layout, say
+from datasets.layout import CARL, TCC, DataSet, layout
 from datasets.video import one_line
+from running.errors import UserError
 
 SOURCE = (
     'Frames: dreamdragon.github.io/PennAction. Phase labels, penn_action_labels/: '
@@ -49,7 +50,6 @@ def penn(data, size):
         return carl(*found, size, CLASSES, fit=True)
     frames, *label_folders = found
     there = set(os.listdir(frames))
-    boxes = {path.name for path in data.glob('labels/*.mat')}
     videos = {'train': [], 'val': []}
     missing = []
     for split, labels in zip(videos, label_folders):
@@ -60,8 +60,6 @@ def penn(data, size):
                 if name not in there:
                     missing.append(f'frames/{name} ({split}, {action})')
                     continue
-                if f'{name}.mat' not in boxes:
-                    missing.append(f'labels/{name}.mat, where the actor is ({split}, {action})')
                 # where frames and labels differ in number, the more numerous are sampled down
                 videos[split].append(frame_folder(
                     name, frames / name, size, action=action, fit=True,
@@ -72,18 +70,11 @@ def penn(data, size):
 
 def actor_mask(path, size, indices):
     """The actor's box in a Penn Action .mat file -> bool (n, size, size), empty in frames beyond
-    the last box; None, and a line, if it cannot be read (SciPy reads no MATLAB 7.3)."""
-    from scipy.io import loadmat
+    the last box; None without a file that can be read."""
     try:
-        mat = loadmat(str(path), variable_names=['bbox', 'dimensions'])
-        height, width = np.asarray(mat['dimensions'], float).ravel()[:2]
-        boxes = np.asarray(mat['bbox'], float).reshape(-1, 4)                   # in pixels
-    except FileNotFoundError:   # said before
+        boxes = actor_boxes(path)
+    except UserError:
         return None
-    except Exception as error:  # SciPy's reader raises a dozen types on a broken file
-        say(f'{path}: where the actor is, cannot be read ({one_line(error)})', warning=True)
-        return None
-    boxes = boxes / (width, height, width, height)
     lacking = np.zeros((max(0, np.max(indices) + 1 - len(boxes)), 4))
     x1, y1, x2, y2 = np.concatenate([boxes, lacking])[indices].T[:, :, None]    # each (n, 1)
     pixel = (np.arange(size) + 0.5) / size                          # (S,): centres of the pixels
@@ -92,8 +83,34 @@ def actor_mask(path, size, indices):
     return torch.from_numpy(down[:, :, None] & across[:, None, :])  # (n, S, S)
 
 
+def actor_boxes(path):
+    """x1, y1, x2, y2 of every frame, as shares of the frame's width and height -> (frames, 4).
+    UserError: there are none. SciPy reads no MATLAB 7.3, which is HDF5, and says so."""
+    from scipy.io import loadmat
+    try:
+        mat = loadmat(path, variable_names=['bbox', 'dimensions'])
+        height, width = np.asarray(mat['dimensions'], float).ravel()[:2]
+        boxes = np.asarray(mat['bbox'], float).reshape(-1, 4)
+    except Exception as error:  # SciPy's reader raises a dozen types on a broken file
+        raise UserError(
+            f'{path}: cannot be read as a Penn Action annotation ({one_line(error)})') from None
+    return boxes / (width, height, width, height)
+
+
+def without_actor(video, frames):
+    """Why the actor of a video with so many frames is not known, or not in all of them; or None."""
+    if video.mask is None:                # CARL's files have no boxes
+        return None
+    path, _ = video.mask.args
+    try:
+        boxes = len(actor_boxes(path))
+    except UserError as error:
+        return str(error)
+    return f'{path}: {boxes} boxes for {frames} frames' if boxes < frames else None
+
+
 ROW = DataSet(
-    penn, SOURCE, stride=2,
+    penn, SOURCE, stride=2, actor=without_actor,
     published=VIDEOS | {'all': (1140, 966)},
     paper=dict(
         classification=(.9421, .0004), progression=(.931, .006),

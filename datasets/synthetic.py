@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import ImageDraw
 
-from datasets.drawing import (FINE, HALF, SIZE, WIDE, Distractor, Figure, draw_body, dress, oval,
-                              paint_scene, skeleton)
+from datasets.drawing import (FINE, HALF, SIZE, WIDE, Distractor, Figure, dress, oval, paint_scene,
+                              skeleton)
 from datasets.layout import DataSet
 from datasets.video import Video
 
@@ -100,7 +100,11 @@ class Stage:
 
     def skeletons(self, rng, poses):
         """Draw the body -> its lowest and highest x and y in all poses, in body heights."""
-        body = draw_body(rng)
+        body = {
+            'torso': rng.uniform(.29, .34),
+            'arm': rng.uniform(.165, .185),
+            'leg': rng.uniform(.22, .25),
+        }
         self.joints = [skeleton(pose, self.half, body) for pose in poses.tolist()]
         points = np.array([sum(joints.values(), []) for joints in self.joints])  # (n, points, 2)
         return points.min((0, 1)), points.max((0, 1))

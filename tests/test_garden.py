@@ -1,12 +1,10 @@
 """The garden: its frames to the last bit, and what its leaves do."""
 import hashlib
 
-import numpy as np
 import torch
 
 from datasets import garden
 from datasets.drawing import Figure
-from datasets.synthetic import synthetic
 
 
 def videos(seed=7):
@@ -20,12 +18,6 @@ def test_a_seed_means_the_same_frames_to_the_last_bit():
         drawn.update(video.read(range(video.frames)).numpy().tobytes())
         drawn.update(video.actor(range(video.frames)).numpy().tobytes())
     assert drawn.hexdigest()[:16] == '1575b917917f8715'
-
-
-def test_the_acts_are_those_of_the_synthetic_set():
-    for act, other in zip(videos(), synthetic(7, train=1, val=1)['train'], strict=True):
-        assert act.name == other.name
-        assert np.array_equal(act.labels, other.labels)
 
 
 def test_the_actors_head_is_in_view_and_nothing_covers_the_actor(monkeypatch):
