@@ -15,6 +15,7 @@ from datasets.labels import UNITS, check_labels
 from datasets.layout import NOTE, printable, read_dataset, say
 from datasets.video import one_line
 from running.errors import UserError
+
 BATCH = 4    # videos, train.py's default
 
 
