@@ -4,6 +4,7 @@ Frame i is the i-th that a player shows, turned as a player turns it. `Video` is
 files know of a video. Video files are decoded here, by PyAV (packets.py says where their frames
 are); pictures in images.py. A file that is broken is a `UserError` of one line.
 """
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -201,7 +202,8 @@ def rgb(frame, width, height, cut=(0, 0, 0, 0)):
         part = whole[top:frame.height - bottom, left:frame.width - right]
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(part), 'rgb24')
     kind = frame.format.name, frame.width, frame.height, frame.color_trc, width, height
-    scale = reformatter(get_ident(), *kind)    # no two threads may share one
+    # no two threads may share one, nor a process and those it is forked into
+    scale = reformatter(os.getpid(), get_ident(), *kind)
     tones = SCREEN if frame.color_trc in HDR_TONES else {}
     return scale.reformat(frame, width, height, 'rgb24', **tones).to_ndarray()
 
