@@ -17,7 +17,7 @@ import torch
 
 import data
 import model as models
-from evaluation.command import check_arguments, load_models, parse
+from evaluation.command import check_arguments, load_models, parse, seeds_together
 from evaluation.embedding import Frozen, embed_splits, write_index
 from evaluation.focus import print_focus
 from evaluation.labels import by_action, labelled_only, only_measured
@@ -277,7 +277,7 @@ def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
     result = assess({'trained': model}, videos, settings, controls=controls)
     if result is None:
         return {}
-    print_result(result, ['trained'])
+    print_result(result, {'trained': ['trained']})
     means = result['rows'].get('trained', {}).get('mean', {})
     if log:
         log(**means)
@@ -293,10 +293,11 @@ def run(args):
     """Errors: UserError, OSError, each one line."""
     check_arguments(args)
     _, _, device = join_processes(args.device)
-    networks, settings = load_models(
+    networks, all_settings = load_models(
         args.checkpoints, device, dataset=args.dataset, data=args.data, weights=args.weights,
         label_unit=args.label_unit, workers=args.workers)
     name, first = next(iter(networks.items()))
+    settings = all_settings[name]
     if args.align:
         return align_files(first, settings, args.align, args.out, args.method or 'dtw')
     videos = data.load(settings['dataset'], settings['data'],
@@ -309,12 +310,13 @@ def run(args):
     result = assess(networks, videos, settings, folder=args.embeddings)
     if result is None:
         return
-    print_result(result, list(networks))
+    groups = seeds_together(all_settings)
+    print_result(result, groups)
     if args.focus:
         both = networks | {'untrained': untrained(settings, first)}
         attempt('focus table', print_focus, both, [one.video for one in result['embedded']['val']])
     if args.json:
-        attempt(args.json, write_json, result, settings, list(networks), args.json)
+        attempt(args.json, write_json, result, settings, groups, args.json)
     if args.figures:
         print(f'drawing {args.figures}')
         log = args.checkpoints[0].with_name('log.jsonl')

@@ -12,6 +12,7 @@ from running.errors import UserError
 from running.processes import half_dtype
 
 TABLE_FLAGS = ('focus', 'figures', 'embeddings', 'json')  # that go with the table
+SAME_FRAMES = ('dataset', 'data', 'data_seed', 'label_unit', 'image_size')
 SEED_FLAGS = ('seed', 'out', 'init', 'features', 'workers', 'device', 'save_every', 'eval_every',
               'compile')                                  # in which seeds of one model may differ
 
@@ -23,7 +24,8 @@ def parse(argv=None):
         formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=110),
         usage='%(prog)s CHECKPOINT [CHECKPOINT ...] [options]', allow_abbrev=False)
     parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
-                        help='or its folder; seeds of one model: mean ± 2 standard deviations')
+                        help='or its folder; seeds of one model are one row: mean ± 2 standard '
+                             'deviations')
 
     add = parser.add_argument_group('where things are').add_argument
     add('--dataset', metavar='NAME', help='the data set [that of training]')
@@ -108,14 +110,12 @@ def check_own_videos(args):
 
 
 def load_models(paths, device, **given):
-    """-> {path: model}, and the settings of the first; they may differ in the seed alone.
-
-    given: settings in place of those of training, where not None. A frozen backbone is one object
-    for all models, so that every frame passes it once. Errors: UserError.
-    """
+    """-> {path: model}, {path: its settings}. given: settings in place of those of training, where
+    not None. A frozen backbone is one object for all its models, so that every frame passes it
+    once. Errors: UserError."""
     given = {name: value for name, value in given.items() if value is not None}
-    networks = {}
-    first = backbone = None
+    networks, all_settings = {}, {}
+    shared = {}    # frozen backbones, by what they are
     for path in map(str, paths):
         checkpoint = models.load_checkpoint(path)
         settings = dict(workers=min(4, os.cpu_count()), label_unit=None) | checkpoint['settings']
@@ -126,18 +126,33 @@ def load_models(paths, device, **given):
         settings |= given
         if settings.get('dataset') is None:
             raise UserError(f'{path}: says no data set; give its name by --dataset')
-        first = first or settings
-        for name, value in settings.items():
-            if name not in SEED_FLAGS and value != first.get(name):
-                raise UserError(f'{path}: {name} is {value}, of the first checkpoint '
+        all_settings[path] = settings
+        first = next(iter(all_settings.values()))
+        for name in SAME_FRAMES:
+            if settings.get(name) != first.get(name):
+                raise UserError(f'{path}: {name} is {settings.get(name)}, of the first checkpoint '
                                 f'{first.get(name)}; evaluate them one by one')
         # one that was fine-tuned, or that the checkpoint brings, is like no other
         own = settings['train_backbone'] or checkpoint['backbone'] is None
-        network = models.build_model(settings, None if own else backbone)
+        key = str([settings[name] for name in ('backbone', 'weights', 'layers')])
+        network = models.build_model(settings, None if own else shared.get(key))
         models.load_trained(network, checkpoint, path)
         networks[path] = network.to(device)
         if not own:
-            backbone = network.backbone
+            shared[key] = network.backbone
         if not settings['train_backbone']:
             models.to_half(network.backbone, settings['backbone'], half_dtype(device))
-    return networks, first
+    return networks, all_settings
+
+
+def seeds_together(all_settings):
+    """{path: settings} -> {title: [paths that differ in the seed alone]}; the title says what sets
+    a group apart from the others, 'mean' where there is one group."""
+    groups = {}
+    for path, settings in all_settings.items():
+        own = {f'{name} {value}' for name, value in settings.items() if name not in SEED_FLAGS}
+        groups.setdefault(frozenset(own), []).append(path)
+    if len(groups) == 1:
+        return {'mean': list(all_settings)}
+    common = frozenset.intersection(*groups)
+    return {', '.join(sorted(own - common)) or paths[0]: paths for own, paths in groups.items()}

@@ -1,7 +1,7 @@
 """The table of an evaluation, and one plain sentence on what it shows.
 
-rows: {model: {action: {metric: value}}}, 'mean' among the actions; names: of those models that are
-no controls and differ in the seed alone.
+rows: {model: {action: {metric: value}}}, 'mean' among the actions; some of the models are controls.
+groups: {title: [models that differ in the seed alone]}; names: those of a group.
 """
 import json
 import math
@@ -51,9 +51,9 @@ def spread(rows, names):
     return table
 
 
-def print_row(title, row, columns, several=False):
+def print_row(title, row, columns, several=False, width=26):
     """row: {metric: (mean, 2 standard deviations)}; `several`: print the deviations too."""
-    line = f'{title:26}'
+    line = f'{title:{width}}'
     for metric in columns:
         value, deviation = row.get(metric, (math.nan, math.nan))
         cell = '-' if math.isnan(value) else f'{value:.4f}'
@@ -63,29 +63,36 @@ def print_row(title, row, columns, several=False):
     print(line)
 
 
-def print_result(result, names):
-    """Of evaluate.assess: each action and their mean, the controls, the paper's row, the verdict,
-    and what a reader must know of the data."""
+def print_result(result, groups):
+    """Of evaluate.assess: of one group of models each action and their mean, of several their
+    means; the controls, the paper's row, the verdicts, and what a reader must know of the data."""
     rows = result['rows']
     if rows:
         counts = [f'{len(some)} {split}' for split, some in result['embedded'].items() if some]
         heading = f'\n{result["dataset"]}: {", ".join(counts)} videos'
-        several = len(names) > 1
-        if several:
-            heading += f'; {len(names)} checkpoints: mean ± 2 standard deviations'
-        table = spread(rows, names)
-        columns = [metric for metric in METRICS if metric in table['mean']]
+        most = max(map(len, groups.values()))
+        if most > 1:
+            heading += f'; {most} checkpoints: mean ± 2 standard deviations'
+        tables = {title: spread(rows, names) for title, names in groups.items()}
+        first = next(iter(tables.values()))
+        columns = [metric for metric in METRICS if metric in first['mean']]
+        width = max(26, *(len(title) + 2 for title in groups))
         print(heading)
-        print(' ' * 26 + ''.join(f'{METRICS[metric]:>18}' for metric in columns))
-        for action, row in table.items():
-            print_row(action, row, columns, several)
+        print(' ' * width + ''.join(f'{METRICS[metric]:>18}' for metric in columns))
+        shown = first
+        if len(groups) > 1:
+            shown = {title: table['mean'] for title, table in tables.items()}
+        for title, row in shown.items():
+            print_row(title, row, columns, most > 1, width)
         controls = [name for name in CONTROLS if name in rows]
         for name in controls:
-            print_row(CONTROLS[name], spread(rows, [name])['mean'], columns)
+            print_row(CONTROLS[name], spread(rows, [name])['mean'], columns, width=width)
         if result['paper']:
-            print_row('paper, Table 1', result['paper'], columns, several=True)
+            print_row('paper, Table 1', result['paper'], columns, True, width)
         if controls:
-            print(verdict(rows, names, columns))
+            for title, names in groups.items():
+                about = f'{title}: ' if len(groups) > 1 else ''
+                print(about + verdict(rows, names, columns))
     for remark in result['remarks']:
         print('note:', remark)
 
@@ -151,12 +158,14 @@ def verdict(rows, names, columns):
     return sentence + '. The frozen backbone alone does as well.'
 
 
-def write_json(result, settings, names, path):
-    """All numbers of evaluate.assess, and the spread of the models `names`."""
+def write_json(result, settings, groups, path):
+    """All numbers of evaluate.assess, with the spread of each group."""
     numbers = {name: result[name] for name in ('dataset', 'paper', 'rows', 'remarks', 'skipped')}
     numbers['videos'] = {split: len(videos) for split, videos in result['embedded'].items()}
     numbers['settings'] = settings
-    numbers['spread'] = spread(result['rows'], names) if result['rows'] else {}
+    numbers['spread'] = {}
+    if result['rows']:
+        numbers['spread'] = {title: spread(result['rows'], groups[title]) for title in groups}
     text = json.dumps(numbers)
     numbers = json.loads(text, parse_constant=lambda _: None)  # JSON has no NaN: null
     path.write_text(json.dumps(numbers, indent=1) + '\n', encoding='utf-8')

@@ -56,7 +56,8 @@ def main():
     parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT')
     parser.add_argument('--data', metavar='DIR', help='the data set [where it was at training]')
     args = parser.parse_args()
-    networks, settings = load_models(args.checkpoints, pick_device(), data=args.data)
+    networks, all_settings = load_models(args.checkpoints, pick_device(), data=args.data)
+    settings = next(iter(all_settings.values()))
     videos = data.load(settings['dataset'], settings['data'],
                        image_size=settings['image_size'], seed=settings['data_seed'],
                        label_unit=settings['label_unit'])

@@ -32,7 +32,8 @@ def whole_and_halves(network, video):
 
 
 def main():
-    networks, settings = load_models(sys.argv[1:], pick_device())
+    networks, all_settings = load_models(sys.argv[1:], pick_device())
+    settings = next(iter(all_settings.values()))
     network, = networks.values()
     videos = data.load(settings['dataset'], settings['data'], image_size=settings['image_size'],
                        seed=settings['data_seed'], label_unit=settings['label_unit'])['val']

@@ -71,23 +71,25 @@ def test_the_command(checkpoint, tmp_path, capsys):
 
     numbers = json.loads(file.read_text())
     means = numbers['rows'][str(checkpoint)]['mean']
-    assert means['tau'] == numbers['spread']['mean']['tau'][0]
+    assert means['tau'] == numbers['spread']['mean']['mean']['tau'][0]
     assert out.count('bove every control') == 1
     assert numbers['skipped']
     assert numbers['settings']['entities'] == 2
 
 
 def test_checkpoints_that_differ_in_the_seed_are_one_row(checkpoint, tmp_path, capsys):
+    """Others are rows side by side, each with what sets it apart."""
     seed = changed(checkpoint, tmp_path / 'seed.pt', seed=7, out='elsewhere')
-    evaluate.main([str(checkpoint), str(seed)])
-    printed = capsys.readouterr().out
-    assert '2 checkpoints: mean ± 2 standard deviations' in printed
-    assert printed.count('bove every control') == 1
     merged = changed(checkpoint, tmp_path / 'merged.pt', merge=2)
-    with pytest.raises(SystemExit):
-        evaluate.main([str(checkpoint), str(merged)])
-    says = 'merged.pt: merge is 2, of the first checkpoint 1; evaluate them one by one'
-    assert says in capsys.readouterr().err
+    evaluate.main([str(checkpoint), str(seed)])
+    assert '2 checkpoints: mean ± 2 standard deviations' in capsys.readouterr().out
+    evaluate.main([str(checkpoint), str(seed), str(merged)])
+    lines = capsys.readouterr().out.splitlines()
+    row, = [line for line in lines if line.startswith('merge 1  ')]
+    other, = [line for line in lines if line.startswith('merge 2  ')]
+    assert '±' in row and row.count('± 0.0000') == 4
+    assert other.count('± 0.0000') == 4
+    assert sum('bove every control' in line for line in lines) == 2
 
 
 def test_without_being_asked_nothing_is_drawn_or_written(checkpoint):
@@ -138,13 +140,18 @@ def test_a_released_checkpoint(checkpoint, monkeypatch, capsys):
     settings = SETTINGS | dict(dataset=None, limit=7)
     del settings['workers']
     content = dict(settings=settings, model=own.state_dict(), backbone=None, epoch=1)
-    monkeypatch.setattr(models, 'load_checkpoint', lambda path: content)
+    load = models.load_checkpoint
+    monkeypatch.setattr(models, 'load_checkpoint',
+                        lambda path: content if path == 'released.pt' else load(path))
     with pytest.raises(SystemExit):
         evaluate.main(['released.pt'])
     says = 'released.pt: says no data set; give its name by --dataset'
     assert says in capsys.readouterr().err
-    networks, settings = evaluate.load_models(['a'], torch.device('cpu'), dataset='folder')
-    assert torch.equal(networks['a'].backbone.norm.bias, own.backbone.norm.bias)
+    for paths in [checkpoint, 'released.pt'], ['released.pt', checkpoint]:
+        networks, settings = evaluate.load_models(paths, torch.device('cpu'), dataset='folder')
+        biases = [network.backbone.norm.bias for network in networks.values()]
+        assert torch.equal(networks['released.pt'].backbone.norm.bias, own.backbone.norm.bias)
+        assert not torch.equal(*biases)
     limits = []
     embed = embedding.embed_entities
 
@@ -153,10 +160,11 @@ def test_a_released_checkpoint(checkpoint, monkeypatch, capsys):
         return embed(network, entities, frames, limit)
 
     monkeypatch.setattr(embedding, 'embed_entities', noted)
-    evaluate.assess(networks, films(), settings | {'workers': 0}, controls=False)
-    assert limits == [7] * 6                              # the videos that decode
+    released = settings['released.pt'] | {'workers': 0}
+    evaluate.assess(networks, films(), released, controls=False)
+    assert limits == [7] * 12                             # six videos that decode, two models
     evaluate.assess(networks, films(), SETTINGS, controls=False)
-    assert limits[6:] == [1000] * 6
+    assert limits[12:] == [1000] * 12
 
 
 # ------------------------------------------------------------------------------------------------

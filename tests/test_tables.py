@@ -69,7 +69,7 @@ def test_kinetics_has_nothing_to_measure(network, capsys):
     result = evaluate.assess({'': network}, videos, SETTINGS | {'dataset': 'k400'})
     assert result['rows'] == {}
     assert len(result['embedded']['val']) == 8
-    table.print_result(result, [''])
+    table.print_result(result, {'mean': ['']})
     assert 'nothing to measure' in capsys.readouterr().out
 
 
@@ -111,7 +111,7 @@ def test_several_checkpoints_print_mean_and_two_population_deviations(capsys):
     assert deviation == pytest.approx(2 * np.sqrt(np.mean((values - 0.93) ** 2)))
     result = dict(dataset='penn', embedded={'train': [1, 2, 3], 'val': [4]}, rows=rows, remarks=[],
                   paper=data.DATASETS['penn'].paper)
-    table.print_result(result, list(rows))
+    table.print_result(result, {'mean': list(rows)})
     out = capsys.readouterr().out
     for text in ('3 train, 1 val videos', '0.9300 ± 0.0589', '0.9421 ± 0.0004', ' -'):
         assert text in out
