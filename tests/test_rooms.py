@@ -1,15 +1,24 @@
 """The rooms are found before an installed package of the same name (Hugging Face has `datasets`),
 and nothing is imported in a circle."""
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ['backbones', 'datasets', 'evaluation', 'objectives', 'pictures', 'running']
 
 
-def test_an_installed_namesake_does_not_take_a_rooms_place():
-    """A folder without __init__.py would come after any package of its name."""
-    assert all((ROOT / room / '__init__.py').exists() for room in ROOMS)
+def test_an_installed_namesake_does_not_take_a_rooms_place(tmp_path):
+    for room in ROOMS:
+        (tmp_path / room).mkdir()
+        (tmp_path / room / '__init__.py').write_text('raise ImportError("the installed one")')
+    code = (f'import sys; sys.path[:0] = [{str(ROOT)!r}]; sys.path.append({str(tmp_path)!r})\n'
+            'import evaluate, train')
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path.parent, capture_output=True,
+                          text=True, env=os.environ | dict(PYTHONPATH=''))
+    assert done.returncode == 0, done.stderr
 
 
 def house():
