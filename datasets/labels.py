@@ -119,8 +119,8 @@ def segments(header, rows, start, end, label, unit, lasting):
             'seconds or frames? Name columns start_seconds,end_seconds,label or start_frame,... '
             'or add --label-unit seconds or --label-unit frames')
     rows = [row for row in rows if row[label].lower() not in NONE]
-    rows.sort(key=lambda row: number(row[start], row))
     timed = [row for row in rows if not lasting or row[end].lower() not in NONE]
+    timed.sort(key=lambda row: number(row[start], row))
     spans = [[number(row[start], row), number(row[end], row)] for row in timed]
     spans = np.array(spans).reshape(-1, 2) * scale                        # (segments, 2)
     if lasting:
@@ -140,7 +140,7 @@ def unit_of(header, rows, start, end):
     if any(':' in row[start] + row[end] for row in rows):    # a clock, 1:02.5
         return 'seconds', 1
     words = set(re.findall('[a-z]+', f'{header[start]} {header[end]}'.lower()))
-    if words & {'ms', 'msec', 'milliseconds'}:
+    if any(word.startswith(('ms', 'milli')) for word in words):
         return 'seconds', 0.001
     if words & {'frame', 'frames'}:
         return 'frames', 1
