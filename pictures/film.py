@@ -127,7 +127,9 @@ def play(path, panels, rate, *, curves=None, columns=3, side=320, title=''):
     def frames():
         frame = still.copy()
         moving = zip(*[panel.frames for panel in panels])
-        for number, images in enumerate(tqdm(moving, 'film', disable=None, leave=False)):
+        times = panels[0].times
+        total = None if times is None else len(times)
+        for number, images in enumerate(tqdm(moving, 'film', total, disable=None, leave=False)):
             for panel, image, (left, top, wide, high) in zip(panels, images, boxes):
                 image = Image.fromarray(image).resize((wide, high), Image.BILINEAR, reducing_gap=2)
                 if panel.times is not None:
