@@ -73,11 +73,22 @@ def cropping(stream):
             copy.start_encoding()
     except (ValueError, av.error.FFmpegError):    # a codec that Matroska does not have
         return 0, 0, 0, 0
+    # the element Video: its size, PixelWidth, PixelHeight and others
+    known = b'\xb0' + matroska_number(stream.width) + b'\xba' + matroska_number(stream.height)
+    before, _, after = header.getvalue().partition(known)
+    size = before[-1] - 0x80 if before[-2:-1] == b'\xe0' else 127    # of two bytes, no less
+    video = after[:size - len(known)]
     cut = []
     for side in SIDES:
-        found = re.search(side + rb'(?:\x81(.)|\x82(..))', header.getvalue(), re.DOTALL)
+        found = re.search(side + rb'(?:\x81(.)|\x82(..))', video, re.DOTALL)
         cut.append(int.from_bytes(found[1] or found[2]) if found else 0)
     return tuple(cut)
+
+
+def matroska_number(value):
+    """A whole number as Matroska writes it: how many bytes, then these."""
+    length = (value.bit_length() + 7) // 8
+    return bytes([0x80 + length]) + value.to_bytes(length)
 
 
 def frames_of(file):

@@ -112,7 +112,7 @@ def remarks(actions, embedded, skipped):
             lines.append('val holds the videos trained on: the scores say nothing of new videos')
     for action, (train, _, val, val_labels) in actions.items():
         if len(val) < 2:
-            lines.append(f'{action}: {len(val) or "no"} val video, where tau and AP@5 compare two')
+            lines.append(f'{action}: {len(val) or "no"} val video; tau and AP@5 compare two')
         if not train and any((labels >= 0).any() for labels in val_labels):
             lines.append(f'{action}: no train video')
     return lines

@@ -44,7 +44,10 @@ def look_at(network, video, indices):
     """Frames of a video at `indices` through backbone and pooler -> Look."""
     parts = np.split(np.asarray(indices), range(PART, len(indices), PART))
     looks = [look_at_part(network, video, part) for part in parts]
-    return Look(*[None if values[0] is None else torch.cat(values) for values in zip(*looks)])
+    fields = []
+    for values in zip(*looks):
+        fields.append(None if values[0] is None else torch.cat(values))
+    return Look(*fields)
 
 
 @torch.no_grad()

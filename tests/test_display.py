@@ -318,6 +318,16 @@ def test_what_the_container_cuts_off_is_not_shown(name, tmp_path):
     assert away.abs().mean() < 4
 
 
+def test_what_looks_like_cropping_is_none(tmp_path):
+    """The last bytes of H.264's parameters, which nobody reads, as if they were PixelCropBottom."""
+    write_video(tmp_path / 'a.mkv', 20)
+    whole = every_frame(tmp_path / 'a.mkv')
+    content = (tmp_path / 'a.mkv').read_bytes()
+    assert content.count(b'\xfd\xf8\xf8\x00') == 1
+    (tmp_path / 'b.mkv').write_bytes(content.replace(b'\xfd\xf8\xf8\x00', b'\x54\xaa\x81\x10'))
+    assert torch.equal(every_frame(tmp_path / 'b.mkv'), whole)
+
+
 def perceptual_quantizer(light):
     """SMPTE ST 2084: light in cd/m2 -> its code, 0 to 1."""
     power = (light / 10000) ** (2610 / 16384)

@@ -87,7 +87,7 @@ def test_remarks_name_what_is_missing():
     assert lines == [
         'left out, cannot be read (1): x.mp4: broken',
         "no labels, for Kendall's tau only (1): jump1",
-        'run: 1 val video, where tau and AP@5 compare two',
+        'run: 1 val video; tau and AP@5 compare two',
         'run: no train video',
     ]
 
