@@ -140,8 +140,9 @@ def load_models(paths, device, **given):
         networks[path] = network.to(device)
         if not own:
             shared[key] = network.backbone
-        if not settings['train_backbone']:
-            models.to_half(network.backbone, settings['backbone'], half_dtype(device))
+    for path, network in networks.items():    # now that no checkpoint is compared with it any more
+        if not all_settings[path]['train_backbone']:
+            models.to_half(network.backbone, all_settings[path]['backbone'], half_dtype(device))
     return networks, all_settings
 
 

@@ -58,10 +58,8 @@ def see(model, videos, folder, versions, strength, *, longest=0, device='cpu', r
     backbone = model.backbone
     backbone.with_cls = True              # this model may not read it; others that share these may
     take_packed(backbone)
-    if torch.device(device).type == 'cpu' and torch.cpu._is_avx512_bf16_supported():
-        backbone = copy.deepcopy(backbone).bfloat16()             # twice as fast there
     distinct = list(dict.fromkeys(videos['train'] + videos['val']))
-    key = dict(weights=fingerprint(model.backbone), layers=getattr(backbone, 'layers', None),
+    key = dict(weights=fingerprint(backbone), layers=getattr(backbone, 'layers', None),
                pixels=backbone.image_size, precision=next(backbone.parameters()).dtype,
                augmentation=strength, longest=longest, videos=list(map(identity, distinct)))
     with rank0_first():

@@ -239,7 +239,7 @@ def test_frozen_backbones_are_halved_on_a_gpu(tmp_path, monkeypatch, released, t
         checkpoint['model'] = network.trained_state()
     monkeypatch.setattr(models, 'load_checkpoint', lambda path: checkpoint)
     monkeypatch.setattr(command, 'half_dtype', lambda device: torch.bfloat16)
-    networks, _ = evaluate.load_models([tmp_path / 'a.pt'], torch.device('cpu'))
-    (loaded,) = networks.values()
-    assert {weight.dtype for weight in loaded.backbone.parameters()} == {expected}
-    assert {weight.dtype for weight in loaded.mtf.parameters()} == {torch.float32}
+    networks, _ = evaluate.load_models([tmp_path / 'a.pt', tmp_path / 'b.pt'], torch.device('cpu'))
+    for loaded in networks.values():
+        assert {weight.dtype for weight in loaded.backbone.parameters()} == {expected}
+        assert {weight.dtype for weight in loaded.mtf.parameters()} == {torch.float32}

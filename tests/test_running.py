@@ -66,8 +66,10 @@ def test_a_gpu_without_bfloat16_keeps_its_backbone_in_float16(bfloat16, expected
     assert half_dtype(torch.device('cuda', 0)) == expected
     autocast = type(train.mixed_precision(torch.device('cuda', 0))).__name__
     assert autocast == ('autocast' if bfloat16 else 'nullcontext')
+    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: bfloat16)
+    assert half_dtype(torch.device('cpu')) == (torch.bfloat16 if bfloat16 else None)
+    assert half_dtype(torch.device('mps')) is None
     for device in 'cpu', 'mps':
-        assert half_dtype(torch.device(device)) is None
         assert type(train.mixed_precision(torch.device(device))).__name__ == 'nullcontext'
 
 
