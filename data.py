@@ -138,21 +138,25 @@ class Clips(Dataset):
         rng = self.rng(epoch, index)
         skipped = {}
         for _ in range(100):
-            item = self.draw(rng, index, skipped)
-            if item:
-                item['seeds'] = torch.from_numpy(rng.integers(2 ** 62, size=2))
-                return item | {'skipped': skipped}
-            index = int(rng.integers(len(self.videos)))
-        _, reason = skipped.popitem()
+            try:
+                item = self.draw(rng, index)
+            except UserError as error:
+                reason, name = error.args
+                skipped[name] = reason
+                index = int(rng.integers(len(self.videos)))
+                continue
+            item['seeds'] = torch.from_numpy(rng.integers(2 ** 62, size=2))
+            item['skipped'] = skipped
+            return item
         raise UserError(f'100 videos in a row cannot be read; the last: {reason}')
 
-    def draw(self, rng, index, skipped):
-        """Both views of one video (VideoPairs: one of each of two); None, and its name in
-        `skipped`, if it cannot be read."""
-        return self.read(rng, self.videos[index], 2, skipped)
+    def draw(self, rng, index):
+        """Both views of one video; VideoPairs: one of each of two."""
+        return self.read(rng, self.videos[index], 2)
 
-    def read(self, rng, video, views, skipped):
-        """So many views of a video -> the part of an item that is known of them, or None."""
+    def read(self, rng, video, views):
+        """So many views of a video -> the part of an item that is known of them. Errors: UserError of
+        why it cannot be read and its name."""
         try:
             time, length, step = self.times(rng, video)
             time = time[:views]                                           # (views, T)
@@ -165,8 +169,7 @@ class Clips(Dataset):
                 numbers = self.first_class[video.action] + phases
                 labels = np.where(valid & (phases >= 0), numbers, -1)
         except UserError as error:
-            skipped[video.name] = str(error)
-            return None
+            raise UserError(str(error), video.name) from None
         return {
             'names': [video.name],
             'frames': list(frames.split(self.T)),

@@ -8,9 +8,8 @@
 B clips of T frames (in training the two views of every video), N entities, P patches a frame, L
 backbone layers of width C, D the embedding's width. `python model.py` prints all this as a table.
 """
-import argparse
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +24,7 @@ from lstp import POOLERS
 from mtf import MTF, READOUTS, Block
 from running.errors import UserError
 from running.processes import on_device
-from running.settings import add_arguments, check_limits, setting
+from running.settings import setting
 
 
 # ----------------------------------------------------------------------------------------------
@@ -416,40 +415,7 @@ def load_model(path, weights=None):
     return model
 
 
-# ----------------------------------------------------------------------------------------------
-# python model.py: the architecture as a table
-
-def architecture(settings):
-    """Rows (part, paper's section, output shape, parameters, trained?, multiply-adds) of a clip."""
-    from running.counting import costs    # late: slow to import
-    with torch.device('meta'):            # no memory, no time
-        return costs(build_model(settings | dict(weights='random')))
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        description='The architecture of MV-Former as a table; the defaults are for Penn Action.')
-    add_arguments(parser, Architecture())
-    try:
-        settings = Architecture(**vars(parser.parse_args())).resolve()
-        check_limits(settings)
-        rows = architecture(asdict(settings))
-    except UserError as error:
-        parser.error(str(error))
-    frames = settings.frames
-    _, _, (_, entities, _), *_ = rows[1]                  # the pooler's row, its shape (F, N, d)
-    print(f'MV-Former: one clip of T = {frames} frames, {settings.backbone} layers '
-          f'{settings.layers}, N = {entities} entities; MACs: multiply-adds')
-    line = '{:14} {:6} {:18} {:>12} {:8} {:>13} {:>12}'.format
-    print(line('part', 'paper', 'output', 'parameters', '', 'MACs a frame', 'MACs a clip'))
-    rows.append(('whole', '', (), sum(row[3] for row in rows), None, sum(row[5] for row in rows)))
-    for name, section, shape, parameters, trained, macs in rows:
-        kind = {True: 'trained', False: 'frozen', None: ''}[trained]
-        print(line(name, section, ' x '.join(map(str, shape)), f'{parameters:,}', kind,
-                   f'{macs / frames / 1e6:,.2f} M', f'{macs / 1e9:,.3f} G'))
-
-
 if __name__ == '__main__':
-    # run as a script this file is `__main__`, but the backbones import `model`: one class ViT
-    from model import main
+    # the table imports `model`, where this script is `__main__`: the classes above are not used
+    from running.counting import main
     main()

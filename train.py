@@ -18,25 +18,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 import data
 import evaluate
 import model as models
-from backbones.weights import fingerprint, load_strictly
+from backbones.weights import fingerprint
 from datasets.pairs import VideoPairs, interleaved_views
-from loss import OBJECTIVES, without_target
+from loss import OBJECTIVES
 from running.batchnorm import share_batchnorm
 from running.command import StopSignals, end_well, on_stop
-from running.errors import UserError
 from running.features import see
-from running.processes import (all_gather, half_dtype, join_processes, mixed_precision,
-                               on_device, print_rank0, rank0_first, wait_for_all)
+from running.processes import (join_processes, mixed_precision, on_device, print_rank0,
+                               rank0_first)
 from running.record import Log, open_folder, report_skipped, save_checkpoint
-from running.settings import add_arguments, check_limits, refuse_changes, setting
-from running.workers import DIED, start_worker, watched
+from running.run import (announce, check, last_checkpoint, leave_if_asked, prepare, resemblance,
+                         resume)
+from running.settings import add_arguments, check_limits, setting
+from running.workers import start_worker, watched
 
 
 # ----------------------------------------------------------------------------------------------
@@ -58,9 +58,6 @@ PRESETS = {
 # at 1e-3 three entities stayed at the clock's level in a scene much like it (RESULTS.md)
 PRESETS['garden'] = PRESETS['synthetic'] | dict(backbone='tiny_local', epochs=16, lr=5e-4)
 PRESETS['finegym288'] = PRESETS['finegym99']
-# what may differ when a run goes on
-MAY_CHANGE = ('data', 'weights', 'out', 'features', 'workers', 'eval_every', 'save_every',
-              'compile', 'device')
 
 
 @dataclass
@@ -133,32 +130,6 @@ def parse(argv=None):
     return parser, Settings(**arguments), fresh
 
 
-def check(s, world, videos):
-    """Refuse settings that cannot train on these videos. Errors: UserError."""
-    objective = OBJECTIVES[s.loss]
-    if s.versions and s.train_backbone:
-        raise UserError(f'--versions {s.versions}: its features are those of a frozen backbone, '
-                        f'and --train-backbone changes it; give --versions 0')
-    if objective.interleaved and s.frames % 2:
-        raise UserError(f'--frames {s.frames}: {s.loss} takes pairs of them; choose an even number')
-    if s.frames < objective.min_frames:
-        raise UserError(f'--frames {s.frames}: {s.loss} needs at least {objective.min_frames}')
-    if s.batch % world:
-        raise UserError(f'--batch {s.batch}: {world} processes do not divide it evenly; '
-                        f'choose a multiple of {world}')
-    if s.pairs == 'videos' and not objective.allows_video_pairs:
-        able = [name for name, other in OBJECTIVES.items() if other.allows_video_pairs]
-        raise UserError(f'--pairs videos: {s.loss} compares two views of one video; '
-                        f'{" and ".join(able)} can take videos')
-    if objective.labels and not any(video.annotate for video in videos['train']):
-        raise UserError(f'--loss {s.loss}: needs phase labels, and no video to train on has any')
-    there = len(videos['train'])
-    if there < s.batch:
-        most = there - there % world
-        remedy = f'--batch {most} or less' if most else f'at most {there} processes'
-        raise UserError(f'--batch {s.batch}: only {there} videos to train on; choose {remedy}')
-
-
 # ----------------------------------------------------------------------------------------------
 # The run
 
@@ -171,7 +142,7 @@ def train(settings, fresh=False):
                        label_unit=s.label_unit)
     check(s, world, videos)
     path = Path(s.out) / 'checkpoint.pt'
-    resumed = None if fresh else last_checkpoint(s, path)
+    resumed = None if fresh else last_checkpoint(s, path, videos['train'])
     objective = OBJECTIVES[s.loss]
     clips = make_clips(s, objective, videos['train'])
     model = make_model(s, objective, clips.classes, resumed)
@@ -203,7 +174,7 @@ def train(settings, fresh=False):
         if step == last == log.evaluated:
             return print_rank0(f'this run is finished; evaluate it by: python evaluate.py {path}   '
                                f'(--fresh begins anew)')
-        announce(s, model, about, resumed, clips, videos, step, world, device)
+        announce(s, model, clips, videos, step, world, device)
 
         def save():
             log.report()
@@ -228,7 +199,8 @@ def train(settings, fresh=False):
         for batch in watched(loader(s, clips, step, rank, world, device)):
             leave_if_asked(stop, batch, step, save)       # all processes leave at the same step
             # here, not after the step: what was stopped while evaluating evaluates as it goes on
-            if evaluation_is_due(s, step, steps) and step != log.evaluated:
+            due = s.eval_every and step % (s.eval_every * steps) == 0
+            if due and step > 0 and step != log.evaluated:
                 evaluate_now()
             lr = learning_rate(s, step // steps)
             for group in optimizer.param_groups:
@@ -267,18 +239,6 @@ def train(settings, fresh=False):
         evaluate_now(final=True)
 
 
-def leave_if_asked(stop, batch, step, save):
-    """Save and leave where any process has a signal, or None for a batch: a worker has died."""
-    stops, died = zip(*all_gather((stop.asked, batch is None)))
-    if not any(stops) and not any(died):
-        return
-    save()
-    wait_for_all()
-    if any(died):
-        raise UserError(f'step {step} is saved: {DIED}')
-    raise KeyboardInterrupt(max(stops), f'stopped at step {step}')
-
-
 def learning_rate(settings, epoch):
     """Half a cosine over E + 1 epochs, so that the last one still learns; no warm-up."""
     return settings.lr / 2 * (1 + math.cos(math.pi * epoch / (settings.epochs + 1)))
@@ -288,17 +248,6 @@ def seed_step(seed, step, rank):
     """What dropout and the objective draw depends on the step alone, so that a run can resume."""
     drawn = np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]
     torch.manual_seed(int(drawn))
-
-
-@torch.no_grad()
-def resemblance(z, valid):
-    """Mean cosine between two frames of a view: near 1, all embeddings are one and the same.
-    z (B, 2, T, D), valid bool (B, 2, T) -> scalar."""
-    z = F.normalize(z.detach().float(), dim=-1)
-    z = z.masked_fill(~valid[..., None], 0)
-    n = valid.sum(-1)                                                      # (B, 2)
-    pairs = z.sum(-2).square().sum(-1)                   # sum of all cosines, n of them with itself
-    return ((pairs - n) / (n * (n - 1)).clamp(min=1)).mean()
 
 
 # ----------------------------------------------------------------------------------------------
@@ -332,46 +281,6 @@ def make_model(s, objective, classes, resumed):
     return model
 
 
-def prepare(model, s, device):
-    """Bring the model to its device; on CUDA a frozen backbone computes in half precision, and is
-    compiled."""
-    model.to(device)
-    if not s.train_backbone:
-        models.to_half(model.backbone, s.backbone, half_dtype(device))
-    if device.type != 'cuda' or not s.compile:
-        return
-    try:
-        model.backbone.compile()
-        model.features(torch.zeros(2, 3, s.image_size, s.image_size, device=device))
-    except Exception as error:  # no C compiler, no Triton, an old GPU: each has its own
-        model.backbone._compiled_call_impl = None
-        why = str(error).strip().splitlines()[0]
-        print_rank0(f'note: the backbone runs without torch.compile ({why})')
-
-
-def resume(resumed, optimizer, teacher, path):
-    """Take up what Adam and the teacher knew -> the step to go on from. Errors: UserError."""
-    if 'optimizer' not in resumed:
-        raise UserError(f'{path}: lacks what Adam knew; choose another --out, or --fresh')
-    optimizer.load_state_dict(resumed['optimizer'])
-    if teacher:
-        load_strictly(teacher, teacher.state_dict() | resumed['teacher'], path)
-    return resumed['step']
-
-
-def last_checkpoint(s, path):
-    """What the run goes on from, or None. Errors: UserError."""
-    if not path.exists():
-        return None
-    try:
-        resumed = models.load_checkpoint(path)
-    except UserError as error:
-        raise UserError(f'{error}; choose another --out, or --fresh to begin anew') from None
-    refuse_changes(s, resumed['settings'], MAY_CHANGE, path)
-    s.weights = s.weights or resumed['settings']['weights']
-    return resumed
-
-
 def loader(s, clips, step, rank, world, device):
     return DataLoader(
         clips, batch_sampler=batches(len(clips), s, step, rank, world), collate_fn=data.collate,
@@ -390,47 +299,6 @@ def batches(count, settings, first_step, rank, world):
             if epoch * steps + step >= first_step:
                 start = step * settings.batch + rank * local
                 yield [(epoch, int(index)) for index in order[start:start + local]]
-
-
-def evaluation_is_due(s, step, steps):
-    """Between epochs; the last evaluation follows the loop."""
-    every = s.eval_every * steps
-    return every > 0 and step % every == 0 and 0 < step < s.epochs * steps
-
-
-def announce(s, model, about, resumed, clips, videos, step, world, device):
-    print_rank0(' '.join(f'{name}={value}' for name, value in asdict(s).items()))
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    precision = next(model.backbone.parameters()).dtype
-    line = (f'{len(videos["train"])} videos to train on, {len(videos["val"])} to validate; '
-            f'{len(clips) // s.batch} steps an epoch; {trained:,} weights are trained; '
-            f'{world} x {device.type}, backbone in {precision}')
-    if step:
-        line += f'; going on from step {step}'
-    print_rank0(line, flush=True)
-    if resumed and resumed['videos'] != about['videos']:
-        print_rank0(f'note: the videos to train on are not those that the run began with '
-                    f'({len(resumed["videos"])} then); --fresh begins anew')
-    if 'sigma2' in OBJECTIVES[s.loss].settings:
-        say_if_far_apart(s, clips)
-
-
-def say_if_far_apart(s, clips, most=100):
-    """How many of the frames that epoch 0 draws, from at most so many videos, have no target?"""
-    shares = []
-    for index, video in enumerate(clips.videos[:most]):
-        try:
-            time, length, _ = clips.times(clips.rng(0, index), video)
-        except UserError:                                 # it will be skipped
-            continue
-        time = torch.from_numpy(time)[None]                                # (1, 2, T)
-        shares.append(float(without_target(time, time < length, s.sigma2)))
-    share = sum(shares) / max(1, len(shares))
-    longest = int(5 * math.sqrt(s.sigma2) * s.frames)     # so long, under 1 % have no target
-    if share > 0.05:
-        print_rank0(f'note: sigma2 {s.sigma2:g}: {share:.0%} of the frames drawn have no frame of '
-                    f'the other view within reach, and learn nothing; raise --sigma2 or --frames, '
-                    f'or give --longest {longest}')
 
 
 def main():

@@ -17,15 +17,13 @@ def interleaved_views(rng, length, frames, **sampling):
 class VideoPairs(Clips):
     """One view of each of two videos of the same action, in place of two views of one video."""
 
-    def draw(self, rng, index, skipped):
+    def draw(self, rng, index):
         video = self.videos[index]
         partners = [other for other in self.videos
                     if other.action == video.action and other is not video] or [video]
         partner = partners[rng.integers(len(partners))]
-        first = self.read(rng, video, 1, skipped)
-        second = self.read(rng, partner, 1, skipped)
-        if not first or not second:
-            return None
+        first = self.read(rng, video, 1)
+        second = self.read(rng, partner, 1)
         item = {key: first[key] + second[key] for key in ('names', 'frames')}
         for key in ('time', 'length', 'valid', 'labels'):
             item[key] = torch.cat([first[key], second[key]])

@@ -23,6 +23,7 @@ from pictures import figures
 from pictures.canvas import (BLUE, COLOURS, DPI, ORANGE, WIDTH, figure, on_screen, plain, save,
                              tinted)
 from running.command import end_well
+from running.counting import architecture
 from running.errors import UserError
 
 FROZEN = '#D9E6F2'
@@ -34,7 +35,7 @@ ROWS = (2.85, 2.05, 1.1)  # inches: where the first, the second and the last fra
 # The architecture
 
 def stages(rows, settings):
-    """The boxes, from rows of model.architecture -> [(title, text, parameters, trained)]."""
+    """The boxes, from rows of running.counting.architecture -> [(title, text, parameters, trained)]."""
     parameters = {row[0]: row[3] for row in rows}
     trained = {row[0]: row[4] for row in rows}
     fusion = [name for name in parameters if name.startswith(('mtf.blocks', 'mtf.out'))]
@@ -99,9 +100,9 @@ def draw_sequence(axes, x, entities, frames):
 def draw_architecture(network, video, settings, path):
     """What becomes of three frames of a video on their way through a trained model.
 
-    Shapes and parameters are counted by model.architecture(settings).
+    Shapes and parameters are counted by running.counting.architecture(settings).
     """
-    rows = models.architecture(settings)
+    rows = architecture(settings)
     shape = {row[0]: tuple(row[2]) for row in rows}
     frames, entities, _ = shape['pool']
     width_of_token = shape['mtf.fc'][-1]

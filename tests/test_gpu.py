@@ -22,6 +22,7 @@ from evaluation import command
 from evaluation.focus import focus
 from model import load_checkpoint, load_model
 from pictures import figures
+from running import run
 
 DEVICE = torch.device('cuda', 0)
 HALVES = [torch.bfloat16, torch.float16]
@@ -147,7 +148,7 @@ def test_a_checkpoint_goes_to_the_cpu_and_back(half, step, tmp_path):
 @pytest.mark.parametrize('pool', ['lstp', 'fwb'])
 def test_training_and_evaluation_in_half_precision(half, pool, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(data, 'load', lambda *_, **__: VIDEOS)
-    for place in train, command:
+    for place in run, command:
         monkeypatch.setattr(place, 'half_dtype', lambda device: half)
     autocast = torch.autocast('cpu', torch.bfloat16) if half == torch.bfloat16 else nullcontext()
     monkeypatch.setattr(train, 'mixed_precision', lambda device: autocast)

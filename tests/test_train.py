@@ -22,6 +22,7 @@ from lstp import POOLERS
 from made import grey
 from pictures import figures
 from running.record import save_checkpoint
+from running.run import say_if_far_apart
 
 ROOT = Path(train.__file__).parent
 TINY = ('--dataset folder --backbone tiny --weights random --layers 1 --image-size 24 --frames 4 '
@@ -338,9 +339,9 @@ def test_frames_of_long_videos_have_targets():
 def test_frames_too_far_apart_are_said_before_the_first_step(capsys):
     s = train.Settings(frames=32, sigma2=10.)
     objective = loss.OBJECTIVES['scl']
-    train.say_if_far_apart(s, train.make_clips(s, objective, [grey('short', 264)]))
+    say_if_far_apart(s, train.make_clips(s, objective, [grey('short', 264)]))
     assert capsys.readouterr().out == ''
-    train.say_if_far_apart(s, train.make_clips(s, objective, [grey('long', 18000)]))
+    say_if_far_apart(s, train.make_clips(s, objective, [grey('long', 18000)]))
     said = capsys.readouterr().out
     for part in ('sigma2 10: 9', '--frames', '--sigma2', '--longest 505'):
         assert part in said

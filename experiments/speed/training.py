@@ -11,6 +11,7 @@ import data
 import model as models
 import train
 from loss import OBJECTIVES
+from running.counting import architecture
 from running.processes import mixed_precision, on_device
 from speed import released
 from speed.films import films
@@ -46,7 +47,7 @@ def optimizer_of(model, s):
 def work_of(s):
     """Multiply-adds of a frame through the frozen and through the trained part."""
     frozen = trained = 0
-    for _, _, _, _, is_trained, macs in models.architecture(asdict(s)):
+    for _, _, _, _, is_trained, macs in architecture(asdict(s)):
         if is_trained:
             trained += macs
         else:

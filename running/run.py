@@ -1,0 +1,144 @@
+"""What surrounds train.py's loop: what is refused before the first step, where a run goes on, what
+it says of itself, and how it is left."""
+import math
+from dataclasses import asdict
+
+import torch
+import torch.nn.functional as F
+
+import model as models
+from backbones.weights import load_strictly
+from loss import OBJECTIVES, without_target
+from running.errors import UserError
+from running.processes import all_gather, half_dtype, print_rank0, wait_for_all
+from running.settings import refuse_changes
+from running.workers import DIED
+
+# what may differ when a run goes on
+MAY_CHANGE = ('data', 'weights', 'out', 'features', 'workers', 'eval_every', 'save_every',
+              'compile', 'device')
+
+
+def check(s, world, videos):
+    """Refuse settings that cannot train on these videos. Errors: UserError."""
+    objective = OBJECTIVES[s.loss]
+    if s.versions and s.train_backbone:
+        raise UserError(f'--versions {s.versions}: its features are those of a frozen backbone, '
+                        f'and --train-backbone changes it; give --versions 0')
+    if objective.interleaved and s.frames % 2:
+        raise UserError(f'--frames {s.frames}: {s.loss} takes pairs of them; choose an even number')
+    if s.frames < objective.min_frames:
+        raise UserError(f'--frames {s.frames}: {s.loss} needs at least {objective.min_frames}')
+    if s.batch % world:
+        raise UserError(f'--batch {s.batch}: {world} processes do not divide it evenly; '
+                        f'choose a multiple of {world}')
+    if s.pairs == 'videos' and not objective.allows_video_pairs:
+        able = [name for name, other in OBJECTIVES.items() if other.allows_video_pairs]
+        raise UserError(f'--pairs videos: {s.loss} compares two views of one video; '
+                        f'{" and ".join(able)} can take videos')
+    if objective.labels and not any(video.annotate for video in videos['train']):
+        raise UserError(f'--loss {s.loss}: needs phase labels, and no video to train on has any')
+    there = len(videos['train'])
+    if there < s.batch:
+        most = there - there % world
+        remedy = f'--batch {most} or less' if most else f'at most {there} processes'
+        raise UserError(f'--batch {s.batch}: only {there} videos to train on; choose {remedy}')
+
+
+def last_checkpoint(s, path, videos):
+    """What the run goes on from, or None; videos: those to train on now. Errors: UserError."""
+    if not path.exists():
+        return None
+    try:
+        resumed = models.load_checkpoint(path)
+    except UserError as error:
+        raise UserError(f'{error}; choose another --out, or --fresh to begin anew') from None
+    refuse_changes(s, resumed['settings'], MAY_CHANGE, path)
+    if 'optimizer' not in resumed:
+        raise UserError(f'{path}: lacks what Adam knew; choose another --out, or --fresh')
+    s.weights = s.weights or resumed['settings']['weights']
+    if resumed['videos'] != [video.name for video in videos]:
+        print_rank0(f'note: the videos to train on are not those that the run began with '
+                    f'({len(resumed["videos"])} then); --fresh begins anew')
+    return resumed
+
+
+def resume(resumed, optimizer, teacher, path):
+    """Take up what Adam and the teacher knew -> the step to go on from. Errors: UserError."""
+    optimizer.load_state_dict(resumed['optimizer'])
+    if teacher:
+        load_strictly(teacher, teacher.state_dict() | resumed['teacher'], path)
+    return resumed['step']
+
+
+def prepare(model, s, device):
+    """Bring the model to its device. A frozen backbone computes in 16 bits where that is faster; on
+    CUDA it is compiled."""
+    model.to(device)
+    if not s.train_backbone:
+        models.to_half(model.backbone, s.backbone, half_dtype(device))
+    if device.type != 'cuda' or not s.compile:
+        return
+    try:
+        model.backbone.compile()
+        model.features(torch.zeros(2, 3, s.image_size, s.image_size, device=device))
+    except Exception as error:  # no C compiler, no Triton, an old GPU: each has its own
+        model.backbone._compiled_call_impl = None
+        why = str(error).strip().splitlines()[0]
+        print_rank0(f'note: the backbone runs without torch.compile ({why})')
+
+
+def announce(s, model, clips, videos, step, world, device):
+    """What will be done, before the first step."""
+    print_rank0(' '.join(f'{name}={value}' for name, value in asdict(s).items()))
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    precision = next(model.backbone.parameters()).dtype
+    line = (f'{len(videos["train"])} videos to train on, {len(videos["val"])} to validate; '
+            f'{len(clips) // s.batch} steps an epoch; {trained:,} weights are trained; '
+            f'{world} x {device.type}, backbone in {precision}')
+    if step:
+        line += f'; going on from step {step}'
+    print_rank0(line, flush=True)
+    if 'sigma2' in OBJECTIVES[s.loss].settings:
+        say_if_far_apart(s, clips)
+
+
+def say_if_far_apart(s, clips, most=100):
+    """How many of the frames that epoch 0 draws, from at most so many videos, have no target?"""
+    shares = []
+    for index, video in enumerate(clips.videos[:most]):
+        try:
+            time, length, _ = clips.times(clips.rng(0, index), video)
+        except UserError:                                 # it will be skipped
+            continue
+        time = torch.from_numpy(time)[None]                                # (1, 2, T)
+        shares.append(float(without_target(time, time < length, s.sigma2)))
+    share = sum(shares) / max(1, len(shares))
+    longest = int(5 * math.sqrt(s.sigma2) * s.frames)     # so long, under 1 % have no target
+    if share > 0.05:
+        print_rank0(f'note: sigma2 {s.sigma2:g}: {share:.0%} of the frames drawn have no frame of '
+                    f'the other view within reach, and learn nothing; raise --sigma2 or --frames, '
+                    f'or give --longest {longest}')
+
+
+def leave_if_asked(stop, batch, step, save):
+    """Save and leave where any process has a signal, or None for a batch: a worker has died."""
+    stops, died = zip(*all_gather((stop.asked, batch is None)))
+    if not any(stops) and not any(died):
+        return
+    save()
+    wait_for_all()
+    if any(died):
+        raise UserError(f'step {step} is saved: {DIED}')
+    raise KeyboardInterrupt(max(stops), f'stopped at step {step}')
+
+
+@torch.no_grad()
+def resemblance(z, valid):
+    """Mean cosine between two frames of a view: near 1, all embeddings are one and the same.
+    z (B, 2, T, D), valid bool (B, 2, T) -> scalar."""
+    z = F.normalize(z.detach().float(), dim=-1)
+    z = z.masked_fill(~valid[..., None], 0)
+    n = valid.sum(-1)                                                      # (B, 2)
+    pairs = z.sum(-2).square().sum(-1)                   # sum of all cosines, n of them with itself
+    return ((pairs - n) / (n * (n - 1)).clamp(min=1)).mean()
