@@ -3,6 +3,7 @@
     python experiments/bench.py                    all parts, some minutes on a CPU
     python experiments/bench.py --only lstp scl    some of them
     python experiments/bench.py --tiny             all, as small as can be: do they run?
+    python experiments/bench.py --beside DIR       other jobs, here and in another checkout
 
 A time is the median of runs after a warm-up; what is compared takes turns (speed/measure.py says
 what is measured). On CUDA the sizes are those of Penn Action (paper, section 4.1) in bfloat16; a
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from speed import films, fusing, measure, scores, training, trust
+from speed import beside, films, fusing, measure, scores, training, trust
 
 
 class Sizes(NamedTuple):
@@ -101,6 +102,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description='Speed and memory on the machine at hand.')
     parser.add_argument('--only', nargs='+', choices=PARTS, default=PARTS, metavar='PART',
                         help=', '.join(PARTS))
+    parser.add_argument('--beside', metavar='DIR',
+                        help='instead: the same jobs in this checkout and in another')
     parser.add_argument('--tiny', action='store_true', help='small sizes: do all parts run?')
     arguments = parser.parse_args(argv)
     sizes = GPU if measure.CUDA else CPU
@@ -108,6 +111,8 @@ def main(argv=None):
         sizes = TINY
     begun = time.perf_counter()
     print(machine())
+    if arguments.beside:
+        return beside.compare_checkouts(arguments.beside)
     for part in arguments.only:
         torch.manual_seed(0)
         PARTS[part](sizes)
