@@ -155,8 +155,8 @@ class Clips(Dataset):
         return self.read(rng, self.videos[index], 2)
 
     def read(self, rng, video, views):
-        """So many views of a video -> the part of an item that is known of them. Errors: UserError of
-        why it cannot be read and its name."""
+        """So many views of a video -> the part of an item that is known of them. Errors: UserError,
+        of why it cannot be read and its name."""
         try:
             time, length, step = self.times(rng, video)
             time = time[:views]                                           # (views, T)

@@ -8,7 +8,6 @@ where the run stopped: every random number comes from (seed, epoch or step, vide
 resumed run ends with the same weights as one that was never stopped. What the paper leaves out (T,
 widths, learning rate, weight decay, clipping) is from the authors' configuration files.
 """
-import argparse
 import math
 import os
 import time
@@ -33,9 +32,9 @@ from running.features import see
 from running.processes import (join_processes, mixed_precision, on_device, print_rank0,
                                rank0_first)
 from running.record import Log, open_folder, report_skipped, save_checkpoint
-from running.run import (announce, check, last_checkpoint, leave_if_asked, prepare, resemblance,
-                         resume)
-from running.settings import add_arguments, check_limits, setting
+from running.run import (announce, check, last_checkpoint, leave_if_asked, parse_flags, prepare,
+                         resemblance, resume)
+from running.settings import check_limits, setting
 from running.workers import start_worker, watched
 
 
@@ -109,25 +108,7 @@ def preset(dataset):
 
 
 def parse(argv=None):
-    """The command line -> (parser, Settings, fresh). The data set decides the other defaults."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument('--dataset', choices=list(data.DATASETS), default='synthetic')
-    first.add_argument('--backbone')
-    known, _ = first.parse_known_args(argv)
-    defaults = preset(known.dataset)
-    other = models.backbones().get(known.backbone)
-    if defaults.image_size and other:                     # folder's 112 pixels, fewer of a tiny one
-        defaults.image_size = min(defaults.image_size, other.image_size)
-    parser = argparse.ArgumentParser(
-        usage='%(prog)s [options]', allow_abbrev=False,
-        description=f'Train MV-Former. In brackets: the defaults for --dataset {defaults.dataset}.',
-        formatter_class=partial(argparse.HelpFormatter, max_help_position=42, width=120))
-    add_arguments(parser, defaults)
-    parser.add_argument('--fresh', action='store_true',
-                        help='begin anew; the old run is kept under another name')
-    arguments = vars(parser.parse_args(argv))
-    fresh = arguments.pop('fresh')
-    return parser, Settings(**arguments), fresh
+    return parse_flags(preset, argv)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -302,8 +283,7 @@ def batches(count, settings, first_step, rank, world):
 
 
 def main():
-    parser, settings, fresh = parse()
-    end_well(parser.prog, train, settings, fresh)
+    end_well('train.py', train, *parse())
 
 
 if __name__ == '__main__':

@@ -1,22 +1,48 @@
-"""What surrounds train.py's loop: what is refused before the first step, where a run goes on, what
-it says of itself, and how it is left."""
+"""What surrounds train.py's loop: its flags, what is refused before the first step, where a run goes
+on, what it says of itself, and how it is left."""
+import argparse
 import math
 from dataclasses import asdict
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
+import data
 import model as models
 from backbones.weights import load_strictly
 from loss import OBJECTIVES, without_target
 from running.errors import UserError
 from running.processes import all_gather, half_dtype, print_rank0, wait_for_all
-from running.settings import refuse_changes
+from running.settings import add_arguments, refuse_changes
 from running.workers import DIED
 
 # what may differ when a run goes on
 MAY_CHANGE = ('data', 'weights', 'out', 'features', 'workers', 'eval_every', 'save_every',
               'compile', 'device')
+
+
+def parse_flags(preset, argv=None):
+    """The command line -> settings, fresh. The data set decides the other defaults: preset(name) ->
+    settings."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument('--dataset', choices=list(data.DATASETS), default='synthetic')
+    first.add_argument('--backbone')
+    known, _ = first.parse_known_args(argv)
+    defaults = preset(known.dataset)
+    other = models.backbones().get(known.backbone)
+    if defaults.image_size and other:                     # folder's 112 pixels, fewer of a tiny one
+        defaults.image_size = min(defaults.image_size, other.image_size)
+    parser = argparse.ArgumentParser(
+        usage='%(prog)s [options]', allow_abbrev=False,
+        description=f'Train MV-Former. In brackets: the defaults for --dataset {defaults.dataset}.',
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=42, width=120))
+    add_arguments(parser, defaults)
+    parser.add_argument('--fresh', action='store_true',
+                        help='begin anew; the old run is kept under another name')
+    arguments = vars(parser.parse_args(argv))
+    fresh = arguments.pop('fresh')
+    return type(defaults)(**arguments), fresh
 
 
 def check(s, world, videos):

@@ -190,7 +190,7 @@ def stage(tmp_path_factory):
         for number in range(5):
             split = 'train' if number < 3 else 'val'
             video(Path('videos', split, str(number)), count=4 + number % 2)
-        settings = vars(train.parse(shlex.split(SMALL)[1:])[1].resolve())
+        settings = vars(train.parse(shlex.split(SMALL)[1:])[0].resolve())
         whole = model.build_model(settings)
         whole.head = loss.projection_head(8)
         checkpoint = dict(settings=settings, model=whole.trained_state(), optimizer={}, step=1,

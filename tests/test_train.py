@@ -95,7 +95,7 @@ def test_presets_are_the_papers():
 
 
 def settings_of(flags):
-    _, settings, _ = train.parse(flags.split())
+    settings, _ = train.parse(flags.split())
     return settings.resolve()
 
 

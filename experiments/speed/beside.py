@@ -23,12 +23,11 @@ if __name__ == '__main__':
     sys.path[:0] = [checkout, str(ROOT / 'experiments')]
 
 import torch
+from speed.measure import bytes_needed, row, seconds, size, span
 
 import data
 import evaluate
 import loss
-from speed.measure import bytes_needed, row, seconds, size, span
-
 
 # --------------------------------------------------------------------------------------------------
 # The jobs: of a folder and a seed, a function whose result is a number
