@@ -415,7 +415,11 @@ def load_model(path, weights=None):
     return model
 
 
+def main():
+    """Print the architecture as a table."""
+    from running.counting import main as print_table    # late: it counts what stands above
+    print_table()
+
+
 if __name__ == '__main__':
-    # the table imports `model`, where this script is `__main__`: the classes above are not used
-    from running.counting import main
     main()

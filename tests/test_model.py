@@ -15,7 +15,6 @@ from loss import projection_head, scl
 from lstp import LSTP
 from miniatures import write_images
 from mtf import MTF
-from running import counting
 from running.errors import UserError
 from test_backbones import assert_close, golden
 
@@ -218,7 +217,7 @@ def test_a_long_video_is_one_thinned_sequence(saved, tmp_path):
 
 def test_the_table_counts_every_part(monkeypatch, capsys):
     monkeypatch.setattr('sys.argv', 'model.py --backbone tiny --frames 16'.split())
-    counting.main()
+    model.main()
     lines = capsys.readouterr().out.splitlines()
     assert 'T = 16 frames' in lines[0] and 'N = 3 entities' in lines[0]
     mvf = model.build_model(dict(backbone='tiny', weights='random', frames=16))
