@@ -123,7 +123,7 @@ def train(settings, fresh=False):
                        label_unit=s.label_unit)
     check(s, world, videos)
     path = Path(s.out) / 'checkpoint.pt'
-    resumed = None if fresh else last_checkpoint(s, path, videos['train'])
+    resumed = None if fresh else last_checkpoint(s, path)
     objective = OBJECTIVES[s.loss]
     clips = make_clips(s, objective, videos['train'])
     model = make_model(s, objective, clips.classes, resumed)
@@ -134,7 +134,7 @@ def train(settings, fresh=False):
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=s.lr, weight_decay=s.weight_decay)
     teacher = objective.teacher(model) if objective.teacher else None
-    step = resume(resumed, optimizer, teacher, path) if resumed else 0
+    step = resume(resumed, videos['train'], optimizer, teacher, path) if resumed else 0
     steps = len(clips) // s.batch                                          # of an epoch
     last = s.epochs * steps
     net = DistributedDataParallel(model) if world > 1 else model

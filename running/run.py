@@ -71,8 +71,8 @@ def check(s, world, videos):
         raise UserError(f'--batch {s.batch}: only {there} videos to train on; choose {remedy}')
 
 
-def last_checkpoint(s, path, videos):
-    """What the run goes on from, or None; videos: those to train on now. Errors: UserError."""
+def last_checkpoint(s, path):
+    """What the run goes on from, or None. Errors: UserError."""
     if not path.exists():
         return None
     try:
@@ -83,14 +83,15 @@ def last_checkpoint(s, path, videos):
     if 'optimizer' not in resumed:
         raise UserError(f'{path}: lacks what Adam knew; choose another --out, or --fresh')
     s.weights = s.weights or resumed['settings']['weights']
-    if resumed['videos'] != [video.name for video in videos]:
-        print_rank0(f'note: the videos to train on are not those that the run began with '
-                    f'({len(resumed["videos"])} then); --fresh begins anew')
     return resumed
 
 
-def resume(resumed, optimizer, teacher, path):
-    """Take up what Adam and the teacher knew -> the step to go on from. Errors: UserError."""
+def resume(resumed, videos, optimizer, teacher, path):
+    """Take up what Adam and the teacher knew -> the step to go on from; videos: those to train on.
+    Errors: UserError."""
+    if resumed['videos'] != [video.name for video in videos]:
+        print_rank0(f'note: the videos to train on are not those that the run began with '
+                    f'({len(resumed["videos"])} then); --fresh begins anew')
     optimizer.load_state_dict(resumed['optimizer'])
     if teacher:
         load_strictly(teacher, teacher.state_dict() | resumed['teacher'], path)

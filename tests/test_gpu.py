@@ -140,7 +140,7 @@ def test_a_checkpoint_goes_to_the_cpu_and_back(half, step, tmp_path):
     for weight in load_model(tmp_path).parameters():
         assert weight.device.type == 'cpu' and weight.dtype == torch.float32
     adam = torch.optim.Adam(weight for weight in model.parameters() if weight.requires_grad)
-    assert train.resume(load_checkpoint(tmp_path), adam, None, tmp_path) == 1
+    assert run.resume(load_checkpoint(tmp_path), VIDEOS['train'], adam, None, tmp_path) == 1
     assert {state['exp_avg'].device for state in adam.state.values()} == {DEVICE}
 
 
