@@ -89,7 +89,8 @@ def draw_view(rng, length, frames, block, near=None, reach=0):
     while True:
         size = math.ceil(rng.uniform(1, 1.5) * (length if block == 'length' else n))
         last = length - size                # where the last block starts that fits; < 0: none does
-        low, high = 0, last                 # exclusive. CARL: view a never has the last, view b can
+        low, high = 0, last                 # a start from low to high-1. CARL: so view a never
+                                            # starts at `last`, but view b can
         if near is not None:
             low = max(0, min(last, near - reach))
             high = min(last + 1, near + reach + 1)
@@ -162,6 +163,7 @@ class Clips(Dataset):
             time = time[:views]                                           # (views, T)
             valid = time < length
             time = np.minimum(time, length - 1)
+            # rng: SeenVideo of --versions draws from it which version each view comes from
             frames = video.views(rng, time * step)                        # (views * T, 3, H, W)
             labels = np.full(time.shape, -1)
             if video.action in self.first_class and video.labels is not None:
@@ -243,8 +245,8 @@ def augment(frames, seed, size, *, crop=0.8, jitter=0.8, hue=0.2):
         return frames.float()
     height, width = frames.shape[2:]
     if min(1, 4 / 3 * height / width, 4 / 3 * width / height) < crop:
-        # FineGym's 640 x 360 has no crop of aspect 4/3 and 0.8 of the area: all of it (release: the
-        # same), where torchvision would cut out the middle
+        # FineGym's 640 x 360 has no crop of aspect 4/3 and 0.8 of the area. CARL: then the whole
+        # frame, squashed; torchvision would cut out the middle
         crop = None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(seed))
@@ -253,7 +255,7 @@ def augment(frames, seed, size, *, crop=0.8, jitter=0.8, hue=0.2):
 
 def views(batch, size, device='cpu', **strength):
     """A batch of `collate` -> its augmented clips (B, 2, T, 3, S, S) on the device; or, as they
-    are, packed features in their place (B, 2, T, 1, P*L + 1, C)."""
+    are, packed features in their place (B, 2, T, 1, P + 1, L*C)."""
     clips = []
     for frames, seeds in zip(batch['frames'], batch['seeds'].tolist()):
         for view, seed in zip(frames, seeds):
@@ -263,7 +265,8 @@ def views(batch, size, device='cpu', **strength):
 
 
 def center(frames, size):
-    """At evaluation: the central S x S pixels (a smaller side whole) -> normalised (n, 3, S, S)."""
+    """CARL: at evaluation the central S x S pixels -> normalised (n, 3, S, S). ours: a shorter side
+    is taken whole."""
     if not has_pixels(frames):
         return frames.float()
     height, width = frames.shape[2:]

@@ -5,10 +5,13 @@
     python evaluate.py CKPT --align A.mp4 B.mp4     a film: the same moment of one's own videos
     python evaluate.py CKPT --predict DIR           their phases (both: evaluation/own_videos.py)
 
-Embeddings: one (n, D) array a video, of unit length; labels: int (n,), -1 = none. ours: controls.
-The `clock` sees no pixel, only how far into its video a frame is; `untrained` has fresh random
-weights (seed 0) on the same backbone; `frozen` is that backbone's own features, without MV-Former.
-What is not above all of them has learned nothing that a metric can see.
+A whole video is one sequence for MTF, cut into equal ones only where it is very long: its frames go
+through backbone and LSTP in parts, their entities through MTF together (evaluation/embedding.py).
+Embeddings: one (n, D) array a video, of unit length but for controls; labels: int (n,), -1 = none.
+
+ours: controls. The `clock` sees no pixel, only how far into its video a frame is; `untrained` has
+fresh random weights (seed 0) on the same backbone; `frozen` is that backbone's features, without
+MV-Former. What is not above all of them has learned nothing that a metric can see.
 """
 import math
 
@@ -130,7 +133,7 @@ def as_tensors(arrays):
 
 def closeness(queries, frames):
     """queries (n, D), frames (M, D) -> parts of the queries (F, D) and their closeness (F, M):
-    q.f - |f|^2 / 2 falls as the distance |q - f| grows."""
+    q.f - |f|^2 / 2 falls as the distance |q - f| grows, also where lengths differ."""
     half = frames.square().sum(1) / 2                      # (M,)
     for part in queries.split(max(1, BLOCK // len(frames))):
         yield part, (part @ frames.T).sub_(half)
@@ -198,7 +201,7 @@ def score(dataset, embedded, embeddings, device='cpu'):
     {'bowl': {'tau': 0.99, 'ap5': 0.93, ...}, 'squat': {...}, ..., 'mean': {...}}, or 'mean' alone.
     Without labels there is tau alone; FineGym has its own classifier alone.
     """
-    row = data.DATASETS[dataset]
+    row = data.DATASETS[dataset]        # a datasets.layout.DataSet
     rows = {}
     for action, lists in by_action(dataset, embedded, embeddings).items():
         _, train_labels, val, val_labels = lists
@@ -216,8 +219,8 @@ def score(dataset, embedded, embeddings, device='cpu'):
 
 
 def untrained(settings, network):
-    """The control: pooler and MTF drawn anew from seed 0, not the weights that this run began with,
-    on the network's own backbone."""
+    """The control: pooler and MTF drawn anew from seed 0, whatever the run's seed, on the network's
+    own backbone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         own = models.build_model(settings, network.backbone)
@@ -228,7 +231,8 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
     """Embed and score -> a dict, or None in all processes but rank 0. Errors: UserError.
 
     rows        {model: {action: {metric: value}}}: what `score` returns of each model and control
-    embedded    {split: [EmbeddedVideo]}: the videos that could be read, with the labels
+    embedded    {split: [EmbeddedVideo]}: the videos that could be read, each with `frames` (how
+                many), `kept` (those that have embeddings) and their `labels`
     embeddings  {model: {split: [(n_i, D)]}}: of the same videos in the same order
     skipped     {video: why it cannot be read}; remarks: lines about the data; dataset: its name
     paper       the values of the paper's Table 1, {metric: (mean, 2 standard deviations)}, or {}
@@ -241,7 +245,7 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
     phases = row.metrics != 'none'
     first = next(iter(networks.values()))
     device = next(first.mtf.parameters()).device
-    if not folder:                      # else every video is embedded
+    if not folder:                      # where embeddings are saved, those of all videos are
         videos = only_measured(videos, phases)
     if controls and phases:
         networks = networks | {'untrained': untrained(settings, first)}
@@ -266,6 +270,7 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
     notes = [f'{dataset} has no phases: nothing to measure']
     if phases:
         rows = {name: score(dataset, embedded, embeddings[name], device) for name in embeddings}
+        # in the place of embeddings the records themselves, grouped
         notes = remarks(by_action(dataset, embedded, embedded), embedded, skipped)
     return {'dataset': dataset, 'paper': row.paper, 'rows': rows, 'remarks': notes,
             'skipped': skipped, 'embedded': embedded, 'embeddings': embeddings}

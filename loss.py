@@ -1,10 +1,11 @@
-"""SCL, which trains MV-Former (paper, section 4), and the table of all objectives.
+"""SCL, by which the paper trains MV-Former (section 4; the formulas are in CARL, its [9]), and the
+table of all objectives.
 
 An objective is one function,
     loss(z, time, length, valid, **options) -> scalar
     z       (B, 2, T, D)        embeddings: B videos, 2 views (or 2 videos of one action), T frames
-    time    (B, 2, T)    int64  each frame's number in its video
-    length  (B, 2)       int64  frames in that video
+    time    (B, 2, T)    int64  each frame's number in its video (data.Clips may count every k-th)
+    length  (B, 2)       int64  frames in that video, counted likewise
     valid   (B, 2, T)    bool   False = padding, which stands at a clip's end and counts for nothing
 and, where its row in OBJECTIVES asks for them, these options: its `settings`, of train.py by name;
     labels  (B, 2, T)    int64  the frame's phase, -1 = unlabelled; no two actions share a number
@@ -43,15 +44,13 @@ def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0
         G_ij = exp(-(s_i - s_j)^2 / (2 sigma2)), each row divided by its sum
         p_ij = exp(z_i.z_j / temperature) / sum_{k in Neg(i)} exp(z_i.z_k / temperature)
         L_i  = sum_j G_ij (log G_ij - log(p_ij + 1e-6)),  which is KL(G_i || p_i) but for the 1e-6
-    mean over a video's frames, both views, then over videos.
+    mean over a video's frames, both views, then over videos; without a target, L_i is 0.
     negatives: Neg(i), positives included, is 'single', the other view of the same video, or
     'batch', all frames of this process's batch but those of i's own view. sigma2: in frames^2.
 
     Chen et al., Frame-wise Action Representations for Long Videos via Sequence Contrastive
     Learning, CVPR 2022 (the paper's [9]).
     """
-    if negatives not in ('single', 'batch'):
-        raise ValueError(f"negatives is 'single' or 'batch', not {negatives!r}")
     target = time_target(time, valid, sigma2)                         # G: (B, 2, T, T)
 
     # Dimension 1 holds the two views: flip(1) puts each view's partner in its place.
@@ -76,8 +75,8 @@ def time_target(time, valid, sigma2):
     """G (B, 2, T, T): how much frame i of a view should resemble frame j of the other view.
 
     A row sums to 1, or is 0 where the Gaussian underflows, all frames of the other view being more
-    than about 14 sigma away (45 frames at sigma2 = 10): no target. A softmax over j would take the
-    nearest, however far.
+    than about 14 sigma away (45 frames at sigma2 = 10): no target. A softmax of the exponents would
+    take the nearest, however far.
     """
     gap = time[..., :, None] - time.flip(1)[..., None, :]             # (B, 2, T, T)
     target = torch.exp(-gap.float().square() / (2 * sigma2))
@@ -111,9 +110,9 @@ def projection_head(width, classes=None):
         nn.Linear(128, width))
 
 
-# The fields are explained in objectives/objective.py. Nothing is gathered across processes: vsp,
-# vsp_p, vsp_f, sal and SCL's 'batch' contrast or average over a process's own share of the batch,
-# so that one process and four differ. The others take each video by itself.
+# The fields are explained in objectives/objective.py. No loss sees another process's embeddings: vsp,
+# vsp_p, vsp_f, sal and SCL's 'batch' contrast or average over a process's own share of the batch, so
+# that one process and four differ. The others take each video by itself.
 OBJECTIVES = {
     'scl': Objective(scl, head=projection_head, loss_on_head_output=True, unit_length=True,
                      settings=('negatives', 'sigma2', 'temperature')),

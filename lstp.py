@@ -5,6 +5,8 @@ A pooler turns the tokens of one frame into a few entity tokens, for every frame
     patches (F, P, L*C), cls (F, C)  ->  entities (F, N, d), attention (F, N, P) or None
 
 F frames, P patches, L*C channels of the L chosen backbone layers of width C, N entities of width d.
+The marks say where a line comes from if not from the paper: `CARL:` the method it builds on,
+`release:` the authors' code, `ours:` neither. Widths and numbers of heads are the release's.
 """
 import math
 
@@ -33,8 +35,9 @@ class LSTP(Pooler):
         self.num_entities = entities
         self.width = width
         self.disjoint = disjoint
-        # release: a query is its own vector + one that all share, both so initialised. One vector
-        # would be the same function, but Adam, which moves each by a step, trains the sum faster.
+        # release: a query is its own vector + one that all share, both uniform within the bound.
+        # One vector would be the same function, but Adam, which moves each by a step, trains the
+        # sum faster.
         bound = 1 / math.sqrt(entities * width)
         self.own = nn.Parameter(torch.empty(entities, width).uniform_(-bound, bound))
         self.shared = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
@@ -62,7 +65,7 @@ class LSTP(Pooler):
         # the same for all patches, so the softmax cancels it; but DistributedDataParallel wants
         # every parameter used
         constant = query @ self.key.bias                                        # (N,)
-        logits = F.linear(patches, for_patches, constant) / math.sqrt(self.width)
+        logits = F.linear(patches, for_patches, constant) / math.sqrt(self.width)   # (F, P, N)
         attention = self.keep_strongest(logits.mT.softmax(-1))                  # (F, N, P)
         pooled = attention @ patches                                            # (F, N, L*C)
         entities = F.linear(pooled, self.value.weight)                          # (F, N, d)

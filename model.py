@@ -33,7 +33,7 @@ from running.settings import setting
 class Features(NamedTuple):
     """What a backbone makes of F frames."""
     patches: torch.Tensor          # (F, P, L*C), of the chosen layers, without the final norm
-    cls: torch.Tensor | None       # (F, C), with the final norm; None if there is none or unused
+    cls: torch.Tensor | None       # (F, C), with the final norm; None if the backbone gives none
 
 
 class ViT(nn.Module):
@@ -41,17 +41,18 @@ class ViT(nn.Module):
 
     layers: blocks, counted from 1 as in the paper, whose outputs are the patch features; the last
     by default. trained_size: pixels a side of the pictures that its positions were trained on.
-    Attributes set later: image_size, pixels a side of the frames, by build_backbone; with_cls,
-    False where nobody reads CLS and the pass may stop after the last of `layers`, by build_model.
+    Attributes set later: image_size, pixels a side of the frames, by build_backbone; gives_cls, by
+    build_model: False where nobody reads CLS, so that the pass stops after the last of `layers`.
     """
-    block = Block                  # the three: others in backbones/dinov2.py, dinov3.py
+    # backbones/dinov2.py and dinov3.py have others of these three
+    block = Block
     eps = 1e-6                     # of LayerNorm
     prefix = 1                     # tokens before the patches: CLS; dinov2.py adds registers
 
     def __init__(self, layers=None, *, trained_size, patch_size, width, depth, heads):
         super().__init__()
         self.layers = list(layers or [depth])
-        self.with_cls = True
+        self.gives_cls = True
         self.image_size = trained_size
         self.patch_size = patch_size
         self.width = width
@@ -101,11 +102,6 @@ class ViT(nn.Module):
         cls = self.cls_token.expand(len(x), -1, -1)               # (F, 1, C)
         return torch.cat([cls, x], 1) + positions                 # (F, 1 + P, C)
 
-    @property
-    def gives_cls(self):
-        """Whether the last block is run, which makes the CLS token."""
-        return self.with_cls or max(self.layers) == len(self.blocks)
-
     def block_arguments(self, images):
         """What every block is given beside the tokens: nothing here; a rotation in DINOv3, a mask
         in tiny_local."""
@@ -116,13 +112,12 @@ class ViT(nn.Module):
         final norm, which was trained on the last block's output alone; CLS with it, as DINO."""
         x = self.tokens(images)                                   # (F, prefix + P, C)
         arguments = self.block_arguments(images)
+        last = len(self.blocks) if self.gives_cls else max(self.layers)
         chosen = {}
-        for number, block in enumerate(self.blocks, 1):
+        for number, block in enumerate(self.blocks[:last], 1):
             x = block(x, **arguments)
             if number in self.layers:
                 chosen[number] = x[:, self.prefix:]               # (F, P, C)
-            if number == max(self.layers) and not self.gives_cls:
-                break
         patches = torch.cat([chosen[number] for number in self.layers], -1)
         cls = self.norm(x[:, 0]) if self.gives_cls else None
         return Features(patches, cls)                             # (F, P, L*C), (F, C)
@@ -209,7 +204,7 @@ class MVFormer(nn.Module):
         # its weights are half precision already: autocast would only take LayerNorm to float32
         with torch.autocast(images.device.type, enabled=False):
             patches, cls = self.backbone(images.to(dtype))
-        if torch.is_autocast_enabled(images.device.type):
+        if torch.is_autocast_enabled(images.device.type):         # what follows takes them as well
             return Features(patches, cls)
         return Features(patches.float(), None if cls is None else cls.float())
 
@@ -247,10 +242,10 @@ class MVFormer(nn.Module):
     def embed(self, video, most=1000):
         """Any video, in eval mode -> unit-length embeddings of its frames (n, D), float32 NumPy.
 
-        video: a file, a folder of images, or a data.Video, whose frames enter as they are. One of
-        more than `most` frames is thinned out, and the others are interpolated, as evaluate.py does
-        for `folder`; of Penn, Pouring or FineGym it cuts a longer video, and it crops FineGym's and
-        Kinetics' frames. Errors: UserError.
+        video: a file or a folder of images, squashed to S x S pixels; or a data.Video, of whose
+        frames the central S x S are seen. One of more than `most` frames is thinned out, and the
+        others are interpolated, as evaluate.py does for `folder` (a longer video of Penn, Pouring
+        or FineGym it cuts). Errors: UserError.
         """
         import data                                       # late: a model needs no videos
         from evaluation.embedding import embed, evaluating
@@ -291,7 +286,8 @@ def without_repeats(valid):
 
 @dataclass
 class Architecture:
-    """What the model is made of. train.py adds how it is trained."""
+    """What the model is made of; train.py adds how it is trained. `setting` (running/settings.py)
+    takes a field's default, what --help says of its flag, and its limits."""
     backbone: str = setting('dino_vitb8', '%(choices)s', choices=backbones, group='model')
     weights: str = setting(None, "a file of backbone weights, or 'random'", metavar='FILE')
     train_backbone: list = setting((), 'parts to fine-tune, e.g. layer4', metavar='PARTS')
@@ -350,19 +346,20 @@ def build_model(settings, backbone=None):
     """
     from backbones.build import build_backbone, unfreeze    # late: they know the backbones
     s = Architecture.from_dict(settings)
+    row = backbones()[s.backbone]
     make_pool = POOLERS[s.pool]
-    if make_pool.needs_cls and not backbones()[s.backbone].cls:
+    if make_pool.needs_cls and not row.cls:
         others = [name for name in POOLERS if not POOLERS[name].needs_cls]
         raise UserError(f'pool {s.pool}: {s.backbone} has no CLS token; '
                         f'choose from {", ".join(others)}')
     if backbone is None:
         backbone = build_backbone(s.backbone, weights=s.weights, layers=s.layers,
                                   image_size=s.image_size)
-        backbone.with_cls = make_pool.needs_cls
+        backbone.gives_cls = row.cls and (make_pool.needs_cls or row.layers in s.layers)
         if s.train_backbone:
             unfreeze(backbone, s)
     elif make_pool.needs_cls:
-        backbone.with_cls = True                          # others may share it that do not need it
+        backbone.gives_cls = True                         # others may share it that do not need it
     pool = make_pool(backbone.channels, backbone.width, entities=s.entities,
                      width=s.entity_width, disjoint=s.disjoint)
     if s.disjoint and not hasattr(pool, 'disjoint'):

@@ -14,7 +14,7 @@ from torch import nn
 
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al., 2017) of B sequences of S tokens of width C.
-    rotation: DINOv3's alone, whose own split_heads takes it."""
+    rotation: nothing, but for DINOv3, whose own split_heads takes it."""
 
     def __init__(self, width, heads):
         super().__init__()
@@ -71,9 +71,10 @@ class Block(nn.Module):
 
 
 def time_code(frames, trained_frames, width, device=None):
-    """Sine code of the position in time -> (T, H). CARL: a video of any length is stretched over
-    the positions 0 .. trained_frames-1, so that the code says how far into the video a frame is;
-    and channel c has the exponent c/H, where Vaswani et al. give 2i and 2i+1 the same."""
+    """Sine code of the position in time -> (T, H). CARL: a sequence of any length is stretched over
+    the positions 0 .. trained_frames-1, so that the code says how far into it a frame is: into a
+    clip in training, at evaluation into the whole video. And channel c has the exponent c/H, where
+    Vaswani et al. give 2i and 2i+1 the same."""
     position = torch.linspace(0, trained_frames - 1, frames, device=device)    # (T,)
     channel = torch.arange(width, device=device)                               # (H,)
     angle = position[:, None] / 10000 ** (channel / width)                     # (T, H)

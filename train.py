@@ -6,7 +6,8 @@
 The batch size is the global one, whatever the number of processes. The same command again goes on
 where the run stopped: every random number comes from (seed, epoch or step, video or process), so a
 resumed run ends with the same weights as one that was never stopped. What the paper leaves out (T,
-widths, learning rate, weight decay, clipping) is from the authors' configuration files.
+widths, Adam, learning rate, cosine, weight decay, clipping) is from the authors' configuration
+files. Around the loop: running/run.py; what an objective's row says: objectives/objective.py.
 """
 import math
 import os
@@ -135,24 +136,28 @@ def train(settings, fresh=False):
     optimizer = torch.optim.Adam(parameters, lr=s.lr, weight_decay=s.weight_decay)
     teacher = objective.teacher(model) if objective.teacher else None
     step = resume(resumed, videos['train'], optimizer, teacher, path) if resumed else 0
-    steps = len(clips) // s.batch                                          # of an epoch
-    last = s.epochs * steps
+    epoch_steps = len(clips) // s.batch
+    last_step = s.epochs * epoch_steps
     net = DistributedDataParallel(model) if world > 1 else model
     options = {name: getattr(s, name) for name in objective.settings}
     if objective.head and not objective.loss_on_head_output:
         options['classifier'] = model.head
     strength = dict(crop=s.crop, jitter=s.jitter, hue=s.hue)
-    stop = StopSignals()
 
+    # a signal is only noted, and obeyed after the step (leave_if_asked) or within `at_once`
+    stop = StopSignals()
     with open_folder(path.parent, fresh, asdict(s)), on_stop(stop.ask):
-        if s.versions:                                    # the backbone sees each video once
+        if s.versions:
+            # the backbone sees each video once; from here on `views` are features in place of
+            # frames, and the backbone only hands them on (running/features.py)
             with stop.at_once():
                 videos = see(model, videos, s.features or path.with_name('features'), s.versions,
                              strength, longest=s.longest, device=device, rank=rank, world=world)
             clips.videos = videos['train']
-        log = Log(path.parent, step, epochs=s.epochs, steps=steps, frames=s.batch * 2 * s.frames,
-                  every=10 if device.type == 'cuda' else 1)
-        if step == last == log.evaluated:
+        log = Log(path.parent, step, epochs=s.epochs, steps=epoch_steps,
+                  frames=s.batch * 2 * s.frames, every=10 if device.type == 'cuda' else 1)
+        # log.evaluated: the step of the log's last line, where that is an evaluation
+        if step == last_step == log.evaluated:
             return print_rank0(f'this run is finished; evaluate it by: python evaluate.py {path}   '
                                f'(--fresh begins anew)')
         announce(s, model, clips, videos, step, world, device)
@@ -178,12 +183,13 @@ def train(settings, fresh=False):
         saved = time.time()
         skipped = {}                                      # videos that could not be read: why
         for batch in watched(loader(s, clips, step, rank, world, device)):
-            leave_if_asked(stop, batch, step, save)       # all processes leave at the same step
-            # here, not after the step: what was stopped while evaluating evaluates as it goes on
-            due = s.eval_every and step % (s.eval_every * steps) == 0
+            # where a signal came or a worker died (then the batch is None), all processes leave
+            leave_if_asked(stop, batch, step, save)
+            # before a step, not after it: a run that was stopped while evaluating evaluates first
+            due = s.eval_every and step % (s.eval_every * epoch_steps) == 0
             if due and step > 0 and step != log.evaluated:
                 evaluate_now()
-            lr = learning_rate(s, step // steps)
+            lr = learning_rate(s, step // epoch_steps)
             for group in optimizer.param_groups:
                 group['lr'] = lr
             views = data.views(batch, s.image_size, device, **strength)    # (B, 2, T, 3, S, S)
@@ -208,10 +214,11 @@ def train(settings, fresh=False):
 
             step += 1
             if teacher:
-                teacher.follow(model, step / last)
+                teacher.follow(model, step / last_step)
+            # the last: a mean cosine within views, near 1 where the embeddings have collapsed
             log.add(step, lr, batch['names'], loss, norm, resemblance(z, valid))
             skipped |= batch['skipped']
-            if step % steps == 0:
+            if step % epoch_steps == 0:
                 report_skipped(path.with_name('skipped.txt'), skipped)
                 skipped = {}
             if time.time() - saved > s.save_every:
@@ -221,12 +228,13 @@ def train(settings, fresh=False):
 
 
 def learning_rate(settings, epoch):
-    """Half a cosine over E + 1 epochs, so that the last one still learns; no warm-up."""
+    """CARL: half a cosine over E + 1 epochs, no warm-up."""
     return settings.lr / 2 * (1 + math.cos(math.pi * epoch / (settings.epochs + 1)))
 
 
 def seed_step(seed, step, rank):
-    """What dropout and the objective draw depends on the step alone, so that a run can resume."""
+    """What dropout and the objective draw depends on seed, step and process, not on what ran
+    before, so that a run can resume."""
     drawn = np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]
     torch.manual_seed(int(drawn))
 
@@ -258,7 +266,7 @@ def make_model(s, objective, classes, resumed):
     if start:
         same = start['settings']['loss'] == s.loss        # else it is another objective's head
         models.load_trained(model, start, source, head=same)
-    share_batchnorm(model)
+    share_batchnorm(model)                                # of several processes: over all rows
     return model
 
 

@@ -1,5 +1,5 @@
-"""What surrounds train.py's loop: its flags, what is refused before the first step, where a run goes
-on, what it says of itself, and how it is left."""
+"""What surrounds train.py's loop: its flags, what is refused before the first step, where a run
+goes on, what it says of itself, and how it is left."""
 import argparse
 import math
 from dataclasses import asdict
