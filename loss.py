@@ -85,12 +85,6 @@ def time_target(time, valid, sigma2):
     return target / total.masked_fill(total == 0, 1)
 
 
-def without_target(time, valid, sigma2):
-    """The share of valid frames that have no target, and so teach nothing: a scalar."""
-    has_none = time_target(time, valid, sigma2).sum(-1) == 0          # (B, 2, T)
-    return has_none[valid].float().mean()
-
-
 def batch_logits(z, valid, temperature):
     """z (B, 2, T, D) -> z_i.z_k / temperature (B, 2, T, B * 2 * T), k not of i's own view."""
     B, views = z.shape[:2]
@@ -110,9 +104,9 @@ def projection_head(width, classes=None):
         nn.Linear(128, width))
 
 
-# The fields are explained in objectives/objective.py. No loss sees another process's embeddings: vsp,
-# vsp_p, vsp_f, sal and SCL's 'batch' contrast or average over a process's own share of the batch, so
-# that one process and four differ. The others take each video by itself.
+# The fields are explained in objectives/objective.py. No loss sees another process's embeddings:
+# vsp, vsp_p, vsp_f, sal and SCL's 'batch' contrast or average over a process's own share of the
+# batch, so that one process and four differ. The others take each video by itself.
 OBJECTIVES = {
     'scl': Objective(scl, head=projection_head, loss_on_head_output=True, unit_length=True,
                      settings=('negatives', 'sigma2', 'temperature')),

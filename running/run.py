@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import data
 import model as models
 from backbones.weights import load_strictly
-from loss import OBJECTIVES, without_target
+from loss import OBJECTIVES, time_target
 from running.errors import UserError
 from running.processes import all_gather, half_dtype, print_rank0, wait_for_all
 from running.settings import add_arguments, refuse_changes
@@ -146,6 +146,13 @@ def say_if_far_apart(s, clips, most=100):
         print_rank0(f'note: sigma2 {s.sigma2:g}: {share:.0%} of the frames drawn have no frame of '
                     f'the other view within reach, and learn nothing; raise --sigma2 or --frames, '
                     f'or give --longest {longest}')
+
+
+def without_target(time, valid, sigma2):
+    """SCL: the share of valid frames that have no target, and so teach nothing, a scalar. time,
+    valid (B, 2, T)."""
+    has_none = time_target(time, valid, sigma2).sum(-1) == 0               # (B, 2, T)
+    return has_none[valid].float().mean()
 
 
 def leave_if_asked(stop, batch, step, save):

@@ -22,7 +22,7 @@ from lstp import POOLERS
 from made import grey
 from pictures import figures
 from running.record import save_checkpoint
-from running.run import say_if_far_apart
+from running.run import say_if_far_apart, without_target
 
 ROOT = Path(train.__file__).parent
 TINY = ('--dataset folder --backbone tiny --weights random --layers 1 --image-size 24 --frames 4 '
@@ -324,7 +324,7 @@ def share_without_target(s, length):
     for seed in range(40):
         time, length, _ = clips.times(np.random.default_rng(seed), clips.videos[0])
         time = torch.from_numpy(time)[None]
-        shares.append(float(loss.without_target(time, time < length, s.sigma2)))
+        shares.append(float(without_target(time, time < length, s.sigma2)))
     return np.mean(shares)
 
 
