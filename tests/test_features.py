@@ -111,14 +111,12 @@ def test_clips_are_drawn_as_ever(made):
 
 def test_of_a_long_video_the_versions_have_every_kth_frame(tmp_path):
     """What training draws of it is what it drew of all frames' features; evaluation sees all."""
-    seen = see(tmp_path / 'some', longest=4)
-    whole = see(tmp_path / 'all')
-    for index in range(4):
-        clips = [data.Clips(each['train'], frames=4, longest=4)[1, index] for each in (seen, whole)]
-        for frames, same in zip(clips[0]['frames'], clips[1]['frames']):
-            assert torch.allclose(frames.float(), same.float(), atol=0.02)
-    video = seen['train'][3]
-    assert video.frames == 12 and rows(video) == [12, 4, 4, 4]
+    seen = see(tmp_path / 'some', longest=4)['train']
+    whole = see(tmp_path / 'all')['train']
+    items = [data.Clips(videos, frames=4, longest=4)[1, 3] for videos in (seen, whole)]
+    for frames, same in zip(items[0]['frames'], items[1]['frames']):
+        assert torch.allclose(frames.float(), same.float(), atol=0.02)
+    assert seen[3].frames == 12 and rows(seen[3]) == [12, 4, 4, 4]
 
 
 def test_where_labels_are_fewer_than_frames(tmp_path):
@@ -193,28 +191,24 @@ def test_nothing_is_made_twice(made, monkeypatch):
     assert [len(each.files) for each in see(made)['val']] == [1, 1]
 
 
-@pytest.mark.parametrize('split, place, other', [
-    ('train', 0, video('train 0', 9, seed=99)),           # of the same name and length
-    ('val', 1, video('val 1', 8, seed=11)),
-    ('val', 1, video('val 2', 7, seed=11))])
-def test_other_videos_are_refused(made, split, place, other):
+@pytest.mark.parametrize('place, other', [
+    (0, video('val 0', 40, seed=99)),                     # of the same name and length
+    (1, video('val 1', 8, seed=11)),
+    (1, video('val 2', 7, seed=11))])
+def test_other_videos_are_refused(made, place, other):
     halves = videos()
-    halves[split][place] = other
+    halves['val'][place] = other
     with pytest.raises(UserError, match='other videos.*--features'):
         see(made, halves=halves)
 
 
 @pytest.mark.parametrize('changes, what', [
     (dict(layers=[4]), 'layers'), (dict(image_size=30), 'pixels'),
-    (dict(backbone='tiny_local', weights=None), 'weights')])
+    (dict(backbone='tiny_local', weights=None), 'weights'), (dict(crop=0.5), 'augmentation')])
 def test_other_features_are_never_taken(made, changes, what):
+    strength = {name: changes.pop(name, value) for name, value in STRENGTH.items()}
     with pytest.raises(UserError, match=f'features of other .*{what}'):
-        see(made, model(**changes))
-
-
-def test_other_augmentation_is_refused(made):
-    with pytest.raises(UserError, match='features of other augmentation'):
-        see(made, strength=STRENGTH | dict(crop=0.5))
+        see(made, model(**changes), strength=strength)
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
