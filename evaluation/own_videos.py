@@ -29,7 +29,7 @@ def embed(network, videos, settings):
         if step > 1:
             say(f'note: {record.video.name}: of {record.frames} frames one in {step} is embedded; '
                 f'those between are interpolated')
-    return embedded, embeddings['model'], skipped
+    return embedded, embeddings.get('model'), skipped
 
 
 def align_files(network, settings, paths, out, method):
@@ -50,9 +50,8 @@ def align_files(network, settings, paths, out, method):
 def video_at(path, size=None):
     """A video file or a folder of frames, named by its folder and its own name."""
     name = readable(path, path.parent.parent)
-    if path.is_dir():
-        return data.frame_folder(name, path, size)
-    return data.video_file(name, path, size)
+    open_video = data.frame_folder if path.is_dir() else data.video_file
+    return open_video(name, path, size)
 
 
 def predict_folder(network, settings, train, folder, out, fit, clock):
@@ -85,15 +84,12 @@ def predict_folder(network, settings, train, folder, out, fit, clock):
 def find(folder, size):
     """{Video to embed: the same to be shown} of a folder, and a line on what is passed over."""
     search = Search(folder)
-    found = search.below(folder)
+    found = [source._replace(labels=None) for source in search.below(folder)]    # would hide frames
     for note in search.notes():
         say(note)
     if not found:
         raise UserError(f'{folder}: no video in it')
-    sources = {}
-    for source in found:
-        source = source._replace(labels=None)    # they would hide the other frames
-        video, shown = as_video(source, size), as_video(source, None)
+    sources = {as_video(source, size): as_video(source, None) for source in found}
+    for (video, shown), source in zip(sources.items(), found):
         video.action = shown.action = source.action or folder.resolve().name
-        sources[video] = shown
     return sources
