@@ -2,7 +2,6 @@
 models that it names."""
 import argparse
 import os
-from functools import partial
 from pathlib import Path
 
 import model as models
@@ -19,25 +18,26 @@ SEED_FLAGS = ('seed', 'out', 'init', 'features', 'workers', 'device', 'save_ever
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(
-        description='Embed every frame, print four metrics beside the controls. '
-                    "Or look at one's own videos.",
-        formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=110),
+        description='Four metrics beside the controls. Or a look at one\'s own videos.',
         usage='%(prog)s CHECKPOINT [CHECKPOINT ...] [options]', allow_abbrev=False)
     add = parser.add_argument
     add('checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
         help='or its folder; seeds of one model are one row: mean ± 2 standard deviations')
     add('--dataset', metavar='NAME', help='the data set [that of training]')
     add('--data', metavar='DIR', help='its folder [where it was at training]')
-    add('--label-unit', choices=UNITS, help='of labels that are segments [as at training]')
-    add('--weights', metavar='FILE', help='of the frozen backbone [as at training]')
-    add('--workers', metavar='N', type=int, help='processes that decode videos [as at training]')
+    add('--label-unit', choices=UNITS, help='of segments [as at training]')
+    add('--weights', metavar='FILE',
+        help='of the frozen backbone [as at training]')
+    add('--workers', metavar='N', type=int,
+        help='processes that decode videos [as at training]')
     add('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
 
-    add = parser.add_argument_group('what to make beside the table').add_argument
-    add('--focus', action='store_true', help='a table: how much attention lies on the actor')
-    add('--figures', metavar='DIR', type=Path, help='all pictures of the first checkpoint')
+    add = parser.add_argument_group('beside the table').add_argument
+    add('--focus', action='store_true', help='how much attention lies on the actor')
+    add('--figures', metavar='DIR', type=Path,
+        help='all pictures of the first checkpoint')
     add('--embeddings', metavar='DIR', type=Path,
-        help='its array (n, D) of each video, DIR/val/*.npy, and of each frame a line, index.csv')
+        help='its array (n, D) of each video, DIR/val/*.npy; of each frame a line, index.csv')
     add('--json', metavar='FILE', type=Path, help='all numbers of the table')
 
     own = parser.add_argument_group("one's own videos, instead of the table")
@@ -56,19 +56,20 @@ def parse(argv=None):
 def check_arguments(args):
     """Every flag does something or is refused, and no output replaces a file. Errors: UserError,
     OSError, each one line."""
-    args.checkpoints = [path / 'checkpoint.pt' if path.is_dir() else path
-                        for path in args.checkpoints]
+    for number, path in enumerate(args.checkpoints):
+        if path.is_dir():
+            args.checkpoints[number] = path / 'checkpoint.pt'
     if args.workers and args.workers < 0:
-        raise UserError(f'--workers: {args.workers}: must be a whole number, at least 0')
+        raise UserError(f'--workers {args.workers}: must be at least 0')
     files = [args.json]
     folders = [args.figures, args.embeddings]
     own = args.align or args.predict
+    goes = 'goes with the table, not with' if own else 'goes with'
     for flag in TABLE_FLAGS if own else ('out', 'method'):
         if getattr(args, flag):
-            raise UserError(f'--{flag} goes with {"the table, not with " if own else ""}'
-                            f'--align or --predict')
+            raise UserError(f'--{flag} {goes} --align or --predict')
     if own and len(args.checkpoints) > 1:
-        raise UserError(f'--align and --predict take one checkpoint, not {len(args.checkpoints)}')
+        raise UserError('--align and --predict take one checkpoint')
     if args.align:
         args.out = args.out or Path('aligned.mp4')
         files = [args.out, args.out.with_suffix('.csv')]
@@ -105,19 +106,22 @@ def load_models(paths, device, **given):
             raise UserError(f'{path}: says no data set; give its name by --dataset')
         first = next(iter(all_settings.values()))
         for name in SAME_FRAMES:
-            if settings.get(name) != first.get(name):
-                raise UserError(f'{path}: {name} is {settings.get(name)}, of the first checkpoint '
-                                f'{first.get(name)}; evaluate them one by one')
+            value, other = settings.get(name), first.get(name)
+            if value != other:
+                raise UserError(f'{path}: {name} is {value}, of the first checkpoint {other}; '
+                                f'evaluate them one by one')
         # one that was fine-tuned, or that the checkpoint brings, is like no other
         own = settings['train_backbone'] or checkpoint['backbone'] is None
-        key = path if own else str([settings[name] for name in ('backbone', 'weights', 'layers')])
+        kind = [settings[name] for name in ('backbone', 'weights', 'layers')]
+        key = path if own else str(kind)
         network = models.build_model(settings, shared.get(key))
         models.load_trained(network, checkpoint, path)
         shared[key] = network.backbone
         networks[path] = network.to(device)
     for path, network in networks.items():    # now that no checkpoint is compared with it any more
-        if not all_settings[path]['train_backbone']:
-            models.to_half(network.backbone, all_settings[path]['backbone'], half_dtype(device))
+        settings = all_settings[path]
+        if not settings['train_backbone']:
+            models.to_half(network.backbone, settings['backbone'], half_dtype(device))
     return networks, all_settings
 
 

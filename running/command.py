@@ -19,7 +19,9 @@ from running.errors import UserError
 from running.processes import is_rank0, wait_for_all
 
 # Ctrl-C, and what batch systems send before they end a job; Windows lacks the last
-STOPS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
+STOPS = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, 'SIGUSR1'):
+    STOPS.append(signal.SIGUSR1)
 
 
 @contextmanager

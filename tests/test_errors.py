@@ -189,7 +189,7 @@ CASES = [
     ('train --train-backbone blocks', '--versions 4: ... give --versions 0'),
     ('train --pairs videos', '--pairs videos: scl ... tcc and lav'),
     ('train --batch 100', '--batch 100: only 3 videos to train on'),
-    ('evaluate.py run --workers -1', '--workers: -1: must be a whole number, at least 0'),
+    ('evaluate.py run --workers -1', '--workers -1: must be at least 0'),
     ('evaluate.py run --device abacus', '--device abacus: PyTorch does not find one'),
     ('data.py folder', 'the following arguments are required: --data'),
     ('model.py --backbone dino', "--backbone: invalid choice: 'dino' (choose from ...dino_vits8"),
