@@ -54,7 +54,7 @@ def parse(argv=None):
 
 
 def check_arguments(args):
-    """Every flag does something or is refused, and no output replaces a file. Errors: UserError,
+    """Flags that do not go together are refused, and no output replaces a file. Errors: UserError,
     OSError, each one line."""
     for number, path in enumerate(args.checkpoints):
         if path.is_dir():

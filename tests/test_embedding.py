@@ -1,7 +1,6 @@
 """Every frame of whole videos embedded: in order, once, by one process or several."""
 import os
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,31 +139,6 @@ def test_saved_rows_and_the_index_that_says_what_they_are(network, tmp_path):
 def test_no_two_files_have_one_name():
     names = embedding.file_names([Film('a b', 1), Film('a/b', 1), Film('x' * 300, 1)])
     assert names == ['a_b', 'a_b~1', 'x' * 60]
-
-
-def share_of_a_process(rank, folder):
-    torch.set_num_threads(1)
-    meet = f'file://{folder}/meet'
-    torch.distributed.init_process_group('gloo', init_method=meet, rank=rank, world_size=2)
-    torch.manual_seed(0)
-    network = models.build_model(SETTINGS)
-    result = evaluate.assess({'one': network}, films(), SETTINGS, folder=Path(folder, 'saved'))
-    assert (result is None) == (rank > 0)
-    if rank == 0:
-        torch.save({name: result[name] for name in ('rows', 'skipped')}, f'{folder}/result')
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_give_the_same_table(network, tmp_path):
-    torch.multiprocessing.start_processes(
-        share_of_a_process, (str(tmp_path),), nprocs=2, start_method='fork')
-    result = torch.load(tmp_path / 'result')
-    expected = evaluate.assess({'one': network}, films(), SETTINGS)
-    assert result['skipped'] == expected['skipped']
-    for row in ('one', 'untrained', 'clock'):
-        means = result['rows'][row]['mean']
-        assert means == pytest.approx(expected['rows'][row]['mean'], abs=1e-3, nan_ok=True)
-    assert len(list((tmp_path / 'saved').rglob('*.npy'))) == 6
 
 
 def test_a_thinned_video_is_one_sequence_interpolated(network):

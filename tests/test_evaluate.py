@@ -13,11 +13,10 @@ import torch
 import data
 import evaluate
 import model as models
-from backbones.weights import fingerprint
 from pictures import figures
 from evaluation import command
 from mtf import MTF
-from noise import SETTINGS, Film, films
+from noise import SETTINGS, Film, films, write_checkpoint
 
 HERE = Path(__file__).parent
 torch.set_num_threads(1)                                  # the frames are tiny
@@ -33,22 +32,10 @@ def network():
 def checkpoint(network, tmp_path, monkeypatch):
     """A checkpoint and its log; its data set is one of noise."""
     monkeypatch.setattr(data, 'load', lambda *args, **options: films())
-    path = tmp_path / 'run' / 'checkpoint.pt'
-    path.parent.mkdir()
-    content = dict(settings=SETTINGS, model=network.trained_state(), epoch=1,
-                   backbone=fingerprint(network.backbone))
-    torch.save(content, path)
+    path = write_checkpoint(tmp_path / 'run' / 'checkpoint.pt', network)
     log = [dict(step=i, loss=1 / i, lr=0.1) for i in range(1, 60)]
     log.append(dict(step=59, tau=0.9, classification=0.5))
     path.with_name('log.jsonl').write_text('\n'.join(map(json.dumps, log)))
-    return path
-
-
-def changed(checkpoint, path, **settings):
-    """A copy of a checkpoint with other settings."""
-    content = torch.load(checkpoint)
-    content['settings'] = content['settings'] | settings
-    torch.save(content, path)
     return path
 
 
@@ -78,10 +65,10 @@ def test_the_command(checkpoint, tmp_path, capsys):
     assert numbers['settings']['entities'] == 2
 
 
-def test_checkpoints_that_differ_in_the_seed_are_one_row(checkpoint, tmp_path, capsys):
+def test_checkpoints_that_differ_in_the_seed_are_one_row(checkpoint, network, tmp_path, capsys):
     """Others are rows side by side, each with what sets it apart."""
-    seed = changed(checkpoint, tmp_path / 'seed.pt', seed=7, out='elsewhere')
-    merged = changed(checkpoint, tmp_path / 'merged.pt', merge=2)
+    seed = write_checkpoint(tmp_path / 'seed.pt', network, seed=7, out='elsewhere')
+    merged = write_checkpoint(tmp_path / 'merged.pt', network, merge=2)
     evaluate.main([str(checkpoint), str(seed)])
     assert '2 checkpoints: mean ± 2 standard deviations' in capsys.readouterr().out
     evaluate.main([str(checkpoint), str(seed), str(merged)])
@@ -109,9 +96,9 @@ def test_pictures_without_entities_or_labels(tmp_path):
 
 
 def test_labels_and_folder_are_those_of_training_but_of_another_data_set(
-        checkpoint, monkeypatch):
+        checkpoint, network, monkeypatch):
     """And nothing is drawn or written without being asked."""
-    changed(checkpoint, checkpoint, label_unit='frames', data='there')
+    write_checkpoint(checkpoint, network, label_unit='frames', data='there')
     before = sorted(checkpoint.parent.iterdir())
     asked = []
 
@@ -218,12 +205,10 @@ def test_a_notebooks_backend_and_a_screen_without_letters(checkpoint, tmp_path):
 
 @pytest.mark.parametrize('changes, expected', [
     ({}, torch.bfloat16), (dict(train_backbone=['patch_embed']), torch.float32)])
-def test_frozen_backbones_are_halved_on_a_gpu(checkpoint, monkeypatch, changes, expected):
+def test_frozen_backbones_are_halved_on_a_gpu(tmp_path, monkeypatch, changes, expected):
     """All of several; one that was fine-tuned stays as it is."""
     network = models.build_model(SETTINGS | changes)
-    content = torch.load(checkpoint) | dict(model=network.trained_state())
-    torch.save(content, checkpoint)
-    paths = [changed(checkpoint, checkpoint.with_name(name), **changes) for name in 'ab']
+    paths = [write_checkpoint(tmp_path / name, network, **changes) for name in 'ab']
     monkeypatch.setattr(command, 'half_dtype', lambda device: torch.bfloat16)
     networks, _ = evaluate.load_models(paths, torch.device('cpu'))
     for loaded in networks.values():

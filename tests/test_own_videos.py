@@ -7,10 +7,9 @@ import torch
 import data
 import evaluate
 import model as models
-from backbones.weights import fingerprint
 from made import table_of
 from miniatures import folder, write_images, write_video
-from noise import SETTINGS
+from noise import SETTINGS, write_checkpoint
 
 torch.set_num_threads(1)                                  # the frames are tiny
 SIZE = SETTINGS['image_size']
@@ -32,13 +31,7 @@ def labelled_set(tmp_path_factory):
 
 @pytest.fixture
 def checkpoint(network, labelled_set, tmp_path):
-    path = tmp_path / 'run' / 'checkpoint.pt'
-    path.parent.mkdir()
-    settings = SETTINGS | {'data': str(labelled_set), 'depth': 3, 'merge': 1}
-    content = dict(settings=settings, model=network.trained_state(), epoch=1,
-                   backbone=fingerprint(network.backbone))
-    torch.save(content, path)
-    return path
+    return write_checkpoint(tmp_path / 'run' / 'checkpoint.pt', network, data=str(labelled_set))
 
 
 @pytest.fixture
@@ -96,12 +89,10 @@ def test_the_table_is_the_nearest_frames_with_their_times(command, network, tmp_
     assert printed.count('from pure time stretching') == 2
 
 
-def test_a_video_above_the_limit_stays_one_sequence(command, checkpoint, tmp_path):
+def test_a_video_above_the_limit_stays_one_sequence(command, checkpoint, network, tmp_path):
     """The same picture sequence at four times the rate lasts as long: each moment is found at its
     time, not in a part that has been taken for a video of its own."""
-    content = torch.load(checkpoint, weights_only=True)
-    content['settings']['limit'] = 20
-    torch.save(content, checkpoint)
+    write_checkpoint(checkpoint, network, limit=20)
     write_video(tmp_path / 'slow.mp4', 18, rate=10)
     write_video(tmp_path / 'fast.mp4', 18, rate=40, repeat=4)
     code, printed, error = command('--align', tmp_path / 'slow.mp4', tmp_path / 'fast.mp4',
