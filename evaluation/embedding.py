@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 import data
+from evaluation.table import name_some
 from running.errors import UserError
 from running.processes import gather, is_rank0
 from running.record import attempt
@@ -155,22 +156,27 @@ def evaluating(networks):
         network.train(mode)
 
 
-def embed_splits(networks, videos, *, folder=None, **options):
+def embed_splits(networks, videos, settings, *, whole, folder=None):
     """Embed {split: [Video]}, each process its share -> in rank 0, {} in the others:
 
     {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}}, {video: why it cannot be read}
 
-    networks: {name: model}; folder: where those of the first model are saved; options: of `embed`.
+    networks: {name: model}; whole: as in `embed`; folder: where those of the first model are saved.
     All is held in memory: FineGym99's 1.22 million labelled frames, of 256 float32 numbers each,
     are 1.25 GB a model. Errors: UserError, where nothing is left of a split.
     """
+    # a limit is in the settings of CARL's checkpoints and the authors' alone
+    limit = settings.get('limit') or data.DATASETS[settings['dataset']].limit
+    several = list(networks.values())
+    device = next(several[0].mtf.parameters()).device
     files = files_of(videos)         # a video of two splits once
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     own = list(files)[rank::world]
     found = {}                       # {file: (frames, kept, labels), or why it cannot be read}
     shares = {name: {} for name in networks}
-    with evaluating(networks.values()):
-        results = embed(list(networks.values()), own, **options)
+    with evaluating(several):
+        results = embed(several, own, limit=limit, whole=whole, device=device,
+                        workers=settings['workers'])
         results = tqdm(results, total=len(own), unit='video', disable=None, leave=False)
         for number, about, arrays in results:
             file = files[own[number]]
@@ -195,6 +201,10 @@ def embed_splits(networks, videos, *, folder=None, **options):
         embedded[split] = [EmbeddedVideo(video, *found[files[video]]) for video in read]
         for name in networks:
             embeddings[name][split] = [shares[name][files[video]] for video in read]
+    records = itertools.chain(*embedded.values())
+    thinned = dict.fromkeys(one.video.name for one in records if whole and one.frames > limit)
+    for note in name_some('only every k-th frame is embedded, the others interpolated', thinned):
+        print(f'note: more than {limit} frames: {note}')
     return embedded, embeddings, {video.name: why for video, why in skipped.items()}
 
 

@@ -34,7 +34,7 @@ def alone(network, film):
 def test_every_frame_is_embedded_in_order(network, workers):
     train = films()['train']
     embedded, embeddings, skipped = embedding.embed_splits(
-        {'one': network}, {'train': train}, workers=workers)
+        {'one': network}, {'train': train}, SETTINGS | dict(workers=workers), whole=False)
     embedded, embeddings = embedded['train'], embeddings['one']['train']
     assert [one.video.name for one in embedded] == ['a', 'b/c: d', 'f']
     assert skipped == {'e': 'e: does not decode'}
@@ -116,8 +116,9 @@ class Deadly(Film):
 
 
 def test_a_worker_that_dies_is_one_line(network):
+    videos = {'train': [], 'val': [Film('a', 5), Deadly('b', 5)]}
     with pytest.raises(UserError, match='a process that decodes videos died'):
-        embedding.embed_splits({'one': network}, {'val': [Film('a', 5), Deadly('b', 5)]}, workers=1)
+        evaluate.assess({'one': network}, videos, SETTINGS | dict(workers=1))
 
 
 def test_saved_rows_and_the_index_that_says_what_they_are(network, tmp_path):
