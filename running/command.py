@@ -60,10 +60,12 @@ def end_well(program, function, *arguments):
     for stream in sys.stdout, sys.stderr:
         with suppress(AttributeError):                    # a notebook's cannot, and shows all
             stream.reconfigure(errors='backslashreplace')    # letters that a screen lacks
+    code = 0
+    line = ''
     try:
         with on_stop(interrupt):
             function(*arguments)
-            return wait_for_all()
+            wait_for_all()
     except torch.OutOfMemoryError:
         code = 2
         line = f'{program}: error: out of GPU memory; a lower --batch or --frames needs less'
@@ -74,12 +76,12 @@ def end_well(program, function, *arguments):
         number, why = stopped.args or (signal.SIGINT, 'stopped')
         code = 128 + number
         line = f'{program}: {why}; the same command goes on' if is_rank0() else ''
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
     if line:
         print('\n' + line, file=sys.stderr, flush=True)
     told = os.environ.get('TORCHELASTIC_ERROR_FILE')
-    if told:                                              # torchrun ends its report with it
+    if told and code:                                     # torchrun ends its report with it
         Path(told).write_text(json.dumps(dict(message=line, timestamp=int(time.time()))))
-    sys.exit(code)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    if code:
+        sys.exit(code)

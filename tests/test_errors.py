@@ -96,7 +96,6 @@ class Code:
 
 
 def bad_videos():
-    Path('nothing').mkdir()
     Path('file').write_bytes(b'mine')
     shutil.copytree('videos', 'zero bytes')
     for folder in [path for path in Path('zero bytes/train').iterdir() if path.is_dir()]:
@@ -178,8 +177,6 @@ ANEW = 'choose another --out, or --fresh'
 CASES = [
     # flags
     ('train --epoch 3', 'unrecognized arguments: --epoch 3'),
-    ('train --dataset pen', "--dataset: invalid choice: 'pen' (choose from ...penn"),
-    ('train --frames 1', '--frames 1: must be at least 2'),
     ('train --dropout 1.5', '--dropout 1.5: must be at most 0.99'),
     ('train --shift nan', '--shift nan: must be at least 0'),
     ('train --layers 1,7', '--layers 1,7: ... from 1 to 4'),
@@ -190,13 +187,10 @@ CASES = [
     ('train --pairs videos', '--pairs videos: scl ... tcc and lav'),
     ('train --batch 100', '--batch 100: only 3 videos to train on'),
     ('evaluate.py run --workers -1', '--workers -1: must be at least 0'),
-    ('evaluate.py run --device abacus', '--device abacus: PyTorch does not find one'),
     ('data.py folder', 'the following arguments are required: --data'),
-    ('model.py --backbone dino', "--backbone: invalid choice: 'dino' (choose from ...dino_vits8"),
 
     # folders and where to write
     ('train --dataset penn', 'penn: videos lacks frames... dreamdragon'),
-    ('train --data nothing', 'no train video in nothing. Any folder of video files'),
     ('train --dataset synthetic', 'synthetic is made in memory; ... --dataset folder'),
     ('train.py --dataset folder', 'folder: --data is missing'),
     ('train --out file', "File exists: 'file'"),
