@@ -26,8 +26,6 @@ from running.processes import gather, is_rank0
 from running.record import attempt
 from running.workers import DIED, start_worker, watched
 
-PART = 64    # frames decoded at once
-
 
 class EmbeddedVideo(NamedTuple):
     """A video whose embeddings are known."""
@@ -55,7 +53,7 @@ class Frames(IterableDataset):
                 labels = video.labels if video.annotate else np.full(video.frames, -1)
                 known = np.flatnonzero(labels >= 0)
                 kept = known if len(known) else np.arange(video.frames)
-                for part in video.parts(PART, data.thinning(video.frames, self.most)):
+                for part in video.parts(step=data.thinning(video.frames, self.most)):
                     yield number, part
                 yield number, (video.frames, kept, labels[kept])
             except UserError as error:

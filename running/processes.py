@@ -8,8 +8,6 @@ import torch.distributed as dist
 
 from running.errors import UserError
 
-WAIT = timedelta(hours=12)    # the first to finish its share of an evaluation may wait for hours
-
 
 def pick_device(name=None, local_rank=0):
     """The device of that name, or the best there is: cuda, mps, cpu. Errors: UserError."""
@@ -60,7 +58,8 @@ def join_processes(device_name=None):
                             f'start by torchrun')
         # what lies on the CPU goes by the CPU, and no GPU is waited for
         backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
-        dist.init_process_group(backend, timeout=WAIT)
+        # the first to finish its share of an evaluation may wait for hours
+        dist.init_process_group(backend, timeout=timedelta(hours=12))
     return rank, world, device
 
 

@@ -133,15 +133,14 @@ class Log:
         last = kept[-1] if kept else {}
         # what rank 0 has read, told to all before it writes
         self.evaluated = all_gather(None if 'loss' in last else last.get('step'))[0]
-        if is_rank0():
-            self.file = open(path, 'w', encoding='utf-8', buffering=1)    # line by line
-            for entry in kept:
-                print(json.dumps(entry), file=self.file)
+        path = path if is_rank0() else os.devnull
+        self.file = open(path, 'w', encoding='utf-8', buffering=1)    # line by line
+        for entry in kept:
+            print(json.dumps(entry), file=self.file)
 
     def write(self, step, **values):
-        if is_rank0():
-            line = dict(step=step, epoch=max(0, step - 1) // self.steps, **values)
-            print(json.dumps(line), file=self.file)
+        line = dict(step=step, epoch=max(0, step - 1) // self.steps, **values)
+        print(json.dumps(line), file=self.file)
         self.since = time.time()                          # what comes next is another step
 
     def add(self, step, lr, names, *values):

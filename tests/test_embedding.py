@@ -17,12 +17,6 @@ from running.errors import UserError
 torch.set_num_threads(1)                                  # the frames are tiny
 
 
-@pytest.fixture(scope='module')
-def network():
-    torch.manual_seed(0)
-    return models.build_model(SETTINGS)
-
-
 def alone(network, film):
     """Embeddings of a whole video in one clip."""
     with torch.no_grad():

@@ -22,12 +22,6 @@ HERE = Path(__file__).parent
 torch.set_num_threads(1)                                  # the frames are tiny
 
 
-@pytest.fixture(scope='module')
-def network():
-    torch.manual_seed(0)
-    return models.build_model(SETTINGS)
-
-
 @pytest.fixture
 def checkpoint(network, tmp_path, monkeypatch):
     """A checkpoint and its log; its data set is one of noise."""

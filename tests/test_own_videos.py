@@ -6,19 +6,12 @@ import torch
 
 import data
 import evaluate
-import model as models
 from made import table_of
 from miniatures import folder, write_images, write_video
 from noise import SETTINGS, write_checkpoint
 
 torch.set_num_threads(1)                                  # the frames are tiny
 SIZE = SETTINGS['image_size']
-
-
-@pytest.fixture(scope='module')
-def network():
-    torch.manual_seed(0)
-    return models.build_model(SETTINGS).eval()
 
 
 @pytest.fixture(scope='module')

@@ -8,18 +8,11 @@ import torch
 import data
 import evaluate
 from pictures import figures
-import model as models
 from evaluation import focus, table
 from evaluation.labels import by_action
 from noise import (SETTINGS, Film, embedded_of, films, random_videos)
 
 torch.set_num_threads(1)                                  # the frames are tiny
-
-
-@pytest.fixture(scope='module')
-def network():
-    torch.manual_seed(0)
-    return models.build_model(SETTINGS)
 
 
 # ------------------------------------------------------------------------------------------------
