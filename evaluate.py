@@ -253,10 +253,8 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
         if getattr(first.backbone, 'gives_cls', False):
             networks['frozen (CLS)'] = Frozen(first.backbone, cls=True)
 
-    # 'limit' is in the settings of CARL's checkpoints and the authors' alone
     embedded, embeddings, skipped = embed_splits(
-        networks, videos, folder=folder, limit=settings.get('limit') or row.limit,
-        whole=row.own, device=device, workers=settings['workers'])
+        networks, videos, settings, whole=row.own, folder=folder)
     if not is_rank0():
         return None
     if folder:

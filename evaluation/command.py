@@ -2,7 +2,6 @@
 models that it names."""
 import argparse
 import os
-from functools import partial
 from pathlib import Path
 
 import model as models
@@ -11,7 +10,7 @@ from pictures.align import METHODS
 from running.errors import UserError
 from running.processes import half_dtype
 
-TABLE_FLAGS = ('focus', 'figures', 'embeddings', 'json')  # that go with the table
+TABLE_FLAGS = ['focus', 'figures', 'embeddings', 'json']  # that go with the table
 SAME_FRAMES = ('dataset', 'data', 'data_seed', 'label_unit', 'image_size')
 SEED_FLAGS = ('seed', 'out', 'init', 'features', 'workers', 'device', 'save_every', 'eval_every',
               'compile')                                  # in which seeds of one model may differ
@@ -19,29 +18,26 @@ SEED_FLAGS = ('seed', 'out', 'init', 'features', 'workers', 'device', 'save_ever
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(
-        description='Embed every frame, print four metrics beside the controls. '
-                    "Or look at one's own videos.",
-        formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=110),
+        description='Four metrics beside the controls. Or a look at one\'s own videos.',
         usage='%(prog)s CHECKPOINT [CHECKPOINT ...] [options]', allow_abbrev=False)
-    parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
-                        help='or its folder; seeds of one model are one row: mean ± 2 standard '
-                             'deviations')
-
-    add = parser.add_argument_group('where things are').add_argument
+    add = parser.add_argument
+    add('checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
+        help='or its folder; seeds of one model are one row: mean ± 2 standard deviations')
     add('--dataset', metavar='NAME', help='the data set [that of training]')
     add('--data', metavar='DIR', help='its folder [where it was at training]')
-    add('--label-unit', choices=UNITS,
-        help='of labels that are segments [as at training]')
-    add('--weights', metavar='FILE', help='of the frozen backbone [as at training]')
+    add('--label-unit', choices=UNITS, help='of segments [as at training]')
+    add('--weights', metavar='FILE',
+        help='of the frozen backbone [as at training]')
     add('--workers', metavar='N', type=int,
         help='processes that decode videos [as at training]')
     add('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
 
-    add = parser.add_argument_group('what to make beside the table').add_argument
-    add('--focus', action='store_true', help='a table: how much attention lies on the actor')
-    add('--figures', metavar='DIR', type=Path, help='all pictures of the first checkpoint')
+    add = parser.add_argument_group('beside the table').add_argument
+    add('--focus', action='store_true', help='how much attention lies on the actor')
+    add('--figures', metavar='DIR', type=Path,
+        help='all pictures of the first checkpoint')
     add('--embeddings', metavar='DIR', type=Path,
-        help='its array (n, D) of each video, DIR/val/*.npy, and of each frame a line, index.csv')
+        help='its array (n, D) of each video, DIR/val/*.npy; of each frame a line, index.csv')
     add('--json', metavar='FILE', type=Path, help='all numbers of the table')
 
     own = parser.add_argument_group("one's own videos, instead of the table")
@@ -58,55 +54,37 @@ def parse(argv=None):
 
 
 def check_arguments(args):
-    """Every flag does something or is refused, and no output replaces a file. Errors: UserError,
+    """Flags that do not go together are refused, and no output replaces a file. Errors: UserError,
     OSError, each one line."""
     for number, path in enumerate(args.checkpoints):
         if path.is_dir():
             args.checkpoints[number] = path / 'checkpoint.pt'
     if args.workers and args.workers < 0:
-        raise UserError(f'--workers: {args.workers}: must be a whole number, at least 0')
+        raise UserError(f'--workers {args.workers}: must be at least 0')
     files = [args.json]
     folders = [args.figures, args.embeddings]
-    if args.align or args.predict:
-        check_own_videos(args)
-        files += [args.out, args.out.with_suffix('.csv')] if args.align else []
-        folders += [args.out] if args.predict else []
-    elif args.out:
-        raise UserError('--out goes with --align or --predict')
-    if args.method and not args.align:
-        raise UserError('--method goes with --align')
-    for path in filter(None, files):
-        if path.exists():
-            raise UserError(f'{path}: is there already; move it away, or give another name')
-    for folder in filter(None, folders):
-        if folder.is_dir() and any(folder.iterdir()):
-            raise UserError(f'{folder}: is not empty; give the name of a new folder')
-    folders += [path.parent for path in files if path]
-    for folder in filter(None, folders):
-        folder.mkdir(parents=True, exist_ok=True)           # now, and not after hours of work
-        if not os.access(folder, os.W_OK):
-            raise UserError(f'{folder}: cannot be written to')
-
-
-def check_own_videos(args):
-    for flag in TABLE_FLAGS:
+    own = args.align or args.predict
+    goes = 'goes with the table, not with' if own else 'goes with'
+    for flag in TABLE_FLAGS if own else ('out', 'method'):
         if getattr(args, flag):
-            raise UserError(f'--{flag} goes with the table, not with --align or --predict')
-    if len(args.checkpoints) > 1:
-        raise UserError(f'--align and --predict take one checkpoint, not {len(args.checkpoints)}')
+            raise UserError(f'--{flag} {goes} --align or --predict')
+    if own and len(args.checkpoints) > 1:
+        raise UserError('--align and --predict take one checkpoint')
+    if args.align:
+        args.out = args.out or Path('aligned.mp4')
+        files = [args.out, args.out.with_suffix('.csv')]
+        if len(args.align) < 2:
+            raise UserError(f'--align {args.align[0]}: takes two videos or more')
+        if args.out.suffix != '.mp4':
+            raise UserError(f'{args.out}: --out writes a film; let its name end in .mp4')
     if args.predict:
         args.out = args.out or Path('predicted')
-        if not args.predict.is_dir():
-            raise UserError(f'{args.predict}: is no folder; --predict takes a folder of videos')
-        return
-    args.out = args.out or Path('aligned.mp4')
-    for path in args.align:
-        if not path.exists():
-            raise UserError(f'{path}: no such video')
-    if len(args.align) < 2:
-        raise UserError(f'--align {args.align[0]}: takes two videos or more')
-    if args.out.suffix != '.mp4':
-        raise UserError(f'{args.out}: --out writes a film; let its name end in .mp4')
+        folders = [args.out]
+    for path in filter(None, files + folders):
+        if path.is_file() or any(path.glob('*')):
+            raise UserError(f'{path}: is there already; move it away, or give another name')
+        folder = path.parent if path in files else path
+        folder.mkdir(parents=True, exist_ok=True)           # now, and not after hours of work
 
 
 def load_models(paths, device, **given):
@@ -114,35 +92,36 @@ def load_models(paths, device, **given):
     not None. A frozen backbone is one object for all its models, so that every frame passes it
     once. Errors: UserError."""
     given = {name: value for name, value in given.items() if value is not None}
-    networks, all_settings = {}, {}
-    shared = {}    # frozen backbones, by what they are
+    if 'dataset' in given:    # what belongs to that of training goes
+        given = dict(data=None, label_unit=None) | given
+    networks = {}
+    all_settings = {}
+    shared = {}               # backbones, by what they are
     for path in map(str, paths):
         checkpoint = models.load_checkpoint(path)
-        settings = dict(workers=min(4, os.cpu_count()), label_unit=None) | checkpoint['settings']
-        if 'dataset' in given:
-            settings['label_unit'] = None    # that of another data set
-            if given['dataset'] != settings.get('dataset'):
-                settings['data'] = None
-        settings |= given
-        if settings.get('dataset') is None:
-            raise UserError(f'{path}: says no data set; give its name by --dataset')
+        settings = dict(dataset=None, workers=min(4, os.cpu_count()), label_unit=None)
+        settings = settings | checkpoint['settings'] | given
         all_settings[path] = settings
+        if settings['dataset'] is None:
+            raise UserError(f'{path}: says no data set; give its name by --dataset')
         first = next(iter(all_settings.values()))
         for name in SAME_FRAMES:
-            if settings.get(name) != first.get(name):
-                raise UserError(f'{path}: {name} is {settings.get(name)}, of the first checkpoint '
-                                f'{first.get(name)}; evaluate them one by one')
+            value, other = settings.get(name), first.get(name)
+            if value != other:
+                raise UserError(f'{path}: {name} is {value}, of the first checkpoint {other}; '
+                                f'evaluate them one by one')
         # one that was fine-tuned, or that the checkpoint brings, is like no other
         own = settings['train_backbone'] or checkpoint['backbone'] is None
-        key = str([settings[name] for name in ('backbone', 'weights', 'layers')])
-        network = models.build_model(settings, None if own else shared.get(key))
+        kind = [settings[name] for name in ('backbone', 'weights', 'layers')]
+        key = path if own else str(kind)
+        network = models.build_model(settings, shared.get(key))
         models.load_trained(network, checkpoint, path)
+        shared[key] = network.backbone
         networks[path] = network.to(device)
-        if not own:
-            shared[key] = network.backbone
     for path, network in networks.items():    # now that no checkpoint is compared with it any more
-        if not all_settings[path]['train_backbone']:
-            models.to_half(network.backbone, all_settings[path]['backbone'], half_dtype(device))
+        settings = all_settings[path]
+        if not settings['train_backbone']:
+            models.to_half(network.backbone, settings['backbone'], half_dtype(device))
     return networks, all_settings
 
 
@@ -151,9 +130,7 @@ def seeds_together(all_settings):
     a group apart from the others, 'mean' where there is one group."""
     groups = {}
     for path, settings in all_settings.items():
-        own = {f'{name} {value}' for name, value in settings.items() if name not in SEED_FLAGS}
+        own = [f'{name} {value}' for name, value in settings.items() if name not in SEED_FLAGS]
         groups.setdefault(frozenset(own), []).append(path)
-    if len(groups) == 1:
-        return {'mean': list(all_settings)}
     common = frozenset.intersection(*groups)
-    return {', '.join(sorted(own - common)) or paths[0]: paths for own, paths in groups.items()}
+    return {', '.join(sorted(own - common)) or 'mean': paths for own, paths in groups.items()}

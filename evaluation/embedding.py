@@ -20,12 +20,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 import data
+from evaluation.table import name_some
 from running.errors import UserError
 from running.processes import gather, is_rank0
 from running.record import attempt
 from running.workers import DIED, start_worker, watched
-
-PART = 64    # frames decoded at once
 
 
 class EmbeddedVideo(NamedTuple):
@@ -38,8 +37,8 @@ class EmbeddedVideo(NamedTuple):
 
 class Frames(IterableDataset):
     """Whole videos in parts, each video by one worker: (its number, uint8 (F, 3, H, W)), and at its
-    end (number, (its frames, labels)), or where it cannot be read (number, why). most: a video of
-    more frames is thinned out."""
+    end (number, (frames, kept, labels)) as above, or where it cannot be read (number, why). A video
+    of more than `most` frames is thinned out."""
 
     def __init__(self, videos, most):
         self.videos = videos
@@ -51,23 +50,25 @@ class Frames(IterableDataset):
         for number in range(first, len(self.videos), every):
             video = self.videos[number]
             try:
-                end = video.frames, video.labels
-                for part in video.parts(PART, data.thinning(video.frames, self.most)):
+                labels = video.labels if video.annotate else np.full(video.frames, -1)
+                known = np.flatnonzero(labels >= 0)
+                kept = known if len(known) else np.arange(video.frames)
+                for part in video.parts(step=data.thinning(video.frames, self.most)):
                     yield number, part
+                yield number, (video.frames, kept, labels[kept])
             except UserError as error:
-                end = str(error)
-            yield number, end
+                yield number, str(error)
 
 
 class Frozen(nn.Module):
     """The control `frozen`, in the place of an MVFormer: of each frame one vector of the backbone's
-    last layer, as it is. Its features are those of the MVFormer beside it."""
+    last layer, its CLS token or the mean of its patches, as it is."""
 
     def __init__(self, backbone, *, cls):
         super().__init__()
-        self.backbone = backbone
-        self.cls = cls    # the CLS token; else the mean of the patches
-        self.eval()       # as the backbone always is
+        self.backbone = backbone    # its features are those of the MVFormer beside it
+        self.cls = cls
+        self.eval()                 # as the backbone always is
 
     def pool(self, patches, cls):
         """(F, P, L*C), (F, C) -> (F, 1, C), None"""
@@ -110,9 +111,9 @@ def embed_entities(network, entities, frames, limit):
 
 @torch.no_grad()
 def embed(networks, videos, *, limit=1000, whole=False, device='cpu', workers=0):
-    """Yields (number of the video, labels or None, [(n, D) of each network]), or where it cannot be
-    read (number, why, None). limit: frames of the longest sequence; whole: a longer video is
-    thinned out, not cut. Of a video only the entities are held, never its patches."""
+    """Yields (number of the video, (frames, kept, labels), [(n, D) of each network]), or where it
+    cannot be read (number, why, None). limit: frames of the longest sequence; whole: a longer video
+    is thinned out, not cut. Of a video only the entities are held, never its patches."""
     loader = DataLoader(
         Frames(videos, limit if whole else math.inf), batch_size=None, collate_fn=tuple,
         num_workers=workers, worker_init_fn=start_worker,
@@ -129,11 +130,10 @@ def embed(networks, videos, *, limit=1000, whole=False, device='cpu', workers=0)
         if isinstance(part, str):
             yield number, part, None
             continue
-        n, labels = part
         arrays = []
         for network, entities in zip(networks, zip(*parts)):
-            arrays.append(embed_entities(network, torch.cat(entities), n, limit))
-        yield number, labels, arrays
+            arrays.append(embed_entities(network, torch.cat(entities), part[0], limit))
+        yield number, part, arrays
 
 
 # --------------------------------------------------------------------------------------------------
@@ -142,70 +142,68 @@ def embed(networks, videos, *, limit=1000, whole=False, device='cpu', workers=0)
 @contextmanager
 def evaluating(networks):
     """In eval mode, convolutions in full float32 and uncompiled; then as before."""
-    modes = [network.training for network in networks]
+    modes = {network: network.training for network in networks}
     as_written = nullcontext()
     if torch.cuda.is_available():    # frames come in parts of other sizes than those of training
         as_written = torch.compiler.set_stance('force_eager')
-    for network in networks:
-        network.eval()
-    try:
-        with as_written, torch.backends.cudnn.flags(allow_tf32=False):
-            yield
-    finally:
-        for network, mode in zip(networks, modes):
-            network.train(mode)
+    with as_written, torch.backends.cudnn.flags(allow_tf32=False):
+        for network in modes:
+            network.eval()
+        yield
+    for network, mode in modes.items():
+        network.train(mode)
 
 
-def embed_splits(networks, videos, *, folder=None, **options):
-    """Embed {split: [Video]}, each process its share -> in rank 0 all, in the others less:
+def embed_splits(networks, videos, settings, *, whole, folder=None):
+    """Embed {split: [Video]}, each process its share -> in rank 0, {} in the others:
 
     {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}}, {video: why it cannot be read}
 
-    networks: {name: model}; folder: where those of the first model are saved; options: of `embed`.
+    networks: {name: model}; whole: as in `embed`; folder: where those of the first model are saved.
     All is held in memory: FineGym99's 1.22 million labelled frames, of 256 float32 numbers each,
     are 1.25 GB a model. Errors: UserError, where nothing is left of a split.
     """
-    files = files_of(videos)
-    listed = list(files)    # a video of two splits once
+    # a limit is in the settings of CARL's checkpoints and the authors' alone
+    limit = settings.get('limit') or data.DATASETS[settings['dataset']].limit
+    several = list(networks.values())
+    device = next(several[0].mtf.parameters()).device
+    files = files_of(videos)         # a video of two splits once
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    own = listed[rank::world]
-    found, skipped = {}, {}
+    own = list(files)[rank::world]
+    found = {}                       # {file: (frames, kept, labels), or why it cannot be read}
     shares = {name: {} for name in networks}
-    with evaluating(networks.values()):
-        results = embed(list(networks.values()), own, **options)
+    with evaluating(several):
+        results = embed(several, own, limit=limit, whole=whole, device=device,
+                        workers=settings['workers'])
         results = tqdm(results, total=len(own), unit='video', disable=None, leave=False)
-        for number, labels, arrays in results:
-            position = rank + number * world
-            if arrays is None:
-                skipped[position] = labels
-                continue
-            if folder:
-                file = files[listed[position]]
+        for number, about, arrays in results:
+            file = files[own[number]]
+            found[file] = about
+            if folder and arrays:
                 folder = attempt('embeddings from here on', save, folder, file, arrays[0])
-            n = len(arrays[0])
-            labels = np.full(n, -1) if labels is None else labels
-            kept = np.flatnonzero(labels >= 0)
-            if not len(kept):
-                kept = np.arange(n)
-            found[position] = n, kept, labels[kept]
-            for name, array in zip(networks, arrays):
-                shares[name][position] = array[kept]
+            for name, array in zip(networks, arrays or []):
+                shares[name][file] = array[about[1]]
 
-    found, skipped = gather(found), gather(skipped)
+    found = gather(found)
     shares = {name: gather(share) for name, share in shares.items()}
-    places = {video: position for position, video in enumerate(listed)}
+    if not is_rank0():
+        return {}, {}, {}
+    skipped = {video: found[file] for video, file in files.items() if isinstance(found[file], str)}
     embedded = {}
     embeddings = {name: {} for name in networks}
     for split in videos:
-        own = [places[video] for video in videos[split]]
-        read = [position for position in own if position in found]
-        if own and not read and is_rank0():
-            raise UserError(f'no {split} video can be read; the first: {skipped[own[0]]}')
-        embedded[split] = [EmbeddedVideo(listed[position], *found[position]) for position in read]
+        read = [video for video in videos[split] if video not in skipped]
+        if videos[split] and not read:
+            first = videos[split][0]
+            raise UserError(f'no {split} video can be read; the first: {skipped[first]}')
+        embedded[split] = [EmbeddedVideo(video, *found[files[video]]) for video in read]
         for name in networks:
-            embeddings[name][split] = [shares[name][position] for position in read]
-    skipped = {listed[position].name: why for position, why in sorted(skipped.items())}
-    return embedded, embeddings, skipped
+            embeddings[name][split] = [shares[name][files[video]] for video in read]
+    records = itertools.chain(*embedded.values())
+    thinned = dict.fromkeys(one.video.name for one in records if whole and one.frames > limit)
+    for note in name_some('only every k-th frame is embedded, the others interpolated', thinned):
+        print(f'note: more than {limit} frames: {note}')
+    return embedded, embeddings, {video.name: why for video, why in skipped.items()}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -241,16 +239,14 @@ def write_index(path, videos, embedded):
     """Of each saved row a line: its file, frame, time in seconds (if the video has any), label (if
     the frame has one). {split: [Video]}, {split: [EmbeddedVideo]}."""
     files = files_of(videos)
+    records = {record.video: record for record in itertools.chain(*embedded.values())}
     with open(path, 'w', newline='', encoding='utf-8') as lines:
         table = csv.writer(lines)
         table.writerow(['file', 'frame', 'seconds', 'label'])
-        for record in itertools.chain(*embedded.values()):
-            file = files.pop(record.video, None)
-            if file is None:        # written, for another split
-                continue
-            labels = np.full(record.frames, -1)
-            labels[record.kept] = record.labels
-            seconds = record.video.seconds()
-            for frame, label in enumerate(labels):
+        for video, record in records.items():
+            labels = dict(zip(record.kept, record.labels))
+            seconds = video.seconds()
+            for frame in range(record.frames):
                 time = '' if seconds is None else f'{seconds[frame]:.3f}'
-                table.writerow([file, frame, time, label if label >= 0 else ''])
+                label = labels.get(frame, -1)
+                table.writerow([files[video], frame, time, label if label >= 0 else ''])

@@ -11,8 +11,6 @@ import torch
 from pictures.canvas import spaced
 from pictures.figures import look_at
 
-MEASURES = ('mass', 'area', 'ratio', 'iou', 'entropy')
-
 
 def focus(attention, actor):
     """attention (F, N, P) of N entities or heads over P patches, actor (F, P), its share of each
@@ -42,44 +40,32 @@ def rank(values):
     return values.argsort(-1, descending=True).argsort(-1)
 
 
-def mean_focus(looks, kind):
-    """[Look] -> [{measure: mean over the frames that show the actor}], one each of the 'entities'
-    or 'heads'; [] where there are none."""
-    attention = [getattr(look, kind) for look in looks]
-    if not attention or attention[0] is None:
-        return []
-    measures = focus(torch.cat(attention), torch.cat([look.actor for look in looks]))
-    there = measures['area'][:, 0] > 0
-    parts = []
-    for k in range(attention[0].shape[1]):
-        part = {name: values[there, k].mean().item() for name, values in measures.items()}
-        parts.append(part | {'ratio': part['mass'] / part['area']})
-    return parts
-
-
-def focus_rows(networks, videos, frames=8):
-    """{name: model}, of one backbone; some frames of each video -> [(model, part, measures)]."""
-    rows = []
+def print_focus(networks, videos, frames=8):
+    """{name: model}; some frames of each video, of which those that show the actor count. The heads
+    are those of the last model's backbone."""
+    *_, last = networks
+    found = {}    # {(model, kind of part): [(F, N, measures) of each video]}
     for name, network in networks.items():
-        looks = []
         for video in videos:
             look = look_at(network, video, spaced(video.frames, frames))
-            if look.actor is not None and look.actor.any():
-                looks.append(look._replace(images=None))
-        for k, values in enumerate(mean_focus(looks, 'entities'), 1):
-            rows.append((name, f'entity {k}', values))
-    for k, values in enumerate(mean_focus(looks, 'heads'), 1):
-        rows.append(('backbone', f'CLS head {k}', values))
-    return rows
-
-
-def print_focus(networks, videos):
-    rows = focus_rows(networks, videos)
-    if not rows:
+            if look.actor is None or not look.actor.any():
+                continue
+            shown = look.actor.any(-1)                           # (F,)
+            seen = {(name, 'entity'): look.entities}
+            if name == last:
+                seen['backbone', 'CLS head'] = look.heads
+            for key, attention in seen.items():
+                if attention is not None:
+                    measures = focus(attention[shown], look.actor[shown]).values()
+                    found.setdefault(key, []).append(torch.stack([*measures], -1))
+    if not found:
         return print('note: no focus table: no actor is known (masks, boxes), or the pooler has no '
                      'attention')
     print('\nattention on the actor in val frames')
-    print(' ' * 40 + ''.join(f'{measure:>9}' for measure in MEASURES))
-    for model, part, values in rows:
-        numbers = ''.join(f'{values[measure]:9.3f}' for measure in MEASURES)
-        print(f'{model.removesuffix("/checkpoint.pt")[-26:]:27}{part:13}{numbers}')
+    print(f'{"":40}{"mass":>9}{"area":>9}{"ratio":>9}{"iou":>9}{"entropy":>9}')
+    for (model, kind), values in found.items():
+        model = model.removesuffix('/checkpoint.pt')[-26:]
+        for k, means in enumerate(torch.cat(values).mean(0), 1):
+            mass, area, iou, entropy = means.tolist()
+            print(f'{model:27}{f"{kind} {k}":13}'
+                  f'{mass:9.3f}{area:9.3f}{mass / area:9.3f}{iou:9.3f}{entropy:9.3f}')

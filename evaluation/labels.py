@@ -5,8 +5,7 @@ import data
 def labelled_only(embeddings, labels):
     """The labelled frames of the videos that have any: [(n_i, D)], [int (n_i,), -1 = none] -> the
     same lists, shorter. A video that is labelled throughout is passed on, not copied."""
-    kept = []
-    kept_labels = []
+    kept, kept_labels = [], []
     for x, y in zip(embeddings, labels, strict=True):
         known = y >= 0
         if known.any():
@@ -19,7 +18,7 @@ def only_measured(videos, phases):
     """Of {split: [Video]} what is measured, or where there are no phases a few to be drawn."""
     if not phases:
         return {'train': [], 'val': (videos['val'] or videos['train'])[:8]}
-    if all(video.annotate is None for video in videos['train'] + videos['val']):
+    if not any(video.annotate for video in videos['train'] + videos['val']):
         return {'train': [], 'val': videos['val']}  # tau asks for no train video
     return videos
 

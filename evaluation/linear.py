@@ -32,9 +32,7 @@ def linear_classifier(train, train_labels, val, val_labels, *, epochs=100, lr=50
     optimizer = torch.optim.SGD(layer.parameters(), lr=lr, momentum=.9, weight_decay=1e-6)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
-        for chosen in torch.randperm(len(x), generator=order).split(batch):
-            if len(chosen) < batch:
-                continue
+        for chosen in torch.randperm(len(x), generator=order).unfold(0, batch, batch):
             frames = torch.from_numpy(np.concatenate([x[i] for i in chosen]))
             truth = torch.from_numpy(np.concatenate([y[i] for i in chosen]))
             loss = F.cross_entropy(layer(frames.to(device)), truth.to(device))

@@ -1,10 +1,10 @@
 """One's own videos through a trained model: evaluate.py's --align and --predict.
 
 Embedded as those of a folder set are, squashed to the model's square; shown in their own shape.
+Each is one sequence, however long: two halves with a time code each could not be told from two
+videos.
 Errors, each one line: UserError, OSError.
 """
-import itertools
-
 import data
 from datasets.folder import Search, as_video
 from datasets.layout import readable, say
@@ -16,33 +16,18 @@ from running.errors import UserError
 from running.processes import is_rank0
 
 
-def embed(network, videos, settings):
-    """{split: [Video]} -> as embed_splits, of one model; all in rank 0. Each video is one sequence,
-    however long: two halves with a time code each could not be told from two videos."""
-    limit = settings.get('limit') or data.DATASETS[settings['dataset']].limit
-    device = next(network.mtf.parameters()).device
-    embedded, embeddings, skipped = embed_splits(
-        {'model': network}, videos, limit=limit, whole=True, device=device,
-        workers=settings['workers'])
-    for record in itertools.chain(*embedded.values()):
-        step = data.thinning(record.frames, limit)
-        if step > 1:
-            say(f'note: {record.video.name}: of {record.frames} frames one in {step} is embedded; '
-                f'those between are interpolated')
-    return embedded, embeddings['model'], skipped
-
-
 def align_files(network, settings, paths, out, method):
     """Write a film and a table of the first video and the frames of the others that match its."""
     videos = [video_at(path, network.backbone.image_size) for path in paths]
-    _, embeddings, skipped = embed(network, {'align': videos}, settings)
+    _, embeddings, skipped = embed_splits(
+        {'model': network}, {'align': videos}, settings, whole=True)
     if not is_rank0():
         return
     for reason in skipped.values():
         raise UserError(f'{reason}; leave it out or mend it')
     videos = [video_at(path) for path in paths]    # in their own shape
     times = [video.seconds() for video in videos]
-    for note in align(videos, embeddings['align'], out, times=times, method=method):
+    for note in align(videos, embeddings['model']['align'], out, times=times, method=method):
         say(note)
     say(f'written: {out}, {out.with_suffix(".csv")}')
 
@@ -50,9 +35,8 @@ def align_files(network, settings, paths, out, method):
 def video_at(path, size=None):
     """A video file or a folder of frames, named by its folder and its own name."""
     name = readable(path, path.parent.parent)
-    if path.is_dir():
-        return data.frame_folder(name, path, size)
-    return data.video_file(name, path, size)
+    open_video = data.frame_folder if path.is_dir() else data.video_file
+    return open_video(name, path, size)
 
 
 def predict_folder(network, settings, train, folder, out, fit, clock):
@@ -65,7 +49,7 @@ def predict_folder(network, settings, train, folder, out, fit, clock):
     for video in sources:    # now, and not after hours of work
         teacher_of(video, {one.action: None for one in train})
     videos = {'train': train, 'predict': list(sources)}
-    embedded, embeddings, skipped = embed(network, videos, settings)
+    embedded, embeddings, skipped = embed_splits({'model': network}, videos, settings, whole=True)
     if not is_rank0():
         return
     for note in name_some('left out, cannot be read', skipped.values()):
@@ -76,8 +60,8 @@ def predict_folder(network, settings, train, folder, out, fit, clock):
     videos = [sources[record.video] for record in embedded['predict']]
     times = [video.seconds() for video in videos]
     paths = [out / video.name for video in videos]
-    for note in predict(labelled, embeddings['train'], videos, embeddings['predict'], paths,
-                        fit=fit, times=times, clock=shares):
+    known, new = embeddings['model'].values()
+    for note in predict(labelled, known, videos, new, paths, fit=fit, times=times, clock=shares):
         say(note)
     say(f'written: {len(paths)} tables and pictures below {out}')
 
@@ -85,15 +69,12 @@ def predict_folder(network, settings, train, folder, out, fit, clock):
 def find(folder, size):
     """{Video to embed: the same to be shown} of a folder, and a line on what is passed over."""
     search = Search(folder)
-    found = search.below(folder)
+    found = [source._replace(labels=None) for source in search.below(folder)]    # would hide frames
     for note in search.notes():
         say(note)
     if not found:
         raise UserError(f'{folder}: no video in it')
-    sources = {}
-    for source in found:
-        source = source._replace(labels=None)    # they would hide the other frames
-        video, shown = as_video(source, size), as_video(source, None)
+    sources = {as_video(source, size): as_video(source, None) for source in found}
+    for (video, shown), source in zip(sources.items(), found):
         video.action = shown.action = source.action or folder.resolve().name
-        sources[video] = shown
     return sources

@@ -41,60 +41,59 @@ def mean_row(rows):
 
 
 def spread(rows, names):
-    """{action: {metric: (mean, 2 population standard deviations)}} over the models `names`."""
+    """{action: {metric: (mean, 2 population standard deviations)}} over the models `names`; of one
+    model the value alone, (value,). {} where nothing was measured."""
     table = {}
-    for action, row in rows[names[0]].items():
+    for action, row in rows.get(names[0], {}).items():
         table[action] = {}
         for metric in row:
             values = [rows[name][action][metric] for name in names]
-            table[action][metric] = float(np.mean(values)), 2 * float(np.std(values))
+            deviation = [2 * float(np.std(values))] if len(names) > 1 else []
+            table[action][metric] = float(np.mean(values)), *deviation
     return table
 
 
-def print_row(title, row, columns, several=False, width=26):
-    """row: {metric: (mean, 2 standard deviations)}; `several`: print the deviations too."""
-    line = f'{title:{width}}'
-    for metric in columns:
-        value, deviation = row.get(metric, (math.nan, math.nan))
-        cell = '-' if math.isnan(value) else f'{value:.4f}'
-        if several and cell != '-':
-            cell += f' ± {deviation:.4f}'
-        line += f'{cell:>18}'
-    print(line)
-
-
 def print_result(result, groups):
-    """Of evaluate.assess: of one group of models each action and their mean, of several their
-    means; the controls, the paper's row, the verdicts, and what a reader must know of the data."""
-    rows = result['rows']
-    if rows:
-        counts = [f'{len(some)} {split}' for split, some in result['embedded'].items() if some]
-        heading = f'\n{result["dataset"]}: {", ".join(counts)} videos'
-        most = max(map(len, groups.values()))
-        if most > 1:
-            heading += f'; {most} checkpoints: mean ± 2 standard deviations'
-        tables = {title: spread(rows, names) for title, names in groups.items()}
-        first = next(iter(tables.values()))
-        columns = [metric for metric in METRICS if metric in first['mean']]
-        width = max(26, *(len(title) + 2 for title in groups))
-        print(heading)
-        print(' ' * width + ''.join(f'{METRICS[metric]:>18}' for metric in columns))
-        shown = first
-        if len(groups) > 1:
-            shown = {title: table['mean'] for title, table in tables.items()}
-        for title, row in shown.items():
-            print_row(title, row, columns, most > 1, width)
-        controls = [name for name in CONTROLS if name in rows]
-        for name in controls:
-            print_row(CONTROLS[name], spread(rows, [name])['mean'], columns, width=width)
-        if result['paper']:
-            print_row('paper, Table 1', result['paper'], columns, True, width)
-        if controls:
-            for title, names in groups.items():
-                about = f'{title}: ' if len(groups) > 1 else ''
-                print(about + verdict(rows, names, columns))
+    """Of evaluate.assess: the table, and what a reader must know of the data."""
+    if result['rows']:
+        print_table(result, groups)
     for remark in result['remarks']:
         print('note:', remark)
+
+
+def print_table(result, groups):
+    """Of one group of models each action and their mean, of several their means; the controls, the
+    paper's row; the verdicts."""
+    rows = result['rows']
+    tables = {title: spread(rows, names) for title, names in groups.items()}
+    lines = {title: table['mean'] for title, table in tables.items()}
+    columns = [metric for metric in METRICS if metric in next(iter(lines.values()))]
+    if len(groups) == 1:
+        lines, = tables.values()
+    controls = {CONTROLS[name]: spread(rows, [name])['mean'] for name in CONTROLS if name in rows}
+    lines = lines | controls
+    if result['paper']:
+        lines['paper, Table 1'] = result['paper']
+    width = max(26, *(len(title) + 2 for title in lines))
+
+    counts = [f'{len(some)} {split}' for split, some in result['embedded'].items() if some]
+    most = max(map(len, groups.values()))
+    several = f'; {most} checkpoints: mean ± 2 standard deviations' if most > 1 else ''
+    print(f'\n{result["dataset"]}: {", ".join(counts)} videos{several}')
+    print(' ' * width + ''.join(f'{METRICS[metric]:>18}' for metric in columns))
+    for title, row in lines.items():
+        print(f'{title:{width}}' + ''.join(f'{cell(row.get(metric)):>18}' for metric in columns))
+    if controls:
+        for title, names in groups.items():
+            about = f'{title}: ' if len(groups) > 1 else ''
+            print(about + verdict(rows, names, columns))
+
+
+def cell(numbers):
+    """(mean, deviation), (value,) or None -> as it is printed."""
+    if not numbers or math.isnan(numbers[0]):
+        return '-'
+    return ' ± '.join(f'{number:.4f}' for number in numbers)
 
 
 def remarks(actions, embedded, skipped):
@@ -103,13 +102,10 @@ def remarks(actions, embedded, skipped):
     lines = name_some('left out, cannot be read', skipped.values())
     everything = embedded['train'] + embedded['val']
     bare = dict.fromkeys(one.video.name for one in everything if (one.labels < 0).all())
-    if all((one.labels < 0).all() for one in everything):
-        lines.append("no labels: Kendall's tau only")
-    else:
-        lines += name_some("no labels, for Kendall's tau only", bare)
-        trained = [one.video for one in embedded['train']]
-        if trained and trained == [one.video for one in embedded['val']]:
-            lines.append('val holds the videos trained on: the scores say nothing of new videos')
+    lines += name_some("no labels, for Kendall's tau only", bare)
+    trained = [one.video for one in embedded['train']]
+    if trained and trained == [one.video for one in embedded['val']]:
+        lines.append('val holds the videos trained on: the scores say nothing of new videos')
     for action, (train, _, val, val_labels) in actions.items():
         if len(val) < 2:
             lines.append(f'{action}: {len(val) or "no"} val video; tau and AP@5 compare two')
@@ -130,32 +126,31 @@ def verdict(rows, names, columns):
     if columns == ['tau']:
         return ('Without labels nothing can be told: tau asks for the order of the frames alone, '
                 'which the clock knows. Label the phases of a few videos.')
-    by = f'by more than {MARGIN} (a fixed margin: one run has no spread)'
-    if len(names) > 1:
-        by = f'by more than the spread of the {len(names)} checkpoints'
     means = spread(rows, names)['mean']
-    controls = [name for name in CONTROLS if name in rows]
-    beaten = {}    # {metric: the controls that it is above}
-    for metric in columns:
-        value, margin = means[metric]
-        if len(names) == 1:
-            margin = MARGIN
-        others = {name: rows[name]['mean'].get(metric, math.nan) for name in controls}
-        if all(map(math.isfinite, [value, *others.values()])):
-            beaten[metric] = {name for name in controls if value - margin > others[name]}
-    if not beaten:
-        return 'Nothing here can be compared with every control.'
-    above = [METRICS[metric] for metric in beaten if len(beaten[metric]) == len(controls)]
-    below = [METRICS[metric] for metric in beaten if len(beaten[metric]) < len(controls)]
-    sentence = f'Above every control {by}: {", ".join(above) or "nothing"}'
-    if above:
-        return sentence + (f'; not {", ".join(below)}.' if below else '.')
-    passed = set.union(*beaten.values())
-    if 'clock' not in passed:
-        return sentence + '. This model has not learned more than the time in the video.'
-    if 'untrained' not in passed:
-        return sentence + '. Training has added nothing to what the network shows before it.'
-    return sentence + '. The frozen backbone alone does as well.'
+    measured = [metric for metric in columns if math.isfinite(means[metric][0])]
+    if not measured:
+        return 'Nothing here can be compared with the controls.'
+    above = {}    # {control: metrics in which the models are above it}
+    for name in CONTROLS.keys() & rows.keys():
+        above[name] = set()
+        for metric in measured:
+            value, margin, *_ = *means[metric], MARGIN
+            if value - margin > rows[name]['mean'][metric]:
+                above[name].add(metric)
+    every = set.intersection(*above.values())
+    best = ', '.join(METRICS[metric] for metric in measured if metric in every)
+    rest = ', '.join(METRICS[metric] for metric in measured if metric not in every)
+    by = f'{MARGIN} (a fixed margin: one run has no spread)'
+    if len(names) > 1:
+        by = f'the spread of the {len(names)} checkpoints'
+    sentence = f'Above every control by more than {by}: {best or "nothing"}'
+    if best:
+        return f'{sentence}; not {rest}.' if rest else f'{sentence}.'
+    if not above['clock']:
+        return f'{sentence}. This model has not learned more than the time in the video.'
+    if not above['untrained']:
+        return f'{sentence}. Training has added nothing to what the network shows before it.'
+    return f'{sentence}. The frozen backbone alone does as well.'
 
 
 def write_json(result, settings, groups, path):
@@ -163,9 +158,7 @@ def write_json(result, settings, groups, path):
     numbers = {name: result[name] for name in ('dataset', 'paper', 'rows', 'remarks', 'skipped')}
     numbers['videos'] = {split: len(videos) for split, videos in result['embedded'].items()}
     numbers['settings'] = settings
-    numbers['spread'] = {}
-    if result['rows']:
-        numbers['spread'] = {title: spread(result['rows'], groups[title]) for title in groups}
+    numbers['spread'] = {title: spread(result['rows'], names) for title, names in groups.items()}
     text = json.dumps(numbers)
     numbers = json.loads(text, parse_constant=lambda _: None)  # JSON has no NaN: null
     path.write_text(json.dumps(numbers, indent=1) + '\n', encoding='utf-8')

@@ -38,8 +38,6 @@ class SharedBatchNorm(nn.BatchNorm1d):
 
 def share_batchnorm(module):
     """Make every BatchNorm1d in a module see the rows of all processes, where there are several."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
     for part in module.modules():
-        if type(part) is nn.BatchNorm1d:
+        if type(part) is nn.BatchNorm1d and dist.is_initialized():
             part.__class__ = SharedBatchNorm

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -58,30 +58,30 @@ class StopSignals:
 def end_well(program, function, *arguments):
     """Call the function; if it does not end by itself, say why and exit. All commands' main."""
     for stream in sys.stdout, sys.stderr:
-        if hasattr(stream, 'reconfigure'):                # a notebook's cannot, and shows all
+        with suppress(AttributeError):                    # a notebook's cannot, and shows all
             stream.reconfigure(errors='backslashreplace')    # letters that a screen lacks
+    code = 0
+    line = ''
     try:
         with on_stop(interrupt):
             function(*arguments)
             wait_for_all()
     except torch.OutOfMemoryError:
-        end(2, f'{program}: error: out of GPU memory; a lower --batch or --frames needs less')
+        code = 2
+        line = f'{program}: error: out of GPU memory; a lower --batch or --frames needs less'
     except (UserError, OSError) as error:
-        error.__traceback__ = None                        # it holds the loader and its workers
-        lines = str(error).splitlines() or [repr(error)]
-        end(2, f'{program}: error: {lines[-1]}')
+        code = 2
+        line = f'{program}: error: {" ".join(str(error).split()) or repr(error)}'
     except KeyboardInterrupt as stopped:
-        number, line = stopped.args or (signal.SIGINT, 'stopped')
-        end(128 + number, f'{program}: {line}; the same command goes on' if is_rank0() else '')
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-def end(code, line):
+        number, why = stopped.args or (signal.SIGINT, 'stopped')
+        code = 128 + number
+        line = f'{program}: {why}; the same command goes on' if is_rank0() else ''
     if line:
         print('\n' + line, file=sys.stderr, flush=True)
     told = os.environ.get('TORCHELASTIC_ERROR_FILE')
-    if told:                                              # torchrun ends its report with it
+    if told and code:                                     # torchrun ends its report with it
         Path(told).write_text(json.dumps(dict(message=line, timestamp=int(time.time()))))
-    sys.exit(code)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    if code:
+        sys.exit(code)

@@ -8,8 +8,6 @@ import torch.distributed as dist
 
 from running.errors import UserError
 
-WAIT = timedelta(hours=12)    # the first to finish its share of an evaluation may wait for hours
-
 
 def pick_device(name=None, local_rank=0):
     """The device of that name, or the best there is: cuda, mps, cpu. Errors: UserError."""
@@ -30,12 +28,11 @@ def pick_device(name=None, local_rank=0):
 def half_dtype(device):
     """The 16-bit type in which a frozen backbone is faster: bfloat16, also on a CPU that multiplies
     in it; float16 on a GPU without it; else None."""
-    if device.type == 'cpu':
-        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else None
-    if device.type != 'cuda':
-        return None
-    bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if bfloat16 else torch.float16
+    if device.type == 'cpu' and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    if device.type == 'cuda':
+        bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if bfloat16 else torch.float16
 
 
 def mixed_precision(device):
@@ -61,7 +58,8 @@ def join_processes(device_name=None):
                             f'start by torchrun')
         # what lies on the CPU goes by the CPU, and no GPU is waited for
         backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
-        dist.init_process_group(backend, timeout=WAIT)
+        # the first to finish its share of an evaluation may wait for hours
+        dist.init_process_group(backend, timeout=timedelta(hours=12))
     return rank, world, device
 
 
@@ -76,10 +74,10 @@ def all_gather(value):
 
 def gather(own):
     """Every process's dict merged into one, in rank 0; {} in the others."""
-    if not dist.is_initialized():
-        return own
-    shares = [None] * dist.get_world_size() if is_rank0() else None
-    dist.gather_object(own, shares)
+    shares = [own]
+    if dist.is_initialized():
+        shares = [None] * dist.get_world_size() if is_rank0() else None
+        dist.gather_object(own, shares)
     merged = {}
     for share in shares or []:
         merged |= share

@@ -7,9 +7,10 @@ import os
 import sys
 import time
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -25,25 +26,21 @@ ALIKE = 0.98    # mean cosine between frames above which embeddings have collaps
 
 def open_folder(out, fresh, settings):
     """Make the run's folder, lock it, and write the settings there, to be read by people; with
-    `fresh` an old run is kept under another name. Returns the locked file; the lock ends when it is
-    closed, or with the process. Errors: UserError."""
-    lock = io.BytesIO()                                   # in all processes but rank 0
-    try:
-        if is_rank0():
-            out.mkdir(parents=True, exist_ok=True)
+    `fresh` an old run is kept under another name. Returns the lock, to be closed by `with`; it ends
+    with the process, too. Errors: UserError, OSError."""
+    lock = nullcontext()                                  # in all processes but rank 0
+    if is_rank0():
+        out.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(out)
+        if fresh and any((out / name).exists() for name in ('checkpoint.pt', 'log.jsonl')):
+            names = (out.with_name(f'{out.name}.{number}') for number in itertools.count(1))
+            old = next(name for name in names if not name.exists())
+            out.rename(old)
+            print(f'the old run is kept in {old}')
+            out.mkdir()
             lock = lock_folder(out)
-            if fresh and any((out / name).exists() for name in ('checkpoint.pt', 'log.jsonl')):
-                names = (out.with_name(f'{out.name}.{number}') for number in itertools.count(1))
-                old = next(name for name in names if not name.exists())
-                out.rename(old)
-                print(f'the old run is kept in {old}')
-                out.mkdir()
-                lock = lock_folder(out)
-            text = json.dumps(settings, indent=1)
-            (out / 'settings.json').write_text(text + '\n', encoding='utf-8')
-    except OSError as error:
-        raise UserError(f'{out}: cannot be a folder for this run ({error.strerror}); '
-                        f'choose another --out') from None
+        text = json.dumps(settings, indent=1)
+        (out / 'settings.json').write_text(text + '\n', encoding='utf-8')
     wait_for_all()                                        # nobody writes before it is there
     return lock
 
@@ -115,9 +112,8 @@ def attempt(what, function, *arguments):
 class Log:
     """log.jsonl, one JSON object a line: each step, and the metrics of each evaluation; less, where
     a run goes on from a checkpoint, what came after that. epochs, steps: of the run and of an
-    epoch; frames: of a step, over all processes. The values of a step wait on the device until
-    every so many steps `report` writes them and shows where the run is.
-    evaluated: the step whose metrics are the last line, or None.
+    epoch; frames: of a step, over all processes. The values of `every` so many steps wait on the
+    device. evaluated: the step whose metrics are the last line, or None.
     """
 
     def __init__(self, folder, step, *, epochs, steps, frames, every=1):
@@ -127,30 +123,24 @@ class Log:
         self.frames = frames
         self.every = every
         self.pending = []
-        self.losses = deque(maxlen=steps)                 # an epoch's: one batch says little
-        self.cosines = deque(maxlen=steps)
+        self.recent = deque(maxlen=steps)                 # of an epoch: one batch says little
         self.collapsed = False
         self.since = time.time()
         path = folder / 'log.jsonl'
-        entries = []
-        if path.exists():
-            for line in path.read_text(encoding='utf-8').splitlines():
-                with suppress(ValueError):                # of a line that a kill cut short
-                    entries.append(json.loads(line))
-        entries = [entry for entry in entries if entry['step'] <= step]
-        last = entries[-1] if entries else {}
+        lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
+        whole = [json.loads(line) for line in lines if line.endswith('}')]    # a kill cuts one off
+        kept = [entry for entry in whole if entry['step'] <= step]
+        last = kept[-1] if kept else {}
         # what rank 0 has read, told to all before it writes
         self.evaluated = all_gather(None if 'loss' in last else last.get('step'))[0]
-        self.file = None
-        if is_rank0():
-            self.file = open(path, 'w', encoding='utf-8')
-            for entry in entries:
-                print(json.dumps(entry), file=self.file, flush=True)
+        path = path if is_rank0() else os.devnull
+        self.file = open(path, 'w', encoding='utf-8', buffering=1)    # line by line
+        for entry in kept:
+            print(json.dumps(entry), file=self.file)
 
     def write(self, step, **values):
-        if self.file:
-            line = dict(step=step, epoch=max(0, step - 1) // self.steps, **values)
-            print(json.dumps(line), file=self.file, flush=True)
+        line = dict(step=step, epoch=max(0, step - 1) // self.steps, **values)
+        print(json.dumps(line), file=self.file)
         self.since = time.time()                          # what comes next is another step
 
     def add(self, step, lr, names, *values):
@@ -176,8 +166,7 @@ class Log:
                 raise UserError(f'step {step}: loss {loss}, gradient norm {norm}: overflow; '
                                 f'videos: {names}; last good checkpoint: '
                                 f'{good if good.exists() else "none yet"}; try a lower --lr')
-            self.losses.append(loss)
-            self.cosines.append(cosine)
+            self.recent.append((loss, cosine))
             self.write(step, loss=loss, lr=lr, gradient_norm=norm, cosine=cosine,
                        seconds=round(seconds, 4), frames_per_second=round(self.frames / seconds))
         self.pending = []
@@ -185,17 +174,16 @@ class Log:
 
     def show(self, step, lr, seconds):
         """One line on the screen, about twenty lines of a run in a file."""
+        loss, cosine = np.mean(self.recent, 0)
         remaining = self.epochs * self.steps - step
         left = timedelta(seconds=round(remaining * seconds))
-        mean = sum(self.losses) / len(self.losses)
         line = (f'epoch {(step - 1) // self.steps + 1}/{self.epochs}  step {step}  '
-                f'loss {mean:.4f}  lr {lr:.1e}  {self.frames / seconds:.0f} frames/s  {left} left')
+                f'loss {loss:.4f}  lr {lr:.1e}  {self.frames / seconds:.0f} frames/s  {left} left')
         if sys.stdout.isatty():
             print_rank0(f'\r{line:100}', end='' if remaining else '\n', flush=True)
         elif not remaining or step % (self.steps * math.ceil(self.epochs / 20)) == 0:
             print_rank0(line, flush=True)
-        cosine = sum(self.cosines) / self.steps
-        if cosine > ALIKE and not self.collapsed:
+        if cosine > ALIKE and len(self.recent) == self.steps and not self.collapsed:
             self.collapsed = True                         # said once
             print_rank0(f'\nnote: the embeddings of an epoch are all alike (mean cosine '
                         f'{cosine:.3f} between frames of a view): they have collapsed')

@@ -1,6 +1,6 @@
 """Settings: the fields of a dataclass, each with its command-line flag and its limits."""
 import argparse
-import math
+import sys
 from dataclasses import asdict, field, fields
 
 from running.errors import UserError
@@ -17,13 +17,13 @@ def add_arguments(parser, defaults):
     group = parser
     for each in fields(defaults):
         about = dict(each.metadata)
+        if 'group' in about:
+            group = parser.add_argument_group(about['group'])
         argument = {name: about[name] for name in ('help', 'metavar', 'choices') if name in about}
         if callable(argument.get('choices')):
             argument['choices'] = list(argument['choices']())
-        if 'group' in about:
-            group = parser.add_argument_group(about['group'])
         default = getattr(defaults, each.name)
-        shown = ','.join(map(str, default)) if isinstance(default, (list, tuple)) else default
+        shown = ','.join(map(str, default or ())) if each.type is list else default
         if shown not in (None, ''):
             argument['help'] += f' [{shown}]'
         if each.type is bool:
@@ -43,10 +43,10 @@ def check_limits(settings):
     """Refuse a number below its least or above its most. Errors: UserError."""
     for each in fields(settings):
         value = getattr(settings, each.name)
-        least = each.metadata.get('least', -math.inf)
-        most = each.metadata.get('most', math.inf)
-        if each.type in (int, float) and not (least <= value <= most and math.isfinite(value)):
-            bound = f'at least {least}' if value < least or math.isinf(most) else f'at most {most}'
+        least = each.metadata.get('least', value)
+        most = each.metadata.get('most', sys.float_info.max)
+        if each.type in (int, float) and not least <= value <= most:
+            bound = f'at most {most}' if value > least else f'at least {least}'
             raise UserError(f'--{each.name.replace("_", "-")} {value}: must be {bound}')
 
 

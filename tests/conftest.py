@@ -12,6 +12,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'experiments')]
 
 
+@pytest.fixture(scope='module')
+def network():
+    """The model of noise.py's settings, to be evaluated."""
+    import torch
+    from model import build_model
+    from noise import SETTINGS
+    torch.manual_seed(0)
+    return build_model(SETTINGS)
+
+
 @pytest.fixture
 def doctor(monkeypatch, capsys):
     """doctor(*arguments of data.py) -> its exit code, what it prints, its lines of errors."""

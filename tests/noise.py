@@ -3,6 +3,7 @@ import numpy as np
 import torch
 
 import data
+from backbones.weights import fingerprint
 from evaluation.embedding import EmbeddedVideo
 from running.errors import UserError
 
@@ -12,6 +13,14 @@ SETTINGS = dict(
     fc_width=16, depth=3, merge=1, embedding=12, dropout=0.1, loss='scl', train_backbone=[],
     image_size=24,
     workers=0, seed=0)
+
+
+def write_checkpoint(path, network, **settings):
+    """What train.py writes of a model of SETTINGS."""
+    path.parent.mkdir(exist_ok=True)
+    torch.save(dict(settings=SETTINGS | settings, model=network.trained_state(),
+                    backbone=fingerprint(network.backbone)), path)
+    return path
 
 
 class Film(data.Video):

@@ -1,7 +1,6 @@
 """Every frame of whole videos embedded: in order, once, by one process or several."""
 import os
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +17,6 @@ from running.errors import UserError
 torch.set_num_threads(1)                                  # the frames are tiny
 
 
-@pytest.fixture(scope='module')
-def network():
-    torch.manual_seed(0)
-    return models.build_model(SETTINGS)
-
-
 def alone(network, film):
     """Embeddings of a whole video in one clip."""
     with torch.no_grad():
@@ -35,7 +28,7 @@ def alone(network, film):
 def test_every_frame_is_embedded_in_order(network, workers):
     train = films()['train']
     embedded, embeddings, skipped = embedding.embed_splits(
-        {'one': network}, {'train': train}, workers=workers)
+        {'one': network}, {'train': train}, SETTINGS | dict(workers=workers), whole=False)
     embedded, embeddings = embedded['train'], embeddings['one']['train']
     assert [one.video.name for one in embedded] == ['a', 'b/c: d', 'f']
     assert skipped == {'e': 'e: does not decode'}
@@ -66,6 +59,7 @@ def test_no_frame_passes_a_shared_backbone_twice(network, monkeypatch):
     forward = models.ViT.forward
 
     def counting(self, images):
+        assert not torch.backends.cudnn.allow_tf32 and not self.training
         passed.append(len(images))
         return forward(self, images)
 
@@ -79,8 +73,8 @@ def test_no_frame_passes_a_shared_backbone_twice(network, monkeypatch):
     assert set(result['rows']) == {'one', 'two', *table.CONTROLS}
     assert sum(passed) == frames
     assert torch.equal(state, torch.get_rng_state())
-    assert network.mtf.training
-    assert not second.training
+    assert torch.backends.cudnn.allow_tf32                # all as before
+    assert network.mtf.training and not second.training
     network.eval()
 
     passed.clear()
@@ -89,16 +83,13 @@ def test_no_frame_passes_a_shared_backbone_twice(network, monkeypatch):
     assert sum(passed) == 2 * frames
 
 
-def test_untrained_control_is_always_the_same_draw(network):
-    """On the model's own backbone, also on one that was trained with it."""
+def test_controls_are_on_the_models_own_backbone(network):
+    """Untrained is always the same draw. SETTINGS' backbone has two layers chosen: the frozen mean
+    is over the patches of the last alone."""
     one = evaluate.untrained(SETTINGS, network)
     two = evaluate.untrained(SETTINGS | {'train_backbone': ['norm']}, network)
     assert one.backbone is two.backbone is network.backbone
     assert all(map(torch.equal, one.mtf.parameters(), two.mtf.parameters()))
-
-
-def test_frozen_control_is_the_last_layer_of_the_backbone(network):
-    """SETTINGS' backbone has two layers chosen: the mean is over the patches of the last alone."""
     videos = {'train': [], 'val': [Film('g', 6), Film('h', 5)]}
     found = evaluate.assess({'one': network}, videos, SETTINGS)['embeddings']
     only_last = models.build_model(SETTINGS | {'layers': [4]})
@@ -111,14 +102,6 @@ def test_frozen_control_is_the_last_layer_of_the_backbone(network):
             np.testing.assert_allclose(found[name]['val'][i], own, atol=1e-5)
 
 
-def test_evaluating_leaves_everything_as_it_was(network):
-    network.train()
-    with embedding.evaluating([network]):
-        assert not torch.backends.cudnn.allow_tf32 and not network.mtf.training
-    assert torch.backends.cudnn.allow_tf32 and network.mtf.training
-    network.eval()
-
-
 class Deadly(Film):
     """Its decoding ends the process, as want of memory does."""
     def parts(self, size=64, step=1):
@@ -127,22 +110,22 @@ class Deadly(Film):
 
 
 def test_a_worker_that_dies_is_one_line(network):
+    videos = {'train': [], 'val': [Film('a', 5), Deadly('b', 5)]}
     with pytest.raises(UserError, match='a process that decodes videos died'):
-        embedding.embed_splits({'one': network}, {'val': [Film('a', 5), Deadly('b', 5)]}, workers=1)
+        evaluate.assess({'one': network}, videos, SETTINGS | dict(workers=1))
 
 
 def test_saved_rows_and_the_index_that_says_what_they_are(network, tmp_path):
-    videos = {'train': [Film('a', 4, [0, -1, 1, 1])], 'val': [Film('a b', 3), Film('../a/b', 2)]}
-    videos['val'][0].seconds = lambda: np.arange(3) / 8
+    videos = {'train': [Film('a', 4, [0, -1, 1, 1])], 'val': [Film('a b', 2), Film('../a/b', 1)]}
+    videos['val'][0].seconds = lambda: np.arange(2) / 8
     evaluate.assess({'one': network}, videos, SETTINGS, folder=tmp_path / 'deep')
     rows = [tuple(row.values()) for row in table_of(tmp_path / 'deep' / 'index.csv')]
     assert rows == [
         ('train/a.npy', '0', '', '0'), ('train/a.npy', '1', '', ''),
         ('train/a.npy', '2', '', '1'), ('train/a.npy', '3', '', '1'),
         ('val/a_b.npy', '0', '0.000', ''), ('val/a_b.npy', '1', '0.125', ''),
-        ('val/a_b.npy', '2', '0.250', ''),
-        ('val/_a_b.npy', '0', '', ''), ('val/_a_b.npy', '1', '', '')]
-    for file, count in (('train/a.npy', 4), ('val/a_b.npy', 3), ('val/_a_b.npy', 2)):
+        ('val/_a_b.npy', '0', '', '')]
+    for file, count in (('train/a.npy', 4), ('val/a_b.npy', 2), ('val/_a_b.npy', 1)):
         array = np.load(tmp_path / 'deep' / file)
         assert array.shape == (count, 12) and array.dtype == np.float32
     assert [path.name for path in tmp_path.iterdir()] == ['deep']    # nothing climbed out
@@ -153,42 +136,14 @@ def test_no_two_files_have_one_name():
     assert names == ['a_b', 'a_b~1', 'x' * 60]
 
 
-def share_of_a_process(rank, folder):
-    torch.set_num_threads(1)
-    meet = f'file://{folder}/meet'
-    torch.distributed.init_process_group('gloo', init_method=meet, rank=rank, world_size=2)
-    torch.manual_seed(0)
-    network = models.build_model(SETTINGS)
-    result = evaluate.assess({'one': network}, films(), SETTINGS, folder=Path(folder, 'saved'))
-    assert (result is None) == (rank > 0)
-    if rank == 0:
-        torch.save({name: result[name] for name in ('rows', 'skipped')}, f'{folder}/result')
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_give_the_same_table(network, tmp_path):
-    torch.multiprocessing.start_processes(
-        share_of_a_process, (str(tmp_path),), nprocs=2, start_method='fork')
-    result = torch.load(tmp_path / 'result')
-    expected = evaluate.assess({'one': network}, films(), SETTINGS)
-    assert result['skipped'] == expected['skipped']
-    for row in ('one', 'untrained', 'clock'):
-        means = result['rows'][row]['mean']
-        assert means == pytest.approx(expected['rows'][row]['mean'], abs=1e-3, nan_ok=True)
-    assert len(list((tmp_path / 'saved').rglob('*.npy'))) == 6
-
-
-def test_a_thinned_video_is_one_sequence_interpolated():
+def test_a_thinned_video_is_one_sequence_interpolated(network):
     """Of 25 frames and a limit of 10 every third is embedded: between two of them lies the
     straight line, after the last one nothing more."""
-    torch.manual_seed(0)
-    network = models.build_model(SETTINGS).eval()
     video = Film('long', 25)
     with torch.no_grad():
         chosen = network.entities(data.center(video.read(range(0, 25, 3)), 24))[0]
         coarse = network.mtf(chosen[None])[0].numpy()             # (9, D)
         (_, _, (found,)), = embedding.embed([network], [video], limit=10, whole=True)
-    expected = np.stack([np.interp(np.arange(25), np.arange(0, 25, 3), column)
-                         for column in coarse.T], 1)
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    columns = [np.interp(np.arange(25), np.arange(0, 25, 3), column) for column in coarse.T]
+    expected = torch.nn.functional.normalize(torch.tensor(np.stack(columns, 1)), dim=-1)
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -12,42 +12,24 @@ import torch
 
 import data
 import evaluate
-from backbones.weights import fingerprint
-from pictures import figures
 import model as models
-from evaluation import command, embedding
-from noise import SETTINGS, Film, films
+from pictures import figures
+from evaluation import command
+from mtf import MTF
+from noise import SETTINGS, Film, films, write_checkpoint
 
 HERE = Path(__file__).parent
 torch.set_num_threads(1)                                  # the frames are tiny
-
-
-@pytest.fixture(scope='module')
-def network():
-    torch.manual_seed(0)
-    return models.build_model(SETTINGS)
 
 
 @pytest.fixture
 def checkpoint(network, tmp_path, monkeypatch):
     """A checkpoint and its log; its data set is one of noise."""
     monkeypatch.setattr(data, 'load', lambda *args, **options: films())
-    path = tmp_path / 'run' / 'checkpoint.pt'
-    path.parent.mkdir()
-    content = dict(settings=SETTINGS, model=network.trained_state(), epoch=1,
-                   backbone=fingerprint(network.backbone))
-    torch.save(content, path)
+    path = write_checkpoint(tmp_path / 'run' / 'checkpoint.pt', network)
     log = [dict(step=i, loss=1 / i, lr=0.1) for i in range(1, 60)]
     log.append(dict(step=59, tau=0.9, classification=0.5))
     path.with_name('log.jsonl').write_text('\n'.join(map(json.dumps, log)))
-    return path
-
-
-def changed(checkpoint, path, **settings):
-    """A copy of a checkpoint with other settings."""
-    content = torch.load(checkpoint)
-    content['settings'] = content['settings'] | settings
-    torch.save(content, path)
     return path
 
 
@@ -77,25 +59,18 @@ def test_the_command(checkpoint, tmp_path, capsys):
     assert numbers['settings']['entities'] == 2
 
 
-def test_checkpoints_that_differ_in_the_seed_are_one_row(checkpoint, tmp_path, capsys):
+def test_checkpoints_that_differ_in_the_seed_are_one_row(checkpoint, network, tmp_path, capsys):
     """Others are rows side by side, each with what sets it apart."""
-    seed = changed(checkpoint, tmp_path / 'seed.pt', seed=7, out='elsewhere')
-    merged = changed(checkpoint, tmp_path / 'merged.pt', merge=2)
+    seed = write_checkpoint(tmp_path / 'seed.pt', network, seed=7, out='elsewhere')
+    merged = write_checkpoint(tmp_path / 'merged.pt', network, merge=2)
     evaluate.main([str(checkpoint), str(seed)])
     assert '2 checkpoints: mean ± 2 standard deviations' in capsys.readouterr().out
     evaluate.main([str(checkpoint), str(seed), str(merged)])
     lines = capsys.readouterr().out.splitlines()
     row, = [line for line in lines if line.startswith('merge 1  ')]
     other, = [line for line in lines if line.startswith('merge 2  ')]
-    assert '±' in row and row.count('± 0.0000') == 4
-    assert other.count('± 0.0000') == 4
+    assert row.count('± 0.0000') == 4 and '±' not in other
     assert sum('bove every control' in line for line in lines) == 2
-
-
-def test_without_being_asked_nothing_is_drawn_or_written(checkpoint):
-    before = sorted(checkpoint.parent.iterdir())
-    evaluate.main([str(checkpoint.parent), '--dataset', 'folder'])    # the folder of a run will do
-    assert sorted(checkpoint.parent.iterdir()) == before
 
 
 def test_main_in_a_notebook(checkpoint, monkeypatch):
@@ -114,57 +89,54 @@ def test_pictures_without_entities_or_labels(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['entities.mp4', 'entities.png']
 
 
-@pytest.mark.parametrize('arguments, unit', [
-    ([], 'frames'),
-    (['--label-unit', 'seconds'], 'seconds'),
-    (['--dataset', 'folder'], None),                      # not that of another data set
-])
-def test_the_unit_of_labels_is_that_of_training(checkpoint, monkeypatch, arguments, unit):
-    changed(checkpoint, checkpoint, label_unit='frames')
+def test_labels_and_folder_are_those_of_training_but_of_another_data_set(
+        checkpoint, network, monkeypatch):
+    """And nothing is drawn or written without being asked."""
+    write_checkpoint(checkpoint, network, label_unit='frames', data='there')
+    before = sorted(checkpoint.parent.iterdir())
     asked = []
 
-    def load(*_, **options):
-        asked.append(options['label_unit'])
+    def load(_, folder, **options):
+        asked.append((folder, options['label_unit']))
         return films()
 
     monkeypatch.setattr(data, 'load', load)
-    evaluate.main([str(checkpoint), *arguments])
-    assert asked == [unit]
+    for arguments in [], ['--label-unit', 'seconds'], ['--dataset', 'folder', '--data', 'here']:
+        evaluate.main([str(checkpoint.parent), *arguments])    # the folder of a run will do
+    assert sorted(checkpoint.parent.iterdir()) == before
+    assert asked == [('there', 'frames'), ('there', 'seconds'), ('here', None)]
 
 
 def test_a_released_checkpoint(checkpoint, monkeypatch, capsys):
-    """Those of the authors name no data set and no workers; the backbone is among the weights; of
-    longer videos than their limit each part is a sequence of its own."""
+    """Those of the authors name no data set and no workers; the backbone is among the weights; no
+    sequence is longer than their limit."""
     own = models.build_model(SETTINGS)
     own.backbone.norm.bias.data += 1
-    settings = SETTINGS | dict(dataset=None, limit=7)
-    del settings['workers']
-    content = dict(settings=settings, model=own.state_dict(), backbone=None, epoch=1)
+    settings = {name: value for name, value in SETTINGS.items() if name != 'workers'}
+    settings |= dict(dataset=None, limit=7)
+    content = dict(settings=settings, model=own.state_dict(), backbone=None)
     load = models.load_checkpoint
     monkeypatch.setattr(models, 'load_checkpoint',
                         lambda path: content if path == 'released.pt' else load(path))
     with pytest.raises(SystemExit):
         evaluate.main(['released.pt'])
-    says = 'released.pt: says no data set; give its name by --dataset'
-    assert says in capsys.readouterr().err
-    for paths in [checkpoint, 'released.pt'], ['released.pt', checkpoint]:
-        networks, settings = evaluate.load_models(paths, torch.device('cpu'), dataset='folder')
-        biases = [network.backbone.norm.bias for network in networks.values()]
-        assert torch.equal(networks['released.pt'].backbone.norm.bias, own.backbone.norm.bias)
-        assert not torch.equal(*biases)
-    limits = []
-    embed = embedding.embed_entities
+    assert 'released.pt: says no data set' in capsys.readouterr().err
+    paths = [checkpoint, 'released.pt', checkpoint.parent]
+    networks, settings = evaluate.load_models(paths, torch.device('cpu'), dataset='folder')
+    ours, theirs, again = [network.backbone for network in networks.values()]
+    assert torch.equal(theirs.norm.bias, own.backbone.norm.bias)
+    assert not torch.equal(theirs.norm.bias, ours.norm.bias) and again is ours
+    lengths = []
+    forward = MTF.forward
 
-    def noted(network, entities, frames, limit):
-        limits.append(limit)
-        return embed(network, entities, frames, limit)
+    def noted(self, entities, *options):
+        lengths.append(entities.shape[1])
+        return forward(self, entities, *options)
 
-    monkeypatch.setattr(embedding, 'embed_entities', noted)
+    monkeypatch.setattr(MTF, 'forward', noted)
     released = settings['released.pt'] | {'workers': 0}
-    evaluate.assess(networks, films(), released, controls=False)
-    assert limits == [7] * 12                             # six videos that decode, two models
-    evaluate.assess(networks, films(), SETTINGS, controls=False)
-    assert limits[12:] == [1000] * 12
+    evaluate.assess({'released': networks['released.pt']}, films(), released, controls=False)
+    assert len(lengths) == 6 and max(lengths) == 7
 
 
 # ------------------------------------------------------------------------------------------------
@@ -183,8 +155,7 @@ def test_metrics_are_logged_before_a_picture_that_fails(network, tmp_path, monke
     monkeypatch.setattr(figures, 'draw_entities', lambda *_: fail(logged.append('drawn')))
     scores = evaluate.evaluate(network, films(), SETTINGS, picture=tmp_path / 'a.png',
                                log=lambda **means: logged.append(means))
-    assert logged == [scores, 'drawn']
-    assert scores['tau'] > 0
+    assert logged == [scores, 'drawn'] and scores['tau'] > 0
     assert f'note: no {tmp_path / "a.png"}: two lines (ValueError)' in capsys.readouterr().out
 
 
@@ -192,12 +163,11 @@ def test_pictures_tables_and_files_that_fail_are_notes(checkpoint, tmp_path, mon
     monkeypatch.setattr(figures, 'draw_all', fail)
     monkeypatch.setattr(evaluate, 'write_json', fail)
     monkeypatch.setattr(np, 'save', full_disk)
-    file = tmp_path / 'a.json'
-    evaluate.main([str(checkpoint), '--json', str(file), '--figures', str(tmp_path / 'pictures'),
-                   '--embeddings', str(tmp_path / 'arrays')])
+    evaluate.main([str(checkpoint), '--json', str(tmp_path / 'a'), '--figures',
+                   str(tmp_path / 'b'), '--embeddings', str(tmp_path / 'c')])
     out = capsys.readouterr().out
     assert 'untrained model' in out
-    assert f'note: no {file}: two lines' in out and 'note: no pictures: two lines' in out
+    assert out.count(': two lines (ValueError)') == 2
     assert out.count('note: no embeddings from here on: [Errno 28] No space left on device') == 1
 
 
@@ -227,19 +197,14 @@ def test_a_notebooks_backend_and_a_screen_without_letters(checkpoint, tmp_path):
     assert '2 checkpoints: mean \\xb1 2 standard deviations' in ran.stdout
 
 
-@pytest.mark.parametrize('released, trained, expected', [
-    (False, [], torch.bfloat16), (True, [], torch.bfloat16), (False, ['patch_embed'], torch.float32)])
-def test_frozen_backbones_are_halved_on_a_gpu(tmp_path, monkeypatch, released, trained, expected):
-    """Whether the checkpoint brings the backbone or not; one that was fine-tuned stays as it is."""
-    settings = SETTINGS | dict(train_backbone=trained)
-    network = models.build_model(settings)
-    known = None if released else fingerprint(network.backbone)
-    checkpoint = dict(settings=settings, model=network.state_dict(), backbone=known, epoch=1)
-    if not released:
-        checkpoint['model'] = network.trained_state()
-    monkeypatch.setattr(models, 'load_checkpoint', lambda path: checkpoint)
+@pytest.mark.parametrize('changes, expected', [
+    ({}, torch.bfloat16), (dict(train_backbone=['patch_embed']), torch.float32)])
+def test_frozen_backbones_are_halved_on_a_gpu(tmp_path, monkeypatch, changes, expected):
+    """All of several; one that was fine-tuned stays as it is."""
+    network = models.build_model(SETTINGS | changes)
+    paths = [write_checkpoint(tmp_path / name, network, **changes) for name in 'ab']
     monkeypatch.setattr(command, 'half_dtype', lambda device: torch.bfloat16)
-    networks, _ = evaluate.load_models([tmp_path / 'a.pt', tmp_path / 'b.pt'], torch.device('cpu'))
+    networks, _ = evaluate.load_models(paths, torch.device('cpu'))
     for loaded in networks.values():
         assert {weight.dtype for weight in loaded.backbone.parameters()} == {expected}
         assert {weight.dtype for weight in loaded.mtf.parameters()} == {torch.float32}

@@ -1,5 +1,6 @@
 """Features on disk: the same as the backbone's own, made once, never those of something else."""
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -111,14 +112,12 @@ def test_clips_are_drawn_as_ever(made):
 
 def test_of_a_long_video_the_versions_have_every_kth_frame(tmp_path):
     """What training draws of it is what it drew of all frames' features; evaluation sees all."""
-    seen = see(tmp_path / 'some', longest=4)
-    whole = see(tmp_path / 'all')
-    for index in range(4):
-        clips = [data.Clips(each['train'], frames=4, longest=4)[1, index] for each in (seen, whole)]
-        for frames, same in zip(clips[0]['frames'], clips[1]['frames']):
-            assert torch.allclose(frames.float(), same.float(), atol=0.02)
-    video = seen['train'][3]
-    assert video.frames == 12 and rows(video) == [12, 4, 4, 4]
+    seen = see(tmp_path / 'some', longest=4)['train']
+    whole = see(tmp_path / 'all')['train']
+    items = [data.Clips(videos, frames=4, longest=4)[1, 3] for videos in (seen, whole)]
+    for frames, same in zip(items[0]['frames'], items[1]['frames']):
+        assert torch.allclose(frames.float(), same.float(), atol=0.02)
+    assert seen[3].frames == 12 and rows(seen[3]) == [12, 4, 4, 4]
 
 
 def test_where_labels_are_fewer_than_frames(tmp_path):
@@ -154,10 +153,10 @@ def test_killed_at_any_moment_it_goes_on(made, tmp_path, monkeypatch):
     """Killed after each count of frames seen: what is whole stays, the rest is made, bit for bit."""
     look = features.look
     whole = content(made)
+    kept = {}
     kills = 0
-    while content(tmp_path) != whole:
+    while kept != whole:
         calls = iter(range(3 + kills))
-        kept = content(tmp_path)
 
         def killed(backbone, images):
             if next(calls, None) is None:
@@ -165,18 +164,16 @@ def test_killed_at_any_moment_it_goes_on(made, tmp_path, monkeypatch):
             return look(backbone, images)
 
         monkeypatch.setattr(features, 'look', killed)
-        try:
+        with suppress(KeyboardInterrupt):
             see(tmp_path)
-        except KeyboardInterrupt:
-            kills += 1
-        monkeypatch.setattr(features, 'look', look)
-        now = content(tmp_path)
-        assert kept.items() <= now.items() <= whole.items()
-    assert kills > 2
+        kills += 1
+        before, kept = kept, content(tmp_path)
+        assert before.items() <= kept.items() <= whole.items()
+    assert kills > 3
 
 
 def test_shares_of_processes(made, tmp_path, monkeypatch):
-    """Each process makes its own; together they make all, none twice."""
+    """Each process makes its own; together they make all, none twice, and nothing that is there."""
     names = []
 
     def note(video, *options):
@@ -184,37 +181,28 @@ def test_shares_of_processes(made, tmp_path, monkeypatch):
     monkeypatch.setattr(features, 'make', note)
     for rank in (0, 1, 2):
         see(tmp_path, rank=rank, world=3)
+        see(made, versions=2, rank=rank, world=3)         # of three
     assert sorted(names) == sorted(content(made))
 
 
-def test_nothing_is_made_twice(made, monkeypatch):
-    monkeypatch.setattr(features, 'make', None)
-    assert [len(each.files) for each in see(made, versions=2)['train']] == [3] * 4    # of three
-    assert [len(each.files) for each in see(made)['val']] == [1, 1]
-
-
-@pytest.mark.parametrize('split, place, other', [
-    ('train', 0, video('train 0', 9, seed=99)),           # of the same name and length
-    ('val', 1, video('val 1', 8, seed=11)),
-    ('val', 1, video('val 2', 7, seed=11))])
-def test_other_videos_are_refused(made, split, place, other):
+@pytest.mark.parametrize('place, other', [
+    (0, video('val 0', 40, seed=99)),                     # of the same name and length
+    (1, video('val 1', 8, seed=11)),
+    (1, video('val 2', 7, seed=11))])
+def test_other_videos_are_refused(made, place, other):
     halves = videos()
-    halves[split][place] = other
+    halves['val'][place] = other
     with pytest.raises(UserError, match='other videos.*--features'):
         see(made, halves=halves)
 
 
 @pytest.mark.parametrize('changes, what', [
     (dict(layers=[4]), 'layers'), (dict(image_size=30), 'pixels'),
-    (dict(backbone='tiny_local', weights=None), 'weights')])
+    (dict(backbone='tiny_local', weights=None), 'weights'), (dict(crop=0.5), 'augmentation')])
 def test_other_features_are_never_taken(made, changes, what):
+    strength = {name: changes.pop(name, value) for name, value in STRENGTH.items()}
     with pytest.raises(UserError, match=f'features of other .*{what}'):
-        see(made, model(**changes))
-
-
-def test_other_augmentation_is_refused(made):
-    with pytest.raises(UserError, match='features of other augmentation'):
-        see(made, strength=STRENGTH | dict(crop=0.5))
+        see(made, model(**changes), strength=strength)
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
@@ -228,19 +216,16 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('broken', [0, 5])
-def test_a_broken_video_is_skipped(tmp_path, broken):
-    """Wherever it breaks: the others are made, and it is skipped in training and evaluation."""
+def test_a_broken_video_is_skipped(tmp_path, broken, capsys):
+    """Wherever it breaks: the others are made, and it is skipped in training and evaluation. What
+    is to be done is said before."""
     halves = videos()
     halves['train'][1] = video('torn', 9, broken=broken)
     network = model()
     seen = see(tmp_path, network, halves)
+    frames = 4 * (9 + 9 + 11 + 12) + 47                   # three versions, and as it is
+    assert f'sees {frames if broken else frames - 36} frames' in capsys.readouterr().out
     item = data.Clips(seen['train'], frames=4)[0, 1]
     assert 'torn' in item['skipped'] and item['names'] != ['torn']
     _, why, arrays = list(embed([network], seen['train']))[1]
     assert arrays is None and 'torn' in why
-
-
-def test_what_is_to_be_done_is_said_before(tmp_path, capsys):
-    see(tmp_path)
-    frames = 4 * (9 + 10 + 11 + 12) + 47                            # three versions, and as it is
-    assert f'sees {frames} frames' in capsys.readouterr().out

@@ -105,7 +105,8 @@ def embedding_row(counts, image_size):
         videos.append(data.Video(f'{i}', partial(int, n), frames.__getitem__))
     cells = []
     for count in counts:
-        embed = partial(embed_splits, {'': network}, {'val': videos[:count]}, device=DEVICE)
+        embed = partial(embed_splits, {'': network}, {'val': videos[:count]},
+                        dict(dataset='synthetic', workers=0), whole=False)
         cells.append(cost(embed) if CUDA or count <= 100 else 'on a GPU')
     row('  embedding, tiny backbone', *cells)
 
