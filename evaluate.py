@@ -20,16 +20,12 @@ import torch
 
 import data
 import model as models
-from evaluation.command import check_arguments, load_models, parse, seeds_together
 from evaluation.embedding import Frozen, embed_splits, write_index
-from evaluation.focus import print_focus
 from evaluation.labels import by_action, labelled_only, only_measured
 from evaluation.linear import linear_classifier
-from evaluation.own_videos import align_files, predict_folder
-from evaluation.table import mean, mean_row, print_result, remarks, write_json
+from evaluation.table import mean, mean_row, print_result, remarks
 from pictures import figures
-from running.command import end_well
-from running.processes import is_rank0, join_processes
+from running.processes import is_rank0
 from running.record import attempt
 
 BLOCK = 2 ** 22  # similarities that tau and retrieval compute at once
@@ -289,45 +285,9 @@ def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
     return means
 
 
-# --------------------------------------------------------------------------------------------------
-# The command
-
-def run(args):
-    """Errors: UserError, OSError, each one line."""
-    check_arguments(args)
-    _, _, device = join_processes(args.device)
-    networks, all_settings = load_models(
-        args.checkpoints, device, dataset=args.dataset, data=args.data, weights=args.weights,
-        label_unit=args.label_unit, workers=args.workers)
-    name, first = next(iter(networks.items()))
-    settings = all_settings[name]
-    if args.align:
-        return align_files(first, settings, args.align, args.out, args.method or 'dtw')
-    videos = data.load(settings['dataset'], settings['data'],
-                       image_size=settings['image_size'], seed=settings['data_seed'],
-                       label_unit=settings['label_unit'])
-    if args.predict:
-        # the functions are given, not imported there: this file imports that one
-        return predict_folder(first, settings, videos['train'], args.predict, args.out,
-                              fit_classifier, clock)
-    result = assess(networks, videos, settings, folder=args.embeddings)
-    if result is None:
-        return
-    groups = seeds_together(all_settings)
-    print_result(result, groups)
-    if args.focus:
-        both = networks | {'untrained': untrained(settings, first)}
-        attempt('focus table', print_focus, both, [one.video for one in result['embedded']['val']])
-    if args.json:
-        attempt(args.json, write_json, result, settings, groups, args.json)
-    if args.figures:
-        print(f'drawing {args.figures}')
-        log = args.checkpoints[0].with_name('log.jsonl')
-        attempt('pictures', figures.draw_all, first, result, name, args.figures, log)
-
-
 def main(argv=None):
-    end_well('evaluate.py', run, parse(argv))
+    from evaluation.command import main as command    # late: it asks for what stands above
+    command(argv)
 
 
 if __name__ == '__main__':

@@ -1,14 +1,22 @@
-"""The command line of evaluate.py: what is wrong with it, found before any work begins, and the
-models that it names."""
+"""The command line of evaluate.py: what is wrong with it, found before any work begins, the models
+that it names, and what is made of them."""
 import argparse
 import os
 from pathlib import Path
 
+import data
+import evaluate
 import model as models
 from datasets.labels import UNITS
+from evaluation.focus import print_focus
+from evaluation.own_videos import align_files, predict_folder
+from evaluation.table import print_result, write_json
+from pictures import figures
 from pictures.align import METHODS
+from running.command import end_well
 from running.errors import UserError
-from running.processes import half_dtype
+from running.processes import half_dtype, join_processes
+from running.record import attempt
 
 TABLE_FLAGS = ['focus', 'figures', 'embeddings', 'json']  # that go with the table
 SAME_FRAMES = ('dataset', 'data', 'data_seed', 'label_unit', 'image_size')
@@ -65,9 +73,14 @@ def check_arguments(args):
     folders = [args.figures, args.embeddings]
     own = args.align or args.predict
     goes = 'goes with the table, not with' if own else 'goes with'
-    for flag in TABLE_FLAGS if own else ('out', 'method'):
+    for flag in TABLE_FLAGS if own else ['out']:
         if getattr(args, flag):
             raise UserError(f'--{flag} {goes} --align or --predict')
+    if args.method and not args.align:
+        raise UserError('--method goes with --align')
+    for path in args.align or filter(None, [args.predict]):
+        if not path.exists():
+            raise UserError(f'{path}: is not there')
     if own and len(args.checkpoints) > 1:
         raise UserError('--align and --predict take one checkpoint')
     if args.align:
@@ -85,6 +98,8 @@ def check_arguments(args):
             raise UserError(f'{path}: is there already; move it away, or give another name')
         folder = path.parent if path in files else path
         folder.mkdir(parents=True, exist_ok=True)           # now, and not after hours of work
+        if not os.access(folder, os.W_OK):
+            raise UserError(f'{folder}: cannot be written to')
 
 
 def load_models(paths, device, **given):
@@ -134,3 +149,39 @@ def seeds_together(all_settings):
         groups.setdefault(frozenset(own), []).append(path)
     common = frozenset.intersection(*groups)
     return {', '.join(sorted(own - common)) or 'mean': paths for own, paths in groups.items()}
+
+
+def run(args):
+    """What evaluate.py does. Errors: UserError, OSError, each one line."""
+    check_arguments(args)
+    _, _, device = join_processes(args.device)
+    networks, all_settings = load_models(
+        args.checkpoints, device, dataset=args.dataset, data=args.data, weights=args.weights,
+        label_unit=args.label_unit, workers=args.workers)
+    name, first = next(iter(networks.items()))
+    settings = all_settings[name]
+    if args.align:
+        return align_files(first, settings, args.align, args.out, args.method or 'dtw')
+    videos = data.load(settings['dataset'], settings['data'],
+                       image_size=settings['image_size'], seed=settings['data_seed'],
+                       label_unit=settings['label_unit'])
+    if args.predict:
+        return predict_folder(first, settings, videos['train'], args.predict, args.out)
+    result = evaluate.assess(networks, videos, settings, folder=args.embeddings)
+    if result is None:
+        return
+    groups = seeds_together(all_settings)
+    print_result(result, groups)
+    if args.focus:
+        both = networks | {'untrained': evaluate.untrained(settings, first)}
+        attempt('focus table', print_focus, both, [one.video for one in result['embedded']['val']])
+    if args.json:
+        attempt(args.json, write_json, result, settings, groups, args.json)
+    if args.figures:
+        print(f'drawing {args.figures}')
+        log = args.checkpoints[0].with_name('log.jsonl')
+        attempt('pictures', figures.draw_all, first, result, name, args.figures, log)
+
+
+def main(argv=None):
+    end_well('evaluate.py', run, parse(argv))

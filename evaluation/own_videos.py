@@ -8,6 +8,7 @@ Errors, each one line: UserError, OSError.
 import data
 from datasets.folder import Search, as_video
 from datasets.layout import readable, say
+from evaluate import clock, fit_classifier
 from evaluation.embedding import embed_splits
 from evaluation.table import name_some
 from pictures.align import align
@@ -39,9 +40,9 @@ def video_at(path, size=None):
     return open_video(name, path, size)
 
 
-def predict_folder(network, settings, train, folder, out, fit, clock):
+def predict_folder(network, settings, train, folder, out):
     """Write a table and a picture of the phases of each video in a folder and its sub-folders.
-    train: [Video], those labelled teach; fit, clock: of evaluate.py."""
+    train: [Video], of which those with labels teach."""
     sources = find(folder, network.backbone.image_size)
     train = [video for video in train if video.annotate]
     if not train:
@@ -56,12 +57,14 @@ def predict_folder(network, settings, train, folder, out, fit, clock):
         say(f'note: {note}')
     labelled = embedded['train']
     clocks = [clock(record.frames)[record.kept] for record in labelled]
-    shares = {action: one.accuracy for action, one in teachers(labelled, clocks, fit).items()}
+    by_clock = teachers(labelled, clocks, fit_classifier)
+    shares = {action: teacher.accuracy for action, teacher in by_clock.items()}
     videos = [sources[record.video] for record in embedded['predict']]
     times = [video.seconds() for video in videos]
     paths = [out / video.name for video in videos]
     known, new = embeddings['model'].values()
-    for note in predict(labelled, known, videos, new, paths, fit=fit, times=times, clock=shares):
+    for note in predict(labelled, known, videos, new, paths, fit=fit_classifier, times=times,
+                        clock=shares):
         say(note)
     say(f'written: {len(paths)} tables and pictures below {out}')
 

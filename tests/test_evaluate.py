@@ -122,7 +122,7 @@ def test_a_released_checkpoint(checkpoint, monkeypatch, capsys):
         evaluate.main(['released.pt'])
     assert 'released.pt: says no data set' in capsys.readouterr().err
     paths = [checkpoint, 'released.pt', checkpoint.parent]
-    networks, settings = evaluate.load_models(paths, torch.device('cpu'), dataset='folder')
+    networks, settings = command.load_models(paths, torch.device('cpu'), dataset='folder')
     ours, theirs, again = [network.backbone for network in networks.values()]
     assert torch.equal(theirs.norm.bias, own.backbone.norm.bias)
     assert not torch.equal(theirs.norm.bias, ours.norm.bias) and again is ours
@@ -204,7 +204,7 @@ def test_frozen_backbones_are_halved_on_a_gpu(tmp_path, monkeypatch, changes, ex
     network = models.build_model(SETTINGS | changes)
     paths = [write_checkpoint(tmp_path / name, network, **changes) for name in 'ab']
     monkeypatch.setattr(command, 'half_dtype', lambda device: torch.bfloat16)
-    networks, _ = evaluate.load_models(paths, torch.device('cpu'))
+    networks, _ = command.load_models(paths, torch.device('cpu'))
     for loaded in networks.values():
         assert {weight.dtype for weight in loaded.backbone.parameters()} == {expected}
         assert {weight.dtype for weight in loaded.mtf.parameters()} == {torch.float32}
