@@ -21,8 +21,8 @@ from datasets.packets import frame_times
 from datasets.video import VIDEO_FILES, video_file
 from running.errors import UserError
 
-HALVES = {'train', 'training', 'trainset', 'train_set', 'val', 'valid', 'validation', 'dev',
-          'test', 'testing', 'testset', 'test_set'}    # folders that look like a split
+HALF = re.compile(       # of a path: a folder that looks like a half of a split
+    r'(?:^|[/\\])((?:train|val|valid|validation|dev|test)(?:ing|_?set)?)[/\\]', re.IGNORECASE)
 KNOWN = {*VIDEO_FILES, *IMAGE_FILES, *LABEL_FILES}
 DATE = r'(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d'
 TIME = rf'(?:{DATE}[-_. T]*)?\d\d[-_.:h]?\d\d[-_.:m]?\d\d(?:[-_.,]\d+)?s?|\d+\.\d+'
@@ -32,14 +32,14 @@ def folder(data, size, unit=None):
     """-> videos, [notes]. size: pixels a side. unit: 'seconds' or 'frames', of segments."""
     search = Search(data)
     found = split(data, search)
-    listed = list(dict.fromkeys(found['train'] + found['val']))
-    made = {video: as_video(video, size, unit) for video in listed}
-    names = class_names(data, {one.labels: made[one] for one in listed if one.labels}, unit)
-    for video in made.values():
+    videos = {one: as_video(one, size, unit) for one in found['train'] + found['val']}
+    label_files = {one.labels: video for one, video in videos.items() if one.labels}
+    names = class_names(data, label_files, unit)
+    for video in videos.values():
         video.classes = names
         if video.annotate:
             video.annotate = partial(video.annotate, names=names)
-    return {half: list(map(made.get, some)) for half, some in found.items()}, search.notes()
+    return {half: list(map(videos.get, some)) for half, some in found.items()}, search.notes()
 
 
 def split(data, search):
@@ -52,12 +52,12 @@ def split(data, search):
         return {'train': train, 'val': val}
     found = search.below(data)
     for video in found:
-        for name in re.split(r'[/\\]', str(video.path.relative_to(data)))[:-1]:
-            if name.lower() in HALVES:
-                raise UserError(
-                    f'{video.path}: in a folder {name}/, but a split is {data}/train/ and '
-                    f'{data}/val/, in small letters, both of them. Make what is missing, or '
-                    f'rename the folder')
+        half = HALF.search(str(video.path.relative_to(data)))
+        if half:
+            raise UserError(
+                f'{video.path}: in a folder {half[1]}/, but a split is {data}/train/ and '
+                f'{data}/val/, in small letters, both of them. Make what is missing, or '
+                f'rename the folder')
     if 0 < len(found) < 10:               # tau wants two val videos
         say(f'{data}: all of its videos ({len(found)}) are both train and val, '
             'too few to set any aside', warning=True)
@@ -94,6 +94,11 @@ class Found(NamedTuple):
         return readable(self.path, self.root)
 
     @property
+    def stem(self):
+        """The path to which the ending of a label file is added."""
+        return self.path if self.path.is_dir() else self.path.with_suffix('')
+
+    @property
     def action(self):
         """The folder in which it lies gives its name to the action."""
         parent = self.path.parent
@@ -114,26 +119,24 @@ class Search:
         label_files = []
         for here, folders, files in os.walk(root, onerror=self.not_listed, followlinks=True):
             here = Path(here)
-            folders[:] = [name for name in sorted(folders) if not name.startswith('.')]
-            folders.sort(key=lambda name: (here / name).is_symlink())    # after what they lead to
             if here.resolve() in self.entered:
                 self.pass_over('a link to a folder that is used already', [here])
                 folders.clear()
                 continue
             self.entered.add(here.resolve())
+            folders[:] = sorted(name for name in folders if name[0] != '.')
+            folders.sort(key=lambda name: (here / name).is_symlink())    # after what they lead to
             paths = sorted((here / name for name in files if name[0] != '.'), key=natural)
             files = [path for path in paths if path.is_file()]
             self.pass_over('not a file, or a link that leads nowhere', set(paths) - set(files))
+            self.pass_over('neither video, image nor labels', set(files) - {*of_kind(files, KNOWN)})
             label_files += of_kind(files, LABEL_FILES)
             found += self.videos(here, root, folders, files)
-        beside = {file.with_suffix(''): file for file in sorted(label_files, reverse=True)}
-        alike = defaultdict(list)
-        for i, video in enumerate(found):
-            name = video.path if video.path.is_dir() else video.path.with_suffix('')
-            alike[name].append(video.path)
-            found[i] = video._replace(labels=beside.get(name))
-        for paths in alike.values():
-            self.noted['of one name, but each used'] += paths if len(paths) > 1 else []
+        beside = {file.with_suffix(''): file for file in reversed(label_files)}
+        found = [video._replace(labels=beside.get(video.stem)) for video in found]
+        named = Counter(video.stem for video in found)
+        alike = [video.path for video in found if named[video.stem] > 1]
+        self.noted['of one name, but each used'] += alike
         used = {video.labels for video in found} | {self.top / name for name in CLASS_FILES}
         why = 'labels without a video or folder of images of this name, or a second file of them'
         self.pass_over(why, set(label_files) - used)
@@ -147,7 +150,6 @@ class Search:
 
     def videos(self, here, root, folders, files):
         """The videos in one folder. Folders in a folder of frames are taken from `folders`."""
-        self.pass_over('neither video, image nor labels', set(files) - set(of_kind(files, KNOWN)))
         images = of_kind(files, IMAGE_FILES)
         stacks = stacks_among(images)
         images = [file for file in images if file not in stacks]

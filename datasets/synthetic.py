@@ -56,21 +56,18 @@ def perform(action, rng):
     after = max(2, round(rest * (1 - early)))
 
     last = idle
-    poses = [last] * before
-    labels = [0] * before
-    for phase, (goal, mean) in enumerate(phases, 1):
+    stretches = [np.tile(last, (before, 1))]
+    for goal, mean in phases:
         noise = rng.normal(0, 5, 9)
-        end = idle
-        if np.any(goal != idle):
-            end = idle + effort * (goal - idle) + noise
+        end = idle + effort * (goal - idle) + noise if np.any(goal != idle) else idle
         frames = max(3, round(mean * rng.lognormal(0, .8))) if mean else 0
-        for x in np.arange(1, frames + 1) / max(frames, 1):
-            eased = 3 * x ** 2 - 2 * x ** 3          # speeds up, slows down
-            poses.append(last + eased * (end - last))
-        labels += [phase] * frames
+        x = np.arange(1, frames + 1)[:, None] / max(frames, 1)
+        eased = 3 * x ** 2 - 2 * x ** 3              # speeds up, slows down
+        stretches.append(last + eased * (end - last))
         last = end
-    poses = np.array(poses + [last] * after)                  # (n, 9)
-    labels = np.array(labels + [phase] * after, np.int64)     # (n,)
+    stretches.append(np.tile(last, (after, 1)))
+    labels = np.repeat([0, 1, 2, 3, 3], [len(poses) for poses in stretches])    # (n,)
+    poses = np.concatenate(stretches)                                           # (n, 9)
 
     time = np.arange(len(poses))[:, None]
     sway = np.sin(time * rng.uniform(.1, .4, 9) + rng.uniform(0, 6.3, 9))
