@@ -17,12 +17,11 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
     """
     row = backbones()[name]
     image_size = image_size or row.image_size
-    if image_size < row.patch_size:
-        raise UserError(f'--image-size {image_size}: {name} needs at least {row.patch_size}')
-    if image_size % row.multiple_of:
-        raise UserError(f'--image-size {image_size}: {name} needs a multiple of {row.multiple_of}')
+    if image_size < row.patch_size or image_size % row.multiple_of:
+        raise UserError(f'--image-size {image_size}: {name} needs at least {row.patch_size}, '
+                        f'a multiple of {row.multiple_of}')
     layers = [row.layers] if layers is None else list(layers)
-    if not layers or not all(layer in range(1, row.layers + 1) for layer in layers):
+    if not layers or not set(layers) <= set(range(1, row.layers + 1)):
         raise UserError(f'--layers {",".join(map(str, layers))}: give numbers from 1 to '
                         f'{row.layers}, the layers of {name}')
     if weights is None and row.weights is None:
@@ -50,14 +49,13 @@ def unfreeze(backbone, s):
                             f'{", ".join(parts)}')
         parts[name].requires_grad_(True)
     side = 4 * backbone.patch_size
-    trained = {name: weight for name, weight in backbone.named_parameters() if weight.requires_grad}
-    gradients = [None] * len(trained)
     with torch.enable_grad():                             # also where a model is only evaluated
         patches, cls = backbone(torch.zeros(1, 3, side, side))
         used = cls if POOLERS[s.pool].needs_cls else patches
         if used.requires_grad:
-            gradients = torch.autograd.grad(used.sum(), trained.values(), allow_unused=True)
-    for name, gradient in zip(trained, gradients):
-        if gradient is None:
+            used.sum().backward()
+    for name, weight in backbone.named_parameters():
+        if weight.requires_grad and weight.grad is None:
             raise UserError(f'--train-backbone {",".join(s.train_backbone)}: {name} does not act '
                             f'on what pool {s.pool} reads, layers {s.layers}; choose other parts')
+    backbone.zero_grad()

@@ -74,8 +74,9 @@ def official(state, own):
 
 def complete(state, own):
     """Bring what some files hold in another form to the official one, in place."""
-    if 'rope_embed.periods' in own:
-        complete_dinov3(state, own)
+    if 'rope_embed.periods' in own:                       # the official ones are rounded
+        state.setdefault('rope_embed.periods', own['rope_embed.periods'])
+        complete_biases(state, own)
     join_qkv(state)
     if 'register_tokens' in own and 'pos_embed' in own.keys() & state.keys():
         position = state['pos_embed']
@@ -84,19 +85,17 @@ def complete(state, own):
             state['pos_embed'] = torch.cat([torch.zeros_like(position[:, :1]), position], 1)
 
 
-def complete_dinov3(state, own):
-    """Masked biases, or none at all; the official, rounded periods where a file leaves them out."""
-    for key in [key for key in state if re.search(r'attn\.q\.bias$', key)]:
-        state.setdefault(key.replace('.q.', '.k.'), torch.zeros_like(state[key]))
-    for key in [key for key in state if key.endswith('.qkv.bias_mask')]:
-        bias = key.removesuffix('_mask')
-        if bias in state and state[bias].shape == state[key].shape:
-            state[bias] = state[bias] * state.pop(key)
-    if not any(re.search(r'\.(q|qkv)\.bias$', key) for key in state):
-        for key in own:
-            if key.endswith('.qkv.bias'):
-                state[key] = torch.zeros_like(own[key])
-    state.setdefault('rope_embed.periods', own['rope_embed.periods'])
+def complete_biases(state, own):
+    """DINOv3's: keys have none, by a mask in the official files; in some files nothing has one."""
+    without = not any(re.search(r'\.(q|qkv)\.bias$', key) for key in state)
+    for key in [key for key in own if key.endswith('.qkv.bias')]:
+        of_query, of_key = key.replace('qkv', 'q'), key.replace('qkv', 'k')
+        if without:
+            state[key] = torch.zeros_like(own[key])
+        elif of_query in state:
+            state.setdefault(of_key, torch.zeros_like(state[of_query]))
+        elif key in state and state[key].shape == state.get(f'{key}_mask', own[key]).shape:
+            state[key] = state[key] * state.pop(f'{key}_mask', 1)
 
 
 def join_qkv(state):

@@ -264,7 +264,7 @@ CASES = [
     ('train --weights none.pth', 'tiny: none.pth: no such file'),
     ('train --weights cut.pt', f'cut.pt: {NOT_WHOLE}'),
     ('train --weights code.pt', f'code.pt: {NOT_WHOLE}'),
-    ('train --weights lacking.pt', 'lacking.pt does not fit: missing norm.bias'),
+    ('train --weights lacking.pt', 'lacking.pt does not fit: ... "norm.bias"'),
 
     # checkpoints
     ('train --out runs/cut', f'runs/cut/checkpoint.pt: {NOT_WHOLE} ... {ANEW}'),
@@ -273,12 +273,12 @@ CASES = [
     ('train --out runs/whole --lr 0.25', '(lr was 0.001, now 0.25); ... --fresh'),
     ('train --out runs/whole --weights other.pt', 'another backbone ... give --weights'),
     ('train --init weights.pt', 'weights.pt: ... no checkpoint of train.py'),
-    ('train --init run/checkpoint.pt --embedding 16', 'checkpoint.pt does not fit: mtf.out.weight'),
+    ('train --init run/checkpoint.pt --embedding 16', 'does not fit: ... mtf.out.weight'),
     ('evaluate.py videos', 'videos/checkpoint.pt: no such file'),
     ('evaluate.py runs/code', f'checkpoint.pt: {NOT_WHOLE}'),
     ('evaluate.py runs/like', 'checkpoint.pt: ... no checkpoint of train.py'),
     ('evaluate.py "runs/no pool"', 'checkpoint.pt: its settings lack pool; train again'),
-    ('evaluate.py runs/headless', 'checkpoint.pt does not fit: missing pool.own'),
+    ('evaluate.py runs/headless', 'checkpoint.pt does not fit: ... "pool.own"'),
     ('evaluate.py runs/diverged', 'this model has diverged; train again with a lower --lr'),
     ('evaluate.py run --weights other.pt', 'another backbone ... give --weights'),
     ('evaluate.py run runs/synthetic', 'synthetic/checkpoint.pt: dataset is synthetic, of the '

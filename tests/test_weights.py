@@ -247,20 +247,20 @@ OWN = official_state('dino')
 THEIRS = hugging_face(OWN, 'dino')
 LAYER = 'encoder.layer.2.attention.attention'
 REFUSED = [                                               # into, what, words
-    ('dino', without(OWN, 'norm.bias'), 'missing norm.bias'),
-    ('dino', OWN | {'neck.weight': torch.zeros(1)}, 'unknown neck.weight'),
-    ('dino', OWN | {'cls_token': torch.zeros(1, 1, 7)}, 'cls_token is (1, 1, 7)'),
+    ('dino', without(OWN, 'norm.bias'), 'Missing key(s) in state_dict: "norm.bias"'),
+    ('dino', OWN | {'neck.weight': torch.zeros(1)}, 'Unexpected key(s) in state_dict: "neck.weight"'),
+    ('dino', OWN | {'cls_token': torch.zeros(1, 1, 7)}, 'mismatch for cls_token'),
     ('dino', {'teacher': {'cls_token': 3}}, 'no state dict'),
     # another generation's
-    ('dinov2_reg', official_state('dinov2'), 'missing register_tokens'),
+    ('dinov2_reg', official_state('dinov2'), '"register_tokens"'),
     # zeros take the place of a bias only where a format is known to leave it out
-    ('dino', without(THEIRS, f'{LAYER}.key.bias'), 'missing blocks.2.attn.qkv.'),
+    ('dino', without(THEIRS, f'{LAYER}.key.bias'), '"blocks.2.attn.qkv.bias"'),
     ('dinov3', without(official_state('dinov3'), 'blocks.1.attn.qkv.bias'),
      'blocks.1.attn.qkv.bias'),
     # shapes that cannot be joined
-    ('dino', THEIRS | {f'{LAYER}.key.weight': torch.zeros(32, 16)}, 'missing blocks.2.attn.qkv.w'),
+    ('dino', THEIRS | {f'{LAYER}.key.weight': torch.zeros(32, 16)}, '"blocks.2.attn.qkv.weight"'),
     ('dinov3', official_state('dinov3') | {'blocks.0.attn.qkv.bias_mask': torch.zeros(3)},
-     'unknown blocks.0.attn.qkv.bias_mask'),
+     '"blocks.0.attn.qkv.bias_mask"'),
 ]
 
 
