@@ -1,7 +1,7 @@
 """How the synthetic set is drawn: scenes, things that move about, and a jointed figure, by Pillow.
 
 A picture is drawn FINE times larger than its frame and then averaged down. Points are complex
-numbers, x + iy: in pictures y goes down, in bodies up. All chance comes from the caller's generator.
+numbers, x + iy: in pictures y goes down, in bodies up. All chance is of the generator given.
 """
 import cmath
 import colorsys
@@ -154,7 +154,7 @@ CLOTHES = {    # saturation, value and, of the skin, hue
 
 
 class Figure:
-    """A body in all its poses (n, 9), in clothes, at a place. half: half the shoulders' width."""
+    """A body in all its poses (n, 9), at a place, in clothes. half: half the shoulders' width."""
 
     def __init__(self, rng, half, poses):
         body = rng.uniform((.29, .165, .22), (.34, .185, .25)).tolist()    # torso, arm, leg

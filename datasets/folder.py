@@ -85,24 +85,16 @@ def as_video(found, size, unit=None):
 class Found(NamedTuple):
     """A video: a file, or a folder of frames, and the file of its labels or None."""
     path: Path
-    root: Path             # the folder below which it was found
+    name: str
+    action: str | None     # the folder in which it lies gives its name to the action
     frames: tuple = ()     # the images of a folder, or of a file of many images
     labels: Path | None = None
 
-    @property
-    def name(self):
-        return readable(self.path, self.root)
 
-    @property
-    def stem(self):
-        """The path to which the ending of a label file is added."""
-        return self.path if self.path.is_dir() else self.path.with_suffix('')
-
-    @property
-    def action(self):
-        """The folder in which it lies gives its name to the action."""
-        parent = self.path.parent
-        return None if parent == self.root else readable(parent, parent.parent)
+def found_at(path, root, frames=()):
+    parent = path.parent
+    action = None if parent == root else readable(parent, parent.parent)
+    return Found(path, readable(path, root), action, tuple(frames))
 
 
 class Search:
@@ -133,10 +125,13 @@ class Search:
             label_files += of_kind(files, LABEL_FILES)
             found += self.videos(here, root, folders, files)
         beside = {file.with_suffix(''): file for file in reversed(label_files)}
-        found = [video._replace(labels=beside.get(video.stem)) for video in found]
-        named = Counter(video.stem for video in found)
-        alike = [video.path for video in found if named[video.stem] > 1]
-        self.noted['of one name, but each used'] += alike
+        alike = defaultdict(list)
+        for i, video in enumerate(found):
+            stem = video.path if video.path.is_dir() else video.path.with_suffix('')
+            alike[stem].append(video.path)
+            found[i] = video._replace(labels=beside.get(stem))
+        for paths in alike.values():
+            self.noted['of one name, but each used'] += paths if len(paths) > 1 else []
         used = {video.labels for video in found} | {self.top / name for name in CLASS_FILES}
         why = 'labels without a video or folder of images of this name, or a second file of them'
         self.pass_over(why, set(label_files) - used)
@@ -153,13 +148,13 @@ class Search:
         images = of_kind(files, IMAGE_FILES)
         stacks = stacks_among(images)
         images = [file for file in images if file not in stacks]
-        videos = [Found(file, root) for file in of_kind(files, VIDEO_FILES)]
-        videos += [Found(file, root, tuple(pages)) for file, pages in stacks.items()]
+        videos = [found_at(file, root) for file in of_kind(files, VIDEO_FILES)]
+        videos += [found_at(file, root, pages) for file, pages in stacks.items()]
         if images and not videos and here != root:
             self.pass_over('in a folder of frames', [here / name for name in folders])
             folders.clear()
             frames = self.one_series(images)
-            return [Found(here, root, tuple(frames))] if frames else []
+            return [found_at(here, root, frames)] if frames else []
         why = 'images beside videos' if videos else 'images that are in no folder of their own'
         self.pass_over(why, images)
         return videos
@@ -188,7 +183,7 @@ class Search:
         for why, paths in self.noted.items():
             if paths:
                 endings = Counter(path.suffix.lower() or 'without ending' for path in paths)
-                counts = ', '.join(f'{endings[ending]} {ending}' for ending in sorted(endings))
+                counts = ', '.join(f'{n} {ending}' for ending, n in sorted(endings.items()))
                 names = shortened(sorted(readable(path, self.top) for path in paths))
                 lines.append(f'{NOTE}{why}: {counts} ({names})')
         return lines

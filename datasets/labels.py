@@ -111,7 +111,7 @@ def segments(table, start, end, duration, label, unit):
     unit, scale = unit_of(f'{start} {end}', rows, unit)
     timed = [row for row in rows if end or said(row)[1]]
     timed.sort(key=lambda row: number(row[0], ','.join(row)))
-    spans = [[number(word, ','.join(row)) for word in row[:2]] for row in timed]
+    spans = [[number(row[0], ','.join(row)), number(row[1], ','.join(row))] for row in timed]
     spans = np.array(spans).reshape(-1, 2) * scale                        # (segments, 2)
     if not end:
         spans[:, 1] += spans[:, 0]
