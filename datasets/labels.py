@@ -91,35 +91,35 @@ def read_annotation(path, unit=None):
     table[label] = said(table[label])
     start = find_column(table, 'start', 'begin', 'onset', 'first')
     end = find_column(table, 'end', 'stop', 'offset', 'last')
-    duration = find_column(table, 'duration')
+    duration = None if end else find_column(table, 'duration')
     if start and (end or duration):
-        return segments(table, start, end, duration, label, unit)
-    form = f'a row a frame, {label}'
+        return segments(table, start, end or duration, label, unit, lasting=not end)
+    form = f'one {"number" if are_numbers(table[label]) else "name"} a frame, {label}'
     frame = find_column(table, 'frame', 'index', 'idx')
     if frame:
-        numbers = [number(word, frame) for word in table[frame]]
+        numbers = [number(word, [frame]) for word in table[frame]]
         if numbers != [numbers[0] + i for i in range(len(numbers))]:
             raise ValueError(f'{frame} is not every frame once, in order')
         form += f' by {frame}'
     return Annotation(form, table[label])
 
 
-def segments(table, start, end, duration, label, unit):
-    """-> Annotation, by the titles of the columns, `end` or else `duration`. Rows without a label
-    are left out, and so are point events, which last no time."""
-    rows = [row for row in zip(table[start], table[end or duration], table[label]) if row[2]]
+def segments(table, start, end, label, unit, lasting):
+    """-> Annotation, by the titles of the columns. Rows without a label are left out, and so are
+    point events, which last no time. lasting: the column `end` is a duration."""
+    rows = [row for row in zip(table[start], table[end], table[label]) if row[2]]
     unit, scale = unit_of(f'{start} {end}', rows, unit)
-    timed = [row for row in rows if end or said(row)[1]]
-    timed.sort(key=lambda row: number(row[0], ','.join(row)))
-    spans = [[number(row[0], ','.join(row)), number(row[1], ','.join(row))] for row in timed]
+    timed = [row for row in rows if not lasting or said(row)[1]]
+    timed.sort(key=lambda row: number(row[0], row))
+    spans = [[number(row[0], row), number(row[1], row)] for row in timed]
     spans = np.array(spans).reshape(-1, 2) * scale                        # (segments, 2)
-    if not end:
+    if lasting:
         spans[:, 1] += spans[:, 0]
     elif unit == 'frames' and not np.any(spans[1:, 0] == spans[:-1, 1]):
         spans[:, 1] += 1
     real = spans[:, 0] != spans[:, 1]
     words = [word for (_, _, word), lasts in zip(timed, real) if lasts]
-    form = f'segments in {unit}, {start}, {end or duration}, {label}'
+    form = f'segments in {unit}, {start}, {end}, {label}'
     if len(words) < len(rows):
         form += f', {len(rows) - len(words)} point events left out'
     return Annotation(form, words, spans[real], unit)

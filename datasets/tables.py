@@ -121,10 +121,10 @@ def are_numbers(words):
     return bool(words) and all(map(NUMBER.fullmatch, words))
 
 
-def number(word, where=''):
-    """'1.5', '1,5' -> 1.5; '1:02.5' -> 62.5. ValueError: it is none."""
+def number(word, row=()):
+    """'1.5', '1,5' -> 1.5; '1:02.5' -> 62.5. ValueError: it is none; row: in which it stands."""
     if not NUMBER.fullmatch(word):
-        raise ValueError(f'"{word}" is no number and no time such as 1:02.5, in "{where}"')
+        raise ValueError(f'"{word}" is no number and no time such as 1:02.5, in "{",".join(row)}"')
     value = 0
     for part in word.replace(',', '.').split(':'):
         value = value * 60 + float(part)

@@ -174,7 +174,7 @@ SAID = {    # the columns that are taken
         'segments in seconds, Start (s), Stop (s), Behavior, 1 point events left out (a.csv)',
     'ELAN': 'segments in seconds, start (column 3), end (column 4), label (column 6)',
     'Breakfast': 'segments in frames, first frame (from 1), last frame (from 1), label',
-    'NA cells': 'a row a frame, label by frame'}
+    'NA cells': 'one name a frame, label by frame'}
 
 
 @pytest.mark.parametrize('program', PROGRAMS)
