@@ -45,12 +45,6 @@ def rename(key, renames=RENAMES):
     return key
 
 
-def in_float32(state):
-    """Also of half-precision files; what is no floating-point number stays."""
-    return {key: value.float() if value.is_floating_point() else value
-            for key, value in state.items()}
-
-
 def official(state, own):
     """The backbone's part of a file, under official names -> (state, what was left out).
 

@@ -103,7 +103,7 @@ def backbone_state(content, backbone, source):
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise UserError(f'{source}: holds no state dict of tensors')
     own = backbone.state_dict()
-    state, others = names.official(names.in_float32(state), own)
+    state, others = names.official(state, own)
     if others:
         notes.append('left out ' + ', '.join(others))
     names.complete(state, own)
@@ -111,7 +111,8 @@ def backbone_state(content, backbone, source):
 
 
 def load_strictly(module, state, source):
-    """load_state_dict, but a key missing or too many or a wrong shape is a UserError naming it."""
+    """load_state_dict, but a key missing or too many or a wrong shape is a UserError naming it.
+    Half-precision files are computed in the module's own precision."""
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
