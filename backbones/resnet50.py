@@ -17,7 +17,6 @@ class ResNet50(nn.Sequential):
     width = 2048
     channels = 2048
     patch_size = 32
-    prefix = 0
     image_size = 224
 
     def __init__(self, layers=None):

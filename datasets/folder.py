@@ -17,7 +17,6 @@ from typing import NamedTuple
 from datasets.images import IMAGE_FILES, STACKS, frame_folder, natural, pages_of
 from datasets.labels import CLASS_FILES, LABEL_FILES, class_names, read_labels
 from datasets.layout import NOTE, DataSet, readable, say, shortened
-from datasets.packets import frame_times
 from datasets.video import VIDEO_FILES, video_file
 from running.errors import UserError
 
@@ -32,13 +31,14 @@ def folder(data, size, unit=None):
     """-> videos, [notes]. size: pixels a side. unit: 'seconds' or 'frames', of segments."""
     search = Search(data)
     found = split(data, search)
-    videos = {one: as_video(one, size, unit) for one in found['train'] + found['val']}
+    videos = {one: as_video(one, size) for one in found['train'] + found['val']}
     label_files = {one.labels: video for one, video in videos.items() if one.labels}
     names = class_names(data, label_files, unit)
-    for video in videos.values():
+    for one, video in videos.items():
         video.classes = names
-        if video.annotate:
-            video.annotate = partial(video.annotate, names=names)
+        if one.labels:
+            video.annotate = partial(read_labels, one.labels, names=names, unit=unit,
+                                     times=video.times)
     return {half: list(map(videos.get, some)) for half, some in found.items()}, search.notes()
 
 
@@ -68,15 +68,11 @@ def split(data, search):
     return {'train': train, 'val': found[4::5]}
 
 
-def as_video(found, size, unit=None):
-    """A Found -> its Video."""
-    known = dict(action=found.action)
-    if found.labels:
-        times = None if found.frames else partial(frame_times, found.path)
-        known['annotate'] = partial(read_labels, found.labels, unit=unit, times=times)
+def as_video(found, size):
+    """A Found -> its Video, without labels."""
     if found.frames:
-        return frame_folder(found.name, list(found.frames), size, **known)
-    return video_file(found.name, found.path, size, **known)
+        return frame_folder(found.name, list(found.frames), size, action=found.action)
+    return video_file(found.name, found.path, size, action=found.action)
 
 
 # --------------------------------------------------------------------------------------------------
