@@ -116,7 +116,7 @@ def load_strictly(module, state, source):
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        _, reasons = str(error).split('\n', 1)            # the first line names the class
+        reasons = str(error).split('\n', 1)[-1]           # the first line names the class
         raise UserError(f'{source} does not fit: {textwrap.shorten(reasons, 300)}') from None
 
 

@@ -16,7 +16,7 @@ WIDE = SIZE * FINE      # pixels of a drawing
 HALF = 127 * .7         # of a white pixel's grey, be it of a far, darker limb
 
 
-def colour(rng, saturation=(.3, .9), value=(.3, 1.), hue=(0., 1.)):
+def colour(rng, saturation, value, hue=(0., 1.)):
     """A random colour, three integers from 0 to 255."""
     h = rng.uniform(*hue)
     s = rng.uniform(*saturation)

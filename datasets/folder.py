@@ -83,14 +83,8 @@ class Found(NamedTuple):
     path: Path
     name: str
     action: str | None     # the folder in which it lies gives its name to the action
-    frames: tuple = ()     # the images of a folder, or of a file of many images
-    labels: Path | None = None
-
-
-def found_at(path, root, frames=()):
-    parent = path.parent
-    action = None if parent == root else readable(parent, parent.parent)
-    return Found(path, readable(path, root), action, tuple(frames))
+    frames: tuple          # the images of a folder, or of a file of many images; else ()
+    labels: Path | None
 
 
 class Search:
@@ -103,7 +97,7 @@ class Search:
 
     def below(self, root):
         """The videos below a folder, by name, each with the label file of its name beside it."""
-        found = []
+        paths = {}                      # of each video; its frames
         label_files = []
         for here, folders, files in os.walk(root, onerror=self.not_listed, followlinks=True):
             here = Path(here)
@@ -114,20 +108,23 @@ class Search:
             self.entered.add(here.resolve())
             folders[:] = sorted(name for name in folders if name[0] != '.')
             folders.sort(key=lambda name: (here / name).is_symlink())    # after what they lead to
-            paths = sorted((here / name for name in files if name[0] != '.'), key=natural)
-            files = [path for path in paths if path.is_file()]
-            self.pass_over('not a file, or a link that leads nowhere', set(paths) - set(files))
+            listed = sorted((here / name for name in files if name[0] != '.'), key=natural)
+            files = [path for path in listed if path.is_file()]
+            self.pass_over('not a file, or a link that leads nowhere', set(listed) - set(files))
             self.pass_over('neither video, image nor labels', set(files) - {*of_kind(files, KNOWN)})
             label_files += of_kind(files, LABEL_FILES)
-            found += self.videos(here, root, folders, files)
+            paths |= self.videos(here, root, folders, files)
         beside = {file.with_suffix(''): file for file in reversed(label_files)}
         alike = defaultdict(list)
-        for i, video in enumerate(found):
-            stem = video.path if video.path.is_dir() else video.path.with_suffix('')
-            alike[stem].append(video.path)
-            found[i] = video._replace(labels=beside.get(stem))
-        for paths in alike.values():
-            self.noted['of one name, but each used'] += paths if len(paths) > 1 else []
+        found = []
+        for path, frames in paths.items():
+            stem = path if path.is_dir() else path.with_suffix('')
+            alike[stem].append(path)
+            parent = path.parent
+            action = None if parent == root else readable(parent, parent.parent)
+            found.append(Found(path, readable(path, root), action, frames, beside.get(stem)))
+        for twins in alike.values():
+            self.noted['of one name, but each used'] += twins if len(twins) > 1 else []
         used = {video.labels for video in found} | {self.top / name for name in CLASS_FILES}
         why = 'labels without a video or folder of images of this name, or a second file of them'
         self.pass_over(why, set(label_files) - used)
@@ -140,17 +137,17 @@ class Search:
         self.pass_over(f'cannot be listed ({error.strerror})', [Path(error.filename)])
 
     def videos(self, here, root, folders, files):
-        """The videos in one folder. Folders in a folder of frames are taken from `folders`."""
+        """{video in one folder: its frames}. Folders in a folder of frames are taken from
+        `folders`."""
         images = of_kind(files, IMAGE_FILES)
         stacks = stacks_among(images)
         images = [file for file in images if file not in stacks]
-        videos = [found_at(file, root) for file in of_kind(files, VIDEO_FILES)]
-        videos += [found_at(file, root, pages) for file, pages in stacks.items()]
+        videos = dict.fromkeys(of_kind(files, VIDEO_FILES), ()) | stacks
         if images and not videos and here != root:
             self.pass_over('in a folder of frames', [here / name for name in folders])
             folders.clear()
             frames = self.one_series(images)
-            return [found_at(here, root, frames)] if frames else []
+            return {here: tuple(frames)} if frames else {}
         why = 'images beside videos' if videos else 'images that are in no folder of their own'
         self.pass_over(why, images)
         return videos
@@ -196,7 +193,7 @@ def stacks_among(images):
     for ending in STACKS:
         alike = of_kind(images, [ending])
         if alike and pages_of(alike[0]):
-            stacks |= {file: pages_of(file) for file in alike}
+            stacks |= {file: tuple(pages_of(file)) for file in alike}
     return {file: pages for file, pages in stacks.items() if pages}
 
 

@@ -239,7 +239,7 @@ def without(state, key):
 LAYER = 'encoder.layer.2.attention.attention'
 REFUSED = [                                               # into, what, words
     ('dino', without(OWN, 'norm.bias'), 'Missing key(s) in state_dict: "norm.bias"'),
-    ('dino', OWN | {'neck.weight': torch.zeros(1)}, 'Unexpected key(s)'),
+    ('dino', OWN | {'neck.weight': torch.zeros(1)}, '"neck.weight"'),
     ('dino', OWN | {'cls_token': torch.zeros(1, 1, 7)}, 'mismatch for cls_token'),
     ('dino', {'teacher': {'cls_token': 3}}, 'no state dict'),
     # another generation's
