@@ -74,7 +74,7 @@ def numbered(words, names):
     strange = [word for word in words if word not in known]
     if strange:
         listed = f' of {shortened(filter(None, names), 20)}' if names else ''
-        word = next((word for word in strange if not are_numbers([word])), strange[0])
+        word = min(strange, key=lambda word: are_numbers([word]))
         raise ValueError(f'not one integer label a frame, nor one class name{listed} ("{word}")')
     return np.array([known[word] for word in words], float)
 
@@ -190,9 +190,9 @@ def class_names(folder, label_files, unit=None):
     elif not named:
         return None
     elif len(named) < len(understood):
-        numbers = next(path for path in understood if path not in named)
+        other = next(path for path in understood if path not in named)
         raise UserError(
-            f'{min(named)} has class names, {numbers} one integer label a frame; say which '
+            f'{min(named)} has class names, {other} one integer label a frame; say which '
             f'number is which name in {folder}/classes.txt, a line "0 name" for each')
     else:
         names = sorted(set().union(*named.values()) - {''})
@@ -217,10 +217,10 @@ def names_by_number(path):
     except (ValueError, OSError) as error:
         raise UserError(f'{path}: {error}') from None
     lines = [' '.join(line.split()) for line in text.splitlines() if line.strip()]
-    numbered = [re.fullmatch(r'(\d+) (.*)', line) for line in lines]
     by_number = dict(enumerate(lines))
-    if all(numbered):
-        by_number = {int(match[1]): match[2] for match in numbered}
+    matches = [re.fullmatch(r'(\d+) (.*)', line) for line in lines]
+    if all(matches):
+        by_number = {int(match[1]): match[2] for match in matches}
     if not lines or len(set(by_number.values())) < len(lines):
         raise UserError(f'{path}: not each class once, a line "0 name"')
     return [by_number.get(number, '') for number in range(max(by_number) + 1)]
