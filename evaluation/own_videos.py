@@ -92,6 +92,7 @@ def find(folder, size):
         raise UserError(f'{folder}: no video in it')
     sources = {}
     for source in found:
+        source = source._replace(labels=None)    # they would hide the other frames
         video, shown = as_video(source, size), as_video(source, None)
         video.action = shown.action = source.action or folder.resolve().name
         sources[video] = shown
