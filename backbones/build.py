@@ -17,9 +17,10 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
     """
     row = backbones()[name]
     image_size = image_size or row.image_size
-    if image_size < row.patch_size or image_size % row.multiple_of:
-        raise UserError(f'--image-size {image_size}: {name} needs at least {row.patch_size}, '
-                        f'a multiple of {row.multiple_of}')
+    if image_size < row.patch_size:
+        raise UserError(f'--image-size {image_size}: {name} needs at least {row.patch_size}')
+    if image_size % row.multiple_of:
+        raise UserError(f'--image-size {image_size}: {name} needs a multiple of {row.multiple_of}')
     layers = [row.layers] if layers is None else list(layers)
     if not layers or not set(layers) <= set(range(1, row.layers + 1)):
         raise UserError(f'--layers {",".join(map(str, layers))}: give numbers from 1 to '
