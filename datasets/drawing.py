@@ -30,8 +30,8 @@ def pairs(*points):
 
 
 def oval(pen, centre, w, h, fill):
-    corner = complex(w, h)
-    pen.ellipse(pairs(centre - corner, centre + corner), fill=fill)
+    x, y = centre.real, centre.imag
+    pen.ellipse([x - w, y - h, x + w, y + h], fill=fill)
 
 
 # --------------------------------------------------------------------------------------------------
