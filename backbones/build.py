@@ -50,13 +50,14 @@ def unfreeze(backbone, s):
                             f'{", ".join(parts)}')
         parts[name].requires_grad_(True)
     side = 4 * backbone.patch_size
+    trained = {name: weight for name, weight in backbone.named_parameters() if weight.requires_grad}
+    gradients = [None] * len(trained)
     with torch.enable_grad():                             # also where a model is only evaluated
         patches, cls = backbone(torch.zeros(1, 3, side, side))
         used = cls if POOLERS[s.pool].needs_cls else patches
         if used.requires_grad:
-            used.sum().backward()
-    for name, weight in backbone.named_parameters():
-        if weight.requires_grad and weight.grad is None:
+            gradients = torch.autograd.grad(used.sum(), trained.values(), allow_unused=True)
+    for name, gradient in zip(trained, gradients):
+        if gradient is None:
             raise UserError(f'--train-backbone {",".join(s.train_backbone)}: {name} does not act '
                             f'on what pool {s.pool} reads, layers {s.layers}; choose other parts')
-    backbone.zero_grad()
