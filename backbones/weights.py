@@ -100,7 +100,8 @@ def backbone_state(content, backbone, source):
             if not notes and isinstance(content.get(part), dict):
                 state = content[part]
                 notes.append(f'took its part {part!r}')
-    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+    tensors = isinstance(state, dict) and all(map(torch.is_tensor, state.values()))
+    if not tensors or not all(isinstance(key, str) for key in state):
         raise UserError(f'{source}: holds no state dict of tensors')
     own = backbone.state_dict()
     state, others = names.official(state, own)

@@ -242,6 +242,7 @@ REFUSED = [                                               # into, what, words
     ('dino', OWN | {'neck.weight': torch.zeros(1)}, '"neck.weight"'),
     ('dino', OWN | {'cls_token': torch.zeros(1, 1, 7)}, 'mismatch for cls_token'),
     ('dino', {'teacher': {'cls_token': 3}}, 'no state dict'),
+    ('dino', {1: torch.zeros(3)}, 'no state dict'),
     # another generation's
     ('dinov2_reg', official_state('dinov2'), '"register_tokens"'),
     # zeros take the place of a bias only where a format is known to leave it out
