@@ -83,13 +83,14 @@ def complete_biases(state, own):
     """DINOv3's: keys have none, by a mask in the official files; in some files nothing has one."""
     without = not any(re.search(r'\.(q|qkv)\.bias$', key) for key in state)
     for key in [key for key in own if key.endswith('.qkv.bias')]:
-        of_query, of_key = key.replace('qkv', 'q'), key.replace('qkv', 'k')
+        query = state.get(key.replace('qkv', 'q'))
+        mask = state.get(f'{key}_mask')
         if without:
             state[key] = torch.zeros_like(own[key])
-        elif of_query in state:
-            state.setdefault(of_key, torch.zeros_like(state[of_query]))
-        elif key in state and state[key].shape == state.get(f'{key}_mask', own[key]).shape:
-            state[key] = state[key] * state.pop(f'{key}_mask', 1)
+        elif query is not None:
+            state.setdefault(key.replace('qkv', 'k'), torch.zeros_like(query))
+        elif mask is not None and key in state and mask.shape == state[key].shape:
+            state[key] = state[key] * state.pop(f'{key}_mask')
 
 
 def join_qkv(state):

@@ -74,7 +74,7 @@ def numbered(words, names):
     strange = [word for word in words if word not in known]
     if strange:
         listed = f' of {shortened(filter(None, names), 20)}' if names else ''
-        word = min(strange, key=lambda word: are_numbers([word]))
+        word = next((word for word in strange if not are_numbers([word])), strange[0])
         raise ValueError(f'not one integer label a frame, nor one class name{listed} ("{word}")')
     return np.array([known[word] for word in words], float)
 
