@@ -22,7 +22,7 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
     if image_size % row.multiple_of:
         raise UserError(f'--image-size {image_size}: {name} needs a multiple of {row.multiple_of}')
     layers = [row.layers] if layers is None else list(layers)
-    if not layers or not all(layer in range(1, row.layers + 1) for layer in layers):
+    if not layers or not set(layers) <= set(range(1, row.layers + 1)):
         raise UserError(f'--layers {",".join(map(str, layers))}: give numbers from 1 to '
                         f'{row.layers}, the layers of {name}')
     if weights is None and row.weights is None:

@@ -45,12 +45,6 @@ def rename(key, renames=RENAMES):
     return key
 
 
-def in_float32(state):
-    """Also of half-precision files; what is no floating-point number stays."""
-    return {key: value.float() if value.is_floating_point() else value
-            for key, value in state.items()}
-
-
 def official(state, own):
     """The backbone's part of a file, under official names -> (state, what was left out).
 
@@ -74,8 +68,9 @@ def official(state, own):
 
 def complete(state, own):
     """Bring what some files hold in another form to the official one, in place."""
-    if 'rope_embed.periods' in own:
-        complete_dinov3(state, own)
+    if 'rope_embed.periods' in own:                       # the official ones are rounded
+        state.setdefault('rope_embed.periods', own['rope_embed.periods'])
+        complete_biases(state, own)
     join_qkv(state)
     if 'register_tokens' in own and 'pos_embed' in own.keys() & state.keys():
         position = state['pos_embed']
@@ -84,19 +79,18 @@ def complete(state, own):
             state['pos_embed'] = torch.cat([torch.zeros_like(position[:, :1]), position], 1)
 
 
-def complete_dinov3(state, own):
-    """Masked biases, or none at all; the official, rounded periods where a file leaves them out."""
-    for key in [key for key in state if re.search(r'attn\.q\.bias$', key)]:
-        state.setdefault(key.replace('.q.', '.k.'), torch.zeros_like(state[key]))
-    for key in [key for key in state if key.endswith('.qkv.bias_mask')]:
-        bias = key.removesuffix('_mask')
-        if bias in state and state[bias].shape == state[key].shape:
-            state[bias] = state[bias] * state.pop(key)
-    if not any(re.search(r'\.(q|qkv)\.bias$', key) for key in state):
-        for key in own:
-            if key.endswith('.qkv.bias'):
-                state[key] = torch.zeros_like(own[key])
-    state.setdefault('rope_embed.periods', own['rope_embed.periods'])
+def complete_biases(state, own):
+    """DINOv3's: keys have none, by a mask in the official files; in some files nothing has one."""
+    without = not any(re.search(r'\.(q|qkv)\.bias$', key) for key in state)
+    for key in [key for key in own if key.endswith('.qkv.bias')]:
+        query = state.get(key.replace('qkv', 'q'))
+        mask = state.get(f'{key}_mask')
+        if without:
+            state[key] = torch.zeros_like(own[key])
+        elif query is not None:
+            state.setdefault(key.replace('qkv', 'k'), torch.zeros_like(query))
+        elif mask is not None and key in state and mask.shape == state[key].shape:
+            state[key] = state[key] * state.pop(f'{key}_mask')
 
 
 def join_qkv(state):

@@ -61,7 +61,7 @@ def translate(content, path):
 
 def rename(state):
     """Their state dict under our parameter names."""
-    ours = {names.rename(key, RENAMES): value for key, value in names.in_float32(state).items()}
+    ours = {names.rename(key, RENAMES): value for key, value in state.items()}
     names.join_qkv(ours)
     if 'pool.own' in ours:
         ours['pool.own'] = ours['pool.own'].squeeze(0)            # (1, N, d) -> (N, d)

@@ -17,14 +17,12 @@ class ResNet50(nn.Sequential):
     width = 2048
     channels = 2048
     patch_size = 32
-    prefix = 0
     image_size = 224
 
     def __init__(self, layers=None):
         from torchvision.models import resnet50           # late: slow to import
-        parts = OrderedDict(resnet50().named_children())
-        del parts['avgpool'], parts['fc']
-        super().__init__(parts)
+        *parts, _avgpool, _fc = resnet50().named_children()
+        super().__init__(OrderedDict(parts))
 
     @property
     def grid(self):

@@ -7,6 +7,7 @@ import argparse
 import http.client
 import json
 import pickle
+import textwrap
 import warnings
 import zlib
 from collections import OrderedDict
@@ -32,31 +33,30 @@ def read_file(path):
                 warnings.catch_warnings():
             warnings.simplefilter('ignore')               # of pickle protocols: said below
             if file.read(9)[8:] == b'{':                  # safetensors: 8 bytes of size, then JSON
-                file.seek(0)
-                return read_safetensors(file)
+                return read_safetensors(Path(path).read_bytes())
             file.seek(0)
             return torch.load(file, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise UserError(f'{path}: no such file') from None
     except Exception as error:                            # of any kind, where a file is damaged
-        reason = (str(error).splitlines() or ['empty'])[0][:150]
+        reason = textwrap.shorten(str(error) or 'empty', 150)
         if isinstance(error, pickle.UnpicklingError):
             reason = 'it holds more than tensors and plain containers, or less'
         raise UserError(f'{path}: not a whole file of tensors as torch.save or safetensors write '
                         f'them ({reason})') from None
 
 
-def read_safetensors(file):
-    """An open file -> {name: tensor}: 8 bytes of size, JSON that says where each lies, values."""
-    content = bytearray(file.read())
+def read_safetensors(content):
+    """Bytes -> {name: tensor}: 8 bytes of size, JSON that says where each lies, values."""
+    content = bytearray(content)
     begin = 8 + int.from_bytes(content[:8], 'little')
     entries = json.loads(content[8:begin])
     entries.pop('__metadata__', None)
-    values = torch.frombuffer(content, dtype=torch.uint8)[begin:]
     tensors = {}
     for name, entry in entries.items():
         start, end = entry['data_offsets']
-        tensor = values[start:end].clone().view(DTYPES[entry['dtype']])
+        values = content[begin + start:begin + end]
+        tensor = torch.frombuffer(values, dtype=DTYPES[entry['dtype']])
         tensors[name] = tensor.reshape(entry['shape'])
     return tensors
 
@@ -95,14 +95,16 @@ def backbone_state(content, backbone, source):
     """What is in a file -> (the backbone's own state dict, what was done for that, in a line)."""
     notes = []
     state = content
-    for part in PARTS:
-        if state is content and isinstance(content, dict) and isinstance(content.get(part), dict):
-            state = content[part]
-            notes.append(f'took its part {part!r}')
-    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+    if isinstance(content, dict):
+        for part in PARTS:
+            if not notes and isinstance(content.get(part), dict):
+                state = content[part]
+                notes.append(f'took its part {part!r}')
+    tensors = isinstance(state, dict) and all(map(torch.is_tensor, state.values()))
+    if not tensors or not all(isinstance(key, str) for key in state):
         raise UserError(f'{source}: holds no state dict of tensors')
     own = backbone.state_dict()
-    state, others = names.official(names.in_float32(state), own)
+    state, others = names.official(state, own)
     if others:
         notes.append('left out ' + ', '.join(others))
     names.complete(state, own)
@@ -110,18 +112,13 @@ def backbone_state(content, backbone, source):
 
 
 def load_strictly(module, state, source):
-    """load_state_dict, but a key missing or too many or a wrong shape is a UserError naming it."""
-    own = module.state_dict()
-    problems = [f'missing {key}' for key in own if key not in state]
-    problems += [f'unknown {key}' for key in state if key not in own]
-    for key in [key for key in own if key in state]:
-        shape = tuple(getattr(state[key], 'shape', ['no tensor']))
-        if shape != own[key].shape:
-            problems.append(f'{key} is {shape}, not {tuple(own[key].shape)}')
-    if problems:
-        more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
-        raise UserError(f'{source} does not fit: ' + ', '.join(problems[:3]) + more)
-    module.load_state_dict(state)
+    """load_state_dict, but a key missing or too many or a wrong shape is a UserError naming it.
+    Half-precision files are computed in the module's own precision."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reasons = str(error).split('\n', 1)[-1]           # the first line names the class
+        raise UserError(f'{source} does not fit: {textwrap.shorten(reasons, 300)}') from None
 
 
 def fingerprint(module):
@@ -144,11 +141,8 @@ def load_trained(model, checkpoint, source, head=True):
         if not settings['train_backbone'] and checkpoint['backbone'] != fingerprint(model.backbone):
             raise UserError(f'{source}: was trained on another backbone than these weights of '
                             f'{settings["backbone"]}; give --weights')
-    with_head = head and model.head is not None
-
-    def counts(key):
-        return with_head or not key.startswith('head.')
-
-    own = {key: state[key] for key in state if key not in needed or not counts(key)}
-    theirs = {key: value for key, value in checkpoint['model'].items() if counts(key)}
+    skipped = () if head and model.head is not None else ('head.',)
+    own = {key: state[key] for key in state if key not in needed or key.startswith(skipped)}
+    theirs = checkpoint['model'].items()
+    theirs = {key: value for key, value in theirs if not key.startswith(skipped)}
     load_strictly(model, own | theirs, source)

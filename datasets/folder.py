@@ -17,12 +17,11 @@ from typing import NamedTuple
 from datasets.images import IMAGE_FILES, STACKS, frame_folder, natural, pages_of
 from datasets.labels import CLASS_FILES, LABEL_FILES, class_names, read_labels
 from datasets.layout import NOTE, DataSet, readable, say, shortened
-from datasets.packets import frame_times
 from datasets.video import VIDEO_FILES, video_file
 from running.errors import UserError
 
-HALVES = {'train', 'training', 'trainset', 'train_set', 'val', 'valid', 'validation', 'dev',
-          'test', 'testing', 'testset', 'test_set'}    # folders that look like a split
+HALF = re.compile(       # of a path: a folder that looks like a half of a split
+    r'(?:^|[/\\])((?:train|val|valid|validation|dev|test)(?:ing|_?set)?)[/\\]', re.IGNORECASE)
 KNOWN = {*VIDEO_FILES, *IMAGE_FILES, *LABEL_FILES}
 DATE = r'(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d'
 TIME = rf'(?:{DATE}[-_. T]*)?\d\d[-_.:h]?\d\d[-_.:m]?\d\d(?:[-_.,]\d+)?s?|\d+\.\d+'
@@ -32,14 +31,15 @@ def folder(data, size, unit=None):
     """-> videos, [notes]. size: pixels a side. unit: 'seconds' or 'frames', of segments."""
     search = Search(data)
     found = split(data, search)
-    listed = list(dict.fromkeys(found['train'] + found['val']))
-    made = {video: as_video(video, size, unit) for video in listed}
-    names = class_names(data, {one.labels: made[one] for one in listed if one.labels}, unit)
-    for video in made.values():
+    videos = {one: as_video(one, size) for one in found['train'] + found['val']}
+    label_files = {one.labels: video for one, video in videos.items() if one.labels}
+    names = class_names(data, label_files, unit)
+    for one, video in videos.items():
         video.classes = names
-        if video.annotate:
-            video.annotate = partial(video.annotate, names=names)
-    return {half: list(map(made.get, some)) for half, some in found.items()}, search.notes()
+        if one.labels:
+            video.annotate = partial(read_labels, one.labels, names=names, unit=unit,
+                                     times=video.times)
+    return {half: list(map(videos.get, some)) for half, some in found.items()}, search.notes()
 
 
 def split(data, search):
@@ -52,12 +52,12 @@ def split(data, search):
         return {'train': train, 'val': val}
     found = search.below(data)
     for video in found:
-        for name in re.split(r'[/\\]', str(video.path.relative_to(data)))[:-1]:
-            if name.lower() in HALVES:
-                raise UserError(
-                    f'{video.path}: in a folder {name}/, but a split is {data}/train/ and '
-                    f'{data}/val/, in small letters, both of them. Make what is missing, or '
-                    f'rename the folder')
+        half = HALF.search(str(video.path.relative_to(data)))
+        if half:
+            raise UserError(
+                f'{video.path}: in a folder {half[1]}/, but a split is {data}/train/ and '
+                f'{data}/val/, in small letters, both of them. Make what is missing, or '
+                f'rename the folder')
     if 0 < len(found) < 10:               # tau wants two val videos
         say(f'{data}: all of its videos ({len(found)}) are both train and val, '
             'too few to set any aside', warning=True)
@@ -68,15 +68,11 @@ def split(data, search):
     return {'train': train, 'val': found[4::5]}
 
 
-def as_video(found, size, unit=None):
-    """A Found -> its Video."""
-    known = dict(action=found.action)
-    if found.labels:
-        times = None if found.frames else partial(frame_times, found.path)
-        known['annotate'] = partial(read_labels, found.labels, unit=unit, times=times)
+def as_video(found, size):
+    """A Found -> its Video, without labels."""
     if found.frames:
-        return frame_folder(found.name, list(found.frames), size, **known)
-    return video_file(found.name, found.path, size, **known)
+        return frame_folder(found.name, list(found.frames), size, action=found.action)
+    return video_file(found.name, found.path, size, action=found.action)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -85,19 +81,10 @@ def as_video(found, size, unit=None):
 class Found(NamedTuple):
     """A video: a file, or a folder of frames, and the file of its labels or None."""
     path: Path
-    root: Path             # the folder below which it was found
-    frames: tuple = ()     # the images of a folder, or of a file of many images
-    labels: Path | None = None
-
-    @property
-    def name(self):
-        return readable(self.path, self.root)
-
-    @property
-    def action(self):
-        """The folder in which it lies gives its name to the action."""
-        parent = self.path.parent
-        return None if parent == self.root else readable(parent, parent.parent)
+    name: str
+    action: str | None     # the folder in which it lies gives its name to the action
+    frames: tuple          # the images of a folder, or of a file of many images; else ()
+    labels: Path | None
 
 
 class Search:
@@ -110,30 +97,34 @@ class Search:
 
     def below(self, root):
         """The videos below a folder, by name, each with the label file of its name beside it."""
-        found = []
+        paths = {}                      # of each video; its frames
         label_files = []
         for here, folders, files in os.walk(root, onerror=self.not_listed, followlinks=True):
             here = Path(here)
-            folders[:] = [name for name in sorted(folders) if not name.startswith('.')]
-            folders.sort(key=lambda name: (here / name).is_symlink())    # after what they lead to
             if here.resolve() in self.entered:
                 self.pass_over('a link to a folder that is used already', [here])
                 folders.clear()
                 continue
             self.entered.add(here.resolve())
-            paths = sorted((here / name for name in files if name[0] != '.'), key=natural)
-            files = [path for path in paths if path.is_file()]
-            self.pass_over('not a file, or a link that leads nowhere', set(paths) - set(files))
+            folders[:] = sorted(name for name in folders if name[0] != '.')
+            folders.sort(key=lambda name: (here / name).is_symlink())    # after what they lead to
+            listed = sorted((here / name for name in files if name[0] != '.'), key=natural)
+            files = [path for path in listed if path.is_file()]
+            self.pass_over('not a file, or a link that leads nowhere', set(listed) - set(files))
+            self.pass_over('neither video, image nor labels', set(files) - {*of_kind(files, KNOWN)})
             label_files += of_kind(files, LABEL_FILES)
-            found += self.videos(here, root, folders, files)
-        beside = {file.with_suffix(''): file for file in sorted(label_files, reverse=True)}
+            paths |= self.videos(here, root, folders, files)
+        beside = {file.with_suffix(''): file for file in reversed(label_files)}
         alike = defaultdict(list)
-        for i, video in enumerate(found):
-            name = video.path if video.path.is_dir() else video.path.with_suffix('')
-            alike[name].append(video.path)
-            found[i] = video._replace(labels=beside.get(name))
-        for paths in alike.values():
-            self.noted['of one name, but each used'] += paths if len(paths) > 1 else []
+        found = []
+        for path, frames in paths.items():
+            stem = path if path.is_dir() else path.with_suffix('')
+            alike[stem].append(path)
+            parent = path.parent
+            action = None if parent == root else readable(parent, parent.parent)
+            found.append(Found(path, readable(path, root), action, frames, beside.get(stem)))
+        for twins in alike.values():
+            self.noted['of one name, but each used'] += twins if len(twins) > 1 else []
         used = {video.labels for video in found} | {self.top / name for name in CLASS_FILES}
         why = 'labels without a video or folder of images of this name, or a second file of them'
         self.pass_over(why, set(label_files) - used)
@@ -146,18 +137,17 @@ class Search:
         self.pass_over(f'cannot be listed ({error.strerror})', [Path(error.filename)])
 
     def videos(self, here, root, folders, files):
-        """The videos in one folder. Folders in a folder of frames are taken from `folders`."""
-        self.pass_over('neither video, image nor labels', set(files) - set(of_kind(files, KNOWN)))
+        """{video in one folder: its frames}. Folders in a folder of frames are taken from
+        `folders`."""
         images = of_kind(files, IMAGE_FILES)
         stacks = stacks_among(images)
         images = [file for file in images if file not in stacks]
-        videos = [Found(file, root) for file in of_kind(files, VIDEO_FILES)]
-        videos += [Found(file, root, tuple(pages)) for file, pages in stacks.items()]
+        videos = dict.fromkeys(of_kind(files, VIDEO_FILES), ()) | stacks
         if images and not videos and here != root:
             self.pass_over('in a folder of frames', [here / name for name in folders])
             folders.clear()
             frames = self.one_series(images)
-            return [Found(here, root, tuple(frames))] if frames else []
+            return {here: tuple(frames)} if frames else {}
         why = 'images beside videos' if videos else 'images that are in no folder of their own'
         self.pass_over(why, images)
         return videos
@@ -186,7 +176,7 @@ class Search:
         for why, paths in self.noted.items():
             if paths:
                 endings = Counter(path.suffix.lower() or 'without ending' for path in paths)
-                counts = ', '.join(f'{endings[ending]} {ending}' for ending in sorted(endings))
+                counts = ', '.join(f'{n} {ending}' for ending, n in sorted(endings.items()))
                 names = shortened(sorted(readable(path, self.top) for path in paths))
                 lines.append(f'{NOTE}{why}: {counts} ({names})')
         return lines
@@ -203,7 +193,7 @@ def stacks_among(images):
     for ending in STACKS:
         alike = of_kind(images, [ending])
         if alike and pages_of(alike[0]):
-            stacks |= {file: pages_of(file) for file in alike}
+            stacks |= {file: tuple(pages_of(file)) for file in alike}
     return {file: pages for file, pages in stacks.items() if pages}
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from datasets.drawing import FINE, SIZE, WIDE, colour, oval, paint_scene
+from datasets.drawing import FINE, SIZE, WIDE, Figure, colour, oval, paint_scene, pairs
 from datasets.layout import DataSet
 from datasets.synthetic import Stage, synthetic
 
@@ -20,26 +20,26 @@ LEAVES = 23             # of a bush
 
 class Garden(Stage):
 
-    def place(self, rng, poses):
+    def place(self, rng, half, poses):
         floor = rng.uniform(.6, .9) * WIDE
-        low, high = self.skeletons(rng, poses)
-        tall = high[1] + .12                                         # in body heights, with hair
+        actor = self.actor = Figure(rng, half, poses)
+        tall = actor.top + .12                                       # in body heights, with hair
         height = min(FINE * rng.uniform(32, 40), (WIDE - 2 * EDGE - 16) / tall)
-        leftmost = 30 - height * (low[0] - .1)
-        rightmost = WIDE - 30 - height * (high[0] + .1)
+        leftmost = 30 - height * (actor.left - .1)
+        rightmost = WIDE - 30 - height * (actor.right + .1)
         start = rng.uniform(*sorted((leftmost, rightmost)))
-        self.dressed(rng, start, max(floor, EDGE + 8 + height * tall), height)
+        actor.place(rng, start, max(floor, EDGE + 8 + height * tall), height)
         self.scene = paint_scene(rng, int(floor - rng.uniform(20, 60)))
-        left, top = self.actor.at((low[0], high[1]))
-        right, bottom = self.actor.at((high[0], 0))
+        low = actor.at(complex(actor.left, actor.top))               # the corners around it
+        high = actor.at(complex(actor.right, 0))
+        low, high = np.array(pairs(low, high))
         self.bushes = []
         while len(self.bushes) < BUSHES:
             centre = rng.uniform(0, WIDE, 2)
             reach = rng.uniform(30, 80, 2)
             paint = colour(rng, (.1, .8), (.3, .9))
-            x = max(left - centre[0], centre[0] - right) / reach[0]
-            y = max(top - centre[1], centre[1] - bottom) / reach[1]
-            if max(x, y) > .8:                                       # it lies beside the actor
+            apart = np.maximum(low - centre, centre - high) / reach
+            if apart.max() > .8:                                     # it lies beside the actor
                 self.bushes.append((centre, reach, paint))
         self.mirrored = rng.random() < .5
         self.seed = int(rng.integers(2 ** 31))
@@ -61,7 +61,7 @@ def paint_leaves(pen, rng, centre, reach, paint):
     lights = rng.uniform(.6, 1.4, LEAVES).tolist()
     for place, size, light in zip(places, sizes, lights):
         fill = tuple(min(255, int(c * light)) for c in paint)
-        oval(pen, *place, *size, fill)
+        oval(pen, complex(*place), *size, fill)
 
 
 ROW = DataSet(partial(synthetic, stage=Garden), 'made in memory', on_disk=False)

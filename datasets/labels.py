@@ -18,8 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.layout import NOTE, readable, say, shortened
-from datasets.tables import (LABELS, NONE, are_numbers, decoded, find_column, is_number, number,
-                             read_table)
+from datasets.tables import LABELS, are_numbers, decoded, find_column, number, read_table, said
 from datasets.video import one_line
 from running.errors import UserError
 
@@ -32,7 +31,7 @@ SLACK = 5e-4  # of a second: people write three decimals at best
 class Annotation(NamedTuple):
     """What a label file says, before it is spread over the frames of its video."""
     form: str                         # what was taken for what, in words
-    words: list                       # numbers or class names: a row each
+    words: list                       # numbers or class names: a row each, '' for none
     spans: np.ndarray | None = None   # (rows, 2), start and first end outside, in `unit`
     unit: str = ''
 
@@ -70,12 +69,12 @@ def numbered(words, names):
     """Words -> float (n,): numbers as they are, a class name's position among all names."""
     known = {name: i for i, name in enumerate(names or [])}
     if are_numbers(words):
-        known = {word: number(word) for word in words if is_number(word)}
-    known |= {word: -1 for word in words if word.lower() in NONE}
+        known = {word: number(word) for word in words if word}
+    known[''] = -1
     strange = [word for word in words if word not in known]
     if strange:
         listed = f' of {shortened(filter(None, names), 20)}' if names else ''
-        word = min(strange, key=is_number)
+        word = next((word for word in strange if not are_numbers([word])), strange[0])
         raise ValueError(f'not one integer label a frame, nor one class name{listed} ("{word}")')
     return np.array([known[word] for word in words], float)
 
@@ -85,67 +84,63 @@ def numbered(words, names):
 
 def read_annotation(path, unit=None):
     """-> Annotation. An exception: the table cannot be read, and why."""
-    header, rows = read_table(path)
-    if not header:
-        words = [word for word, in rows]
-        return Annotation(f'one {"number" if are_numbers(words) else "name"} a frame', words)
-    label = find_column(header, *LABELS)
+    table = read_table(path)
+    label = find_column(table, *LABELS)
     if label is None:
-        raise ValueError(f'no column named label, but {", ".join(header)}')
-    start = find_column(header, 'start', 'begin', 'onset', 'first')
-    end = find_column(header, 'end', 'stop', 'offset', 'last')
-    lasting = end is None
-    if lasting:
-        end = find_column(header, 'duration')
-    if None not in (start, end):
-        return segments(header, rows, start, end, label, unit, lasting)
-    form = f'a row a frame, {header[label]}'
-    frame = find_column(header, 'frame', 'index', 'idx')
-    if frame is not None:
-        numbers = [number(row[frame], row) for row in rows]
-        if numbers != list(np.arange(len(rows)) + numbers[0]):
-            raise ValueError(f'{header[frame]} is not every frame once, in order')
-        form += f' by {header[frame]}'
-    return Annotation(form, [row[label] for row in rows])
+        raise ValueError(f'no column named label, but {", ".join(table)}')
+    table[label] = said(table[label])
+    start = find_column(table, 'start', 'begin', 'onset', 'first')
+    end = find_column(table, 'end', 'stop', 'offset', 'last')
+    duration = None if end else find_column(table, 'duration')
+    if start and (end or duration):
+        return segments(table, start, end or duration, label, unit, lasting=not end)
+    form = f'one {"number" if are_numbers(table[label]) else "name"} a frame, {label}'
+    frame = find_column(table, 'frame', 'index', 'idx')
+    if frame:
+        numbers = [number(word, [frame]) for word in table[frame]]
+        if numbers != [numbers[0] + i for i in range(len(numbers))]:
+            raise ValueError(f'{frame} is not every frame once, in order')
+        form += f' by {frame}'
+    return Annotation(form, table[label])
 
 
-def segments(header, rows, start, end, label, unit, lasting):
-    """Rows -> Annotation. Those without a label are left out, and so are point events, which last
-    no time. lasting: the column `end` is a duration."""
-    stated, scale = unit_of(header, rows, start, end)
-    unit = stated or unit
-    if not unit:
-        raise ValueError(
-            'seconds or frames? Name columns start_seconds,end_seconds,label or start_frame,... '
-            'or add --label-unit seconds or --label-unit frames')
-    rows = [row for row in rows if row[label].lower() not in NONE]
-    timed = [row for row in rows if not lasting or row[end].lower() not in NONE]
-    timed.sort(key=lambda row: number(row[start], row))
-    spans = [[number(row[start], row), number(row[end], row)] for row in timed]
+def segments(table, start, end, label, unit, lasting):
+    """-> Annotation, by the titles of the columns. Rows without a label are left out, and so are
+    point events, which last no time. lasting: the column `end` is a duration."""
+    rows = [row for row in zip(table[start], table[end], table[label]) if row[2]]
+    unit, scale = unit_of(f'{start} {end}', rows, unit)
+    timed = [row for row in rows if not lasting or said(row)[1]]
+    timed.sort(key=lambda row: number(row[0], row))
+    spans = [[number(row[0], row), number(row[1], row)] for row in timed]
     spans = np.array(spans).reshape(-1, 2) * scale                        # (segments, 2)
     if lasting:
         spans[:, 1] += spans[:, 0]
     elif unit == 'frames' and not np.any(spans[1:, 0] == spans[:-1, 1]):
         spans[:, 1] += 1
     real = spans[:, 0] != spans[:, 1]
-    words = [row[label] for row, lasts in zip(timed, real) if lasts]
-    form = f'segments in {unit}, {header[start]}, {header[end]}, {header[label]}'
+    words = [word for (_, _, word), lasts in zip(timed, real) if lasts]
+    form = f'segments in {unit}, {start}, {end}, {label}'
     if len(words) < len(rows):
         form += f', {len(rows) - len(words)} point events left out'
     return Annotation(form, words, spans[real], unit)
 
 
-def unit_of(header, rows, start, end):
-    """What the columns say: 'seconds', 'frames' or None, and what to multiply their numbers by."""
-    if any(':' in row[start] + row[end] for row in rows):    # a clock, 1:02.5
+def unit_of(titles, rows, unit):
+    """'seconds' or 'frames', and what to multiply numbers by: what the columns say, or `unit`."""
+    words = set(re.findall('[a-z]+', titles.lower()))
+    if any(':' in start + end for start, end, _ in rows):    # a clock, 1:02.5
         return 'seconds', 1
-    words = set(re.findall('[a-z]+', f'{header[start]} {header[end]}'.lower()))
     if any(word.startswith(('ms', 'milli')) for word in words):
         return 'seconds', 0.001
     if words & {'frame', 'frames'}:
         return 'frames', 1
-    seconds = words & {'s', 'sec', 'secs', 'second', 'seconds', 'time', 'onset'}    # of BIDS
-    return 'seconds' if seconds else None, 1
+    if words & {'s', 'sec', 'secs', 'second', 'seconds', 'time', 'onset'}:    # of BIDS
+        return 'seconds', 1
+    if not unit:
+        raise ValueError(
+            'seconds or frames? Name columns start_seconds,end_seconds,label or start_frame,... '
+            'or add --label-unit seconds or --label-unit frames')
+    return unit, 1
 
 
 def spread(annotation, values, frames, times):
@@ -181,28 +176,26 @@ def class_names(folder, label_files, unit=None):
     says which is which.
     """
     with ThreadPoolExecutor() as pool:
-        understood = list(pool.map(partial(understand, unit), label_files, label_files.values()))
+        understood = pool.map(partial(understand, unit), label_files, label_files.values())
+        understood = {path: found for path, found in zip(label_files, understood) if found}
     alike = defaultdict(list)
-    names = set()
-    first = {}    # a file of numbers, True, and one of names, False
-    for path, annotation in zip(label_files, understood):
-        if annotation:
-            alike[annotation.form].append(readable(path, folder))
-            first.setdefault(are_numbers(annotation.words), path)
-            names.update(annotation.words)
+    for path, annotation in understood.items():
+        alike[annotation.form].append(readable(path, folder))
     for form, files in alike.items():
         say(f'labels, {len(files)} files: {form} ({shortened(files)})')
-    source = next((file for file in CLASS_FILES if (folder / file).is_file()), 'the alphabet')
+    named = {path: one.words for path, one in understood.items() if not are_numbers(one.words)}
+    source = next((name for name in CLASS_FILES if (folder / name).is_file()), 'the alphabet')
     if source in CLASS_FILES:
         names = names_by_number(folder / source)
-    elif len(first) == 2:
-        raise UserError(
-            f'{first[False]} has class names, {first[True]} one integer label a frame; say which '
-            f'number is which name in {folder}/classes.txt, a line "0 name" for each')
-    elif False not in first:
+    elif not named:
         return None
+    elif len(named) < len(understood):
+        other = next(path for path in understood if path not in named)
+        raise UserError(
+            f'{min(named)} has class names, {other} one integer label a frame; say which '
+            f'number is which name in {folder}/classes.txt, a line "0 name" for each')
     else:
-        names = sorted(name for name in names if name.lower() not in NONE)
+        names = sorted(set().union(*named.values()) - {''})
     numbers = ', '.join(f'{i} {name}' for i, name in enumerate(names) if name)
     say(f'classes, numbered by {source}: {numbers}')
     return names
@@ -213,9 +206,8 @@ def understand(unit, path, video):
     with suppress(Exception):  # as above
         annotation = read_annotation(path, unit)
         fits = annotation.spans is not None or len(annotation.words) == video.frames_on_disk
-        words = [word for word in annotation.words if word.lower() not in NONE]
-        if fits and len(set(map(is_number, words))) == 1:    # all are numbers or none is
-            return annotation
+        kinds = {are_numbers([word]) for word in annotation.words if word}
+        return annotation if fits and len(kinds) == 1 else None    # all are numbers or none is
 
 
 def names_by_number(path):
@@ -224,11 +216,11 @@ def names_by_number(path):
         text = decoded(path.read_bytes()).replace(',', ' ')
     except (ValueError, OSError) as error:
         raise UserError(f'{path}: {error}') from None
-    lines = [line.split() for line in text.splitlines() if line.strip()]
-    numbers = range(len(lines))
-    if all(len(words) > 1 and words[0].isdecimal() for words in lines):
-        numbers = [int(words.pop(0)) for words in lines]
-    by_number = {number: ' '.join(words) for number, words in zip(numbers, lines)}
+    lines = [' '.join(line.split()) for line in text.splitlines() if line.strip()]
+    by_number = dict(enumerate(lines))
+    matches = [re.fullmatch(r'(\d+) (.*)', line) for line in lines]
+    if all(matches):
+        by_number = {int(match[1]): match[2] for match in matches}
     if not lines or len(set(by_number.values())) < len(lines):
         raise UserError(f'{path}: not each class once, a line "0 name"')
     return [by_number.get(number, '') for number in range(max(by_number) + 1)]
@@ -271,10 +263,8 @@ def number_phases(videos):
     """{action: the class of its phase 0}, and how many classes there are: actions share none."""
     phases = {video.action: 0 for video in videos}
     for video in videos:
-        count = 0
         with suppress(UserError):    # whoever reads it will say why
             if video.labels is not None:
-                count = int(video.labels.max()) + 1
-        phases[video.action] = max(phases[video.action], count)
+                phases[video.action] = max(phases[video.action], int(video.labels.max()) + 1)
     first = np.cumsum([0, *phases.values()]).tolist()
     return dict(zip(phases, first)), first[-1]

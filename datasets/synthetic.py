@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from PIL import ImageDraw
 
-from datasets.drawing import (FINE, HALF, SIZE, WIDE, Distractor, Figure, dress, oval, paint_scene,
-                              skeleton)
+from datasets.drawing import FINE, HALF, SIZE, WIDE, Distractor, Figure, oval, paint_scene, pairs
 from datasets.layout import DataSet
 from datasets.video import Video
 
@@ -57,73 +56,42 @@ def perform(action, rng):
     after = max(2, round(rest * (1 - early)))
 
     last = idle
-    poses = [last] * before
-    labels = [0] * before
-    for phase, (goal, mean) in enumerate(phases, 1):
+    stretches = [np.tile(last, (before, 1))]
+    for goal, mean in phases:
         noise = rng.normal(0, 5, 9)
-        end = idle
-        if np.any(goal != idle):
-            end = idle + effort * (goal - idle) + noise
+        end = idle + effort * (goal - idle) + noise if np.any(goal != idle) else idle
         frames = max(3, round(mean * rng.lognormal(0, .8))) if mean else 0
-        for x in np.arange(1, frames + 1) / max(frames, 1):
-            eased = 3 * x ** 2 - 2 * x ** 3          # speeds up, slows down
-            poses.append(last + eased * (end - last))
-            labels.append(phase)
+        x = np.arange(1, frames + 1)[:, None] / max(frames, 1)
+        eased = 3 * x ** 2 - 2 * x ** 3              # speeds up, slows down
+        stretches.append(last + eased * (end - last))
         last = end
-    poses = np.array(poses + [last] * after)                  # (n, 9)
-    labels = np.array(labels + [phase] * after, np.int64)     # (n,)
+    stretches.append(np.tile(last, (after, 1)))
+    labels = np.repeat([0, 1, 2, 3, 3], [len(poses) for poses in stretches])    # (n,)
+    poses = np.concatenate(stretches)                                           # (n, 9)
 
     time = np.arange(len(poses))[:, None]
     sway = np.sin(time * rng.uniform(.1, .4, 9) + rng.uniform(0, 6.3, 9))
     return poses + rng.normal(0, 2, 9) + 1.5 * sway, labels
 
 
-def paint_held(pen, action, phase, joints, actor):
-    """The golf club; the ball until it is thrown."""
-    _, (bend_x, bend_y), (x, y) = joints['arm1']
-    if action == 'golf_swing':
-        end = x + 1.7 * (x - bend_x), y + 1.7 * (y - bend_y)
-        pen.line([actor.at((x, y)), actor.at(end)], fill=(30, 30, 30), width=6)
-    if action == 'baseball_pitch' and phase < 2:
-        ball = actor.at((x + .4 * (x - bend_x), y + .4 * (y - bend_y)))
-        oval(pen, *ball, 11, 11, (250, 250, 250))
-
-
 class Stage:
-    """What stays the same through a video: body, clothes and place, the scene, the distractors."""
+    """What stays the same through a video: the actor and its place, the scene, the distractors."""
 
     def __init__(self, action, poses, labels, rng):
         self.action = action
         self.labels = labels
-        self.half = ACTIONS[action][0]
-        self.place(rng, poses)
+        self.place(rng, ACTIONS[action][0], poses)
 
-    def skeletons(self, rng, poses):
-        """Draw the body -> its lowest and highest x and y in all poses, in body heights."""
-        body = {
-            'torso': rng.uniform(.29, .34),
-            'arm': rng.uniform(.165, .185),
-            'leg': rng.uniform(.22, .25),
-        }
-        self.joints = [skeleton(pose, self.half, body) for pose in poses.tolist()]
-        points = np.array([sum(joints.values(), []) for joints in self.joints])  # (n, points, 2)
-        return points.min((0, 1)), points.max((0, 1))
-
-    def dressed(self, rng, start, floor, height):
-        thick = height * rng.uniform(1.1, 1.35)
-        place = map(float, (start, floor, height, thick))
-        self.actor = Figure(self.half, *place, dress(rng))
-
-    def place(self, rng, poses):
-        low, high = self.skeletons(rng, poses)
-        left = low[0] - .1
-        right, top = high + .12
-        wide = right - left
+    def place(self, rng, half, poses):
+        self.actor = Figure(rng, half, poses)
+        left = self.actor.left - .1
+        top = self.actor.top + .12
+        wide = self.actor.right + .12 - left
         height = FINE * min(rng.uniform(47, 56), (SIZE - 6) / top, (SIZE + 2) / wide)
         highest = min(WIDE - 8, max(height * top + 8, .72 * WIDE))
         floor = int(rng.uniform(highest, WIDE - 8))
         start = rng.uniform(*sorted((0, WIDE - height * wide))) - height * left
-        self.dressed(rng, start, floor, height)
+        self.actor.place(rng, start, floor, height)
         self.scene = paint_scene(rng, int(floor - rng.uniform(0, 24)))
         self.distractors = [Distractor(rng, floor) for _ in range(3)]
         self.mirrored = rng.random() < .5
@@ -132,23 +100,33 @@ class Stage:
         for distractor in self.distractors:
             distractor.paint(pen, t)
 
+    def paint_held(self, pen, t):
+        """The golf club; the ball until it is thrown."""
+        actor = self.actor
+        _, bend, hand = actor.joints[t]['arm1']
+        if self.action == 'golf_swing':
+            club = pairs(actor.at(hand), actor.at(hand + 1.7 * (hand - bend)))
+            pen.line(club, fill=(30, 30, 30), width=6)
+        if self.action == 'baseball_pitch' and self.labels[t] < 2:
+            oval(pen, actor.at(hand + .4 * (hand - bend)), 11, 11, (250, 250, 250))
+
     def frame(self, t):
         """The picture at frame t, uint8 (3, SIZE, SIZE)."""
         picture = self.scene.copy()
         pen = ImageDraw.Draw(picture)
         self.paint_others(pen, t)
-        paint_held(pen, self.action, self.labels[t], self.joints[t], self.actor)
-        self.actor.paint(pen, self.joints[t], self.actor.clothes)
+        self.paint_held(pen, t)
+        self.actor.paint(pen, t)
         return self.finish(picture).transpose(2, 0, 1)
 
     def mask(self, t):
         """Where the actor is at frame t, without what it holds, bool (SIZE, SIZE)."""
-        return self.finish(self.actor.silhouette(self.joints[t])) > HALF
+        return self.finish(self.actor.silhouette(t)) > HALF
 
     def finish(self, picture):
         """Average down to SIZE; half of the videos are mirrored."""
-        pixels = np.asarray(self.smaller(picture))
-        return pixels[:, ::-1].copy() if self.mirrored else pixels.copy()
+        pixels = np.array(self.smaller(picture))
+        return pixels[:, ::-1].copy() if self.mirrored else pixels
 
     def smaller(self, picture):
         return picture.reduce(FINE)

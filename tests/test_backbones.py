@@ -1,5 +1,5 @@
 """The backbones against the reference numbers (tests/golden) and against plain forms."""
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -29,52 +29,35 @@ def assert_close(ours, reference, tolerance=1e-5):
     assert (ours - reference).abs().max() <= tolerance * reference.abs().max()
 
 
-def vit_of(kind, name, prefixes, layers, **sizes):
-    """A backbone with the weights in a file of reference numbers, and those numbers."""
-    vit = kind(layers, width=32, depth=4, heads=2, **sizes)
-    state, _ = backbone_state(weights_under(name, prefixes), vit, 'the reference')
-    load_strictly(vit, state, 'the reference')
-    return vit.eval(), golden(name)
-
-
-def weights_under(name, prefixes):
-    return {key.split('/')[1]: value for key, value in golden(name).items()
-            if key.startswith(prefixes)}
-
-
-def dino(layers=None):
-    return vit_of(ViT, 'dino_vit', 'sd/', layers, trained_size=32, patch_size=8)
-
-
-def dinov2(layers=None):
-    return vit_of(DINOv2, 'dinov2_vit', 'sd/', layers, trained_size=56, patch_size=14)
-
-
-def dinov2_reg(layers=None):
-    return vit_of(DINOv2WithRegisters, 'dinov2_vit', ('sd/', 'sd_reg/'), layers, trained_size=56,
-                  patch_size=14)
-
-
-def dinov3(layers=None):
-    return vit_of(DINOv3, 'dinov3_vit', 'sd/', layers, patch_size=16)
-
-
-EVERY = [dino, dinov2, dinov2_reg, dinov3]
-CASES = {'dino': (dino, 'dino'), 'dinov2': (dinov2, 'dinov2'), 'dinov2_reg': (dinov2_reg, 'dinov2'),
-         'dinov3': (dinov3, 'dinov3')}
+CASES = {    # of each generation: its class and sizes, its file of reference numbers
+    'dino': (partial(ViT, trained_size=32, patch_size=8), 'dino_vit'),
+    'dinov2': (partial(DINOv2, trained_size=56, patch_size=14), 'dinov2_vit'),
+    'dinov2_reg': (partial(DINOv2WithRegisters, trained_size=56, patch_size=14), 'dinov2_vit'),
+    'dinov3': (partial(DINOv3, patch_size=16), 'dinov3_vit'),
+}
 
 
 def official_state(case):
-    """As in an official file: for test_weights.py."""
+    """As in an official file."""
     prefixes = ('sd/', 'sd_reg/') if case == 'dinov2_reg' else 'sd/'
-    return weights_under(f'{CASES[case][1]}_vit', prefixes)
+    numbers = golden(CASES[case][1])
+    return {key.split('/')[1]: numbers[key] for key in numbers if key.startswith(prefixes)}
+
+
+def reference(case, layers=None):
+    """A backbone with the weights in a file of reference numbers, and those numbers."""
+    make, file = CASES[case]
+    vit = make(layers, width=32, depth=4, heads=2)
+    state, _ = backbone_state(official_state(case), vit, 'the reference')
+    load_strictly(vit, state, 'the reference')
+    return vit.eval(), golden(file)
 
 
 # ---------------------------------------------------------------------- reference numbers
 
 @torch.no_grad()
 def test_dino_golden():
-    vit, g = dino(layers=(1, 2, 3, 4))
+    vit, g = reference('dino', (1, 2, 3, 4))
     features = vit(g['x'])
     assert_close(features.patches, torch.cat(list(g['blocks'][:, :, 1:]), -1))
     assert_close(features.cls, g['norm'][:, 0])
@@ -82,9 +65,9 @@ def test_dino_golden():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('make, prefix', [(dinov2, ''), (dinov2_reg, 'reg_'), (dinov3, '')])
-def test_later_generations_golden(make, prefix):
-    vit, g = make(layers=(1, 2, 3, 4))
+@pytest.mark.parametrize('case, prefix', [('dinov2', ''), ('dinov2_reg', 'reg_'), ('dinov3', '')])
+def test_later_generations_golden(case, prefix):
+    vit, g = reference(case, (1, 2, 3, 4))
     features = vit(g['x'])
     assert_close(features.patches, torch.cat(list(g[prefix + 'blocks']), -1))
     assert_close(features.cls, g[prefix + 'cls'])
@@ -92,15 +75,15 @@ def test_later_generations_golden(make, prefix):
     assert_close(vit.attention_map(g['x']), g[prefix + 'attn'])
 
 
-@pytest.mark.parametrize('make, prefix', [(dinov2, ''), (dinov2_reg, 'reg_')])
-@pytest.mark.parametrize('side', [3, 6])
-def test_positions_of_other_sizes_golden(make, prefix, side):
-    vit, g = make()
-    assert_close(vit.positions(side, side).detach(), g[f'{prefix}positions_{side}x{side}'])
+@pytest.mark.parametrize('case, prefix', [('dinov2', ''), ('dinov2_reg', 'reg_')])
+def test_positions_of_other_sizes_golden(case, prefix):
+    vit, g = reference(case)
+    for side in (3, 6):
+        assert_close(vit.positions(side, side).detach(), g[f'{prefix}positions_{side}x{side}'])
 
 
 def test_rotation_golden():
-    vit, g = dinov3()
+    vit, g = reference('dinov3')
     angles = vit.angles(2, 3)
     assert_close(torch.cat([angles, angles], -1).sin(), g['rope_sin_2x3'])
     assert_close(torch.cat([angles, angles], -1).cos(), g['rope_cos_2x3'])
@@ -108,23 +91,17 @@ def test_rotation_golden():
 
 # --------------------------------------------------------------------------- the contract
 
-@pytest.mark.parametrize('make', EVERY)
+@pytest.mark.parametrize('case', CASES)
 @torch.no_grad()
-def test_layers_are_counted_from_one_and_kept_in_order(make):
-    every, g = make(layers=(1, 2, 3, 4))
-    some, _ = make(layers=(3, 1))
-    blocks = every(g['x']).patches.split(32, -1)
-    assert torch.equal(some(g['x']).patches, torch.cat([blocks[2], blocks[0]], -1))
+def test_layers_are_counted_from_one_and_pictures_need_not_be_square(case):
+    every, g = reference(case, (1, 2, 3, 4))
+    some, _ = reference(case, (3, 1))
+    tall = g['x'][..., :2 * some.patch_size]
+    blocks = every(tall).patches.split(32, -1)
+    assert torch.equal(some(tall).patches, torch.cat([blocks[2], blocks[0]], -1))
+    assert some(tall).patches.shape == (2, 8, 64)
+    assert some.attention_map(tall).shape == (2, 2, 8)
     assert (some.width, some.channels) == (32, 64)
-
-
-@pytest.mark.parametrize('make', EVERY)
-@torch.no_grad()
-def test_pictures_need_not_be_square(make):
-    vit, g = make()
-    tall = g['x'][..., :2 * vit.patch_size]
-    assert vit(tall).patches.shape == (2, 8, 32)
-    assert vit.attention_map(tall).shape == (2, 2, 8)
 
 
 # --------------------------------------------------------------------------------- the rows
@@ -157,30 +134,29 @@ def test_parameters_are_those_of_the_official_files(name, keys):
     assert all(names.rename(key) == key for key in state)
 
 
-def test_sizes_that_a_backbone_cannot_take_are_said():
-    with pytest.raises(UserError, match='--image-size 100.*multiple of 14'):
-        build_backbone('dinov2_vits14', weights='random', image_size=100)
-    with pytest.raises(UserError, match='--image-size 15.*16'):
-        build_backbone('dinov3_vits16', weights='random', image_size=15)
-    with pytest.raises(UserError, match='layers 2.*1 to 1.*resnet50'):
-        build_backbone('resnet50', weights='random', layers=[2])
-    with pytest.raises(UserError, match='dinov3_vitb16.*gated.*--weights'):
-        build_backbone('dinov3_vitb16')
+@pytest.mark.parametrize('name, options, words', [
+    ('dinov2_vits14', dict(image_size=100), '--image-size 100.*multiple of 14'),
+    ('dinov3_vits16', dict(image_size=15), '--image-size 15.*16'),
+    ('resnet50', dict(layers=[2]), 'layers 2.*1 to 1.*resnet50'),
+    ('dinov3_vitb16', {}, 'dinov3_vitb16.*gated.*--weights')])
+def test_what_a_backbone_cannot_take_is_said(name, options, words):
+    with pytest.raises(UserError, match=words):
+        build_backbone(name, **options)
 
 
 @torch.no_grad()
 def test_resnet_is_torchvisions():
     """Up to the feature map before its pooling, in eval mode, for sizes that 32 does not divide."""
     from torchvision.models import resnet50
-    reference = resnet50().eval()
+    theirs = resnet50().eval()
     ours = model.backbones()['resnet50'].make(None).eval()
-    state, _ = backbone_state(reference.state_dict(), ours, 'torchvision')
+    state, _ = backbone_state(theirs.state_dict(), ours, 'torchvision')
     load_strictly(ours, state, 'torchvision')
     x = torch.randn(1, 3, 70, 70)
     ours.image_size = 70
     features = ours(x)
     assert features.cls is None and features.patches.shape == (1, ours.grid ** 2, 2048)
-    assert_close(reference.fc(features.patches.mean(1)), reference(x))
+    assert_close(theirs.fc(features.patches.mean(1)), theirs(x))
 
 
 # --------------------------------------------------------------------------------------------------

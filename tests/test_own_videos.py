@@ -6,6 +6,7 @@ import torch
 
 import data
 import evaluate
+import evaluation.command
 from made import table_of
 from miniatures import folder, write_images, write_video
 from noise import SETTINGS, write_checkpoint
@@ -106,18 +107,19 @@ def test_one_frame_is_a_video(command, tmp_path, n):
     assert len(table_of(tmp_path / 'film.csv')) == len(film_times(tmp_path / 'film.mp4')) == n
 
 
-@pytest.mark.parametrize('name', ['broken.mp4', 'absent.mp4'])
-def test_a_broken_video_ends_it_before_anything_is_written(command, tmp_path, name):
+def test_a_broken_video_ends_it_before_anything_is_written(command, tmp_path):
     write_video(tmp_path / 'a.mp4', 4)
     (tmp_path / 'broken.mp4').write_bytes(b'no video')
     out = tmp_path / 'new' / 'film.mp4'
-    code, _, error = command('--align', tmp_path / 'a.mp4', tmp_path / name, '--out', out)
-    one_line(code, error, name, 'leave it out or mend it')
+    code, _, error = command('--align', tmp_path / 'a.mp4', tmp_path / 'broken.mp4', '--out', out)
+    one_line(code, error, 'broken.mp4', 'leave it out or mend it')
     assert not any(out.parent.iterdir())
 
 
 @pytest.mark.parametrize('arguments, words', [
     ('--align {here}/a.mp4', 'takes two videos or more'),
+    ('--align {here}/a.mp4 {here}/absent.mp4', 'absent.mp4: is not there'),
+    ('--predict {here}/absent --method dtw', '--method goes with --align'),
     ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/a.mp4', 'a.mp4: is there already'),
     ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/serve.mp4', 'serve.csv: is there already'),
     ('--align {here}/a.mp4 {here}/a.mp4 --out {here}/film.gif', 'let its name end in .mp4'),
@@ -128,7 +130,7 @@ def test_a_broken_video_ends_it_before_anything_is_written(command, tmp_path, na
     ('{here}/two.pt --predict {here}', 'take one checkpoint'),
 ])
 def test_what_is_wrong_is_said_before_work_begins(command, tmp_path, monkeypatch, arguments, words):
-    monkeypatch.setattr(evaluate, 'load_models', lambda *_, **__: pytest.fail('work has begun'))
+    monkeypatch.setattr(evaluation.command, 'load_models', lambda *_, **__: pytest.fail('work has begun'))
     write_video(tmp_path / 'a.mp4', 2)
     (tmp_path / 'serve.csv').write_text('0,1,up')         # the labels of serve.avi, say
     before = {path: path.read_bytes() for path in tmp_path.glob('*.*')}

@@ -12,7 +12,7 @@ import model
 import train
 from backbones.build import build_backbone
 from backbones.released import translate
-from backbones.weights import backbone_state, fingerprint
+from backbones.weights import fingerprint
 from full_size import save_released
 from loss import projection_head
 from miniatures import write_images
@@ -107,7 +107,6 @@ CONFIGURATIONS = {
     'ablate_dinoB8_fwb5': (FWB, config(**SMART), dict(frames=80, pool='fwb', entities=5)),
     'ablate_dinoB8_avg': (one_token(PENN), AVG_POOL, ONE | dict(pool='avg')),
     'ablate_rn50_lstp5': (RN50_LSTP, config(**SMART), RESNET | dict(entities=5)),
-    'ablate_rn50_max': (RN50, MAX_POOL, RESNET_MAX),
     'CARL, Penn Action': (CARL, MAX_POOL, RESNET_MAX),
     'CARL, Kinetics': (without(CARL, 'embed.video_encoder.enc_layers.2'), MAX_POOL,
                        RESNET_MAX | dict(depth=2)),
@@ -131,16 +130,6 @@ def test_configurations_fit(what):
         network.head = projection_head(128)
     own = {key: value.shape for key, value in network.state_dict().items()}
     assert own == {key: value.shape for key, value in translated['model'].items()}
-
-
-def test_carls_backbone_is_found_by_weights():
-    """As training from such a file does."""
-    with torch.device('meta'):
-        backbone = model.backbones()['resnet50'].make(None)
-    state, sentence = backbone_state(dict(model_state=CARL), backbone, 'it.pth')
-    assert sentence.endswith('left out embed.*, ssl_projection.*')
-    own = {key: value.shape for key, value in backbone.state_dict().items()}
-    assert own == {key: value.shape for key, value in state.items()}
 
 
 # ------------------------------------------------------------------- a small one, as a file
@@ -186,9 +175,9 @@ def test_what_cannot_be_expressed_is_refused(changes, words, small):
 
 @pytest.mark.parametrize('key, value, words', [
     (FIRST, None, 'no transformer.*mtf.fc.1.weight'),
-    ('embed.video_encoder.enc_layers.0.self_att.linear_Q2d.weight', None, 'missing mtf.blocks.0'),
+    ('embed.video_encoder.enc_layers.0.self_att.linear_Q2d.weight', None, 'Missing.*mtf.blocks.0'),
     (FIRST, torch.zeros(512, 384), 'SMART_ONE_HOT'),
-    ('embed.gru.weight', torch.zeros(3, 3), 'it.pth does not fit: unknown embed.gru.weight')])
+    ('embed.gru.weight', torch.zeros(3, 3), 'it.pth does not fit: Unexpected.*embed.gru.weight')])
 def test_weights_missing_or_too_many_are_named(key, value, words, small, tmp_path):
     state = {name: weight for name, weight in small['model_state'].items() if name != key}
     if value is not None:

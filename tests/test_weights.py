@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import struct
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 import model
 from backbones.weights import backbone_state, load_weights, read_file
 from running.errors import UserError
-from test_backbones import CASES, dino, dinov3, official_state
+from test_backbones import official_state, reference
 
 # ----------------------------------------------------- the same weights under other names
 
@@ -85,10 +86,6 @@ def timm(state, generation, bias_twin=False):
     return {key: value.clone() for key, value in theirs.items()}
 
 
-def timm_with_biases(state, generation):
-    return timm(state, generation, bias_twin=True)
-
-
 def under(prefix, state, change=0):
     return {prefix + key: value + change for key, value in state.items()}
 
@@ -128,12 +125,16 @@ def in_a_larger_model(state, generation):
     return theirs | {'classifier.weight': torch.ones(2, 2)}
 
 
-FLAT = [timm, timm_with_biases, hugging_face, in_a_larger_model]
+WITH_BIASES = partial(timm, bias_twin=True)
+FLAT = [timm, WITH_BIASES, hugging_face, in_a_larger_model]
 FORMS = [
-    ('dinov2', timm), ('dinov2_reg', timm), ('dinov3', timm), ('dinov3', timm_with_biases),
+    ('dinov2', timm), ('dinov2_reg', timm), ('dinov3', timm), ('dinov3', WITH_BIASES),
     ('dino', hugging_face), ('dinov2_reg', hugging_face), ('dinov3', hugging_face),
     ('dinov2', in_a_larger_model), ('dino', dino_training), ('dinov2', teacher_in_chunks),
     ('dino', both_in_one), ('dino', under_state_dict)]
+OWN = official_state('dino')
+THEIRS = hugging_face(OWN, 'dino')
+DINO = reference('dino')[0]
 TYPES = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
          torch.int64: 'I64'}
 
@@ -153,18 +154,18 @@ def save_safetensors(state, path, **changes):
 @pytest.mark.parametrize('case, form', FORMS)
 @torch.no_grad()
 def test_every_form_gives_the_same_features(case, form, tmp_path):
-    make, generation = CASES[case]
+    generation = case.removesuffix('_reg')
     state = official_state(case)
     if case == 'dinov3' and form == timm:                 # no biases, as in the released files
         for i in range(4):
             state[f'blocks.{i}.attn.qkv.bias_mask'] = torch.zeros(96)
-    reference, g = make((2, 4))
+    official, g = reference(case, (2, 4))
     torch.save(state, tmp_path / 'official.pth')
-    load_weights(reference, tmp_path / 'official.pth')
-    expected = reference(g['x'])
+    load_weights(official, tmp_path / 'official.pth')
+    expected = official(g['x'])
     save = save_safetensors if form in FLAT else torch.save
     save(form(state, generation), tmp_path / 'it')
-    backbone = make((2, 4))[0]
+    backbone, _ = reference(case, (2, 4))
     for weight in backbone.parameters():
         torch.nn.init.normal_(weight)
     assert '\n' not in load_weights(backbone, tmp_path / 'it')
@@ -174,46 +175,38 @@ def test_every_form_gives_the_same_features(case, form, tmp_path):
 
 
 def test_what_was_left_out_is_said():
-    state = official_state('dino')
     layer = {'fc.weight': torch.zeros(10, 32), 'classifier.bias': torch.zeros(10)}
     for content, said in [
-            (state, ''),
-            (hugging_face(state, 'dino'), ''),
-            (state | layer, 'it: left out classifier.*, fc.*'),
-            (dino_training(state, 'dino'), "it: took its part 'teacher'; left out head.*")]:
-        assert backbone_state(content, dino()[0], 'it')[1] == said
+            (THEIRS, ''),
+            (OWN | layer, 'it: left out classifier.*, fc.*'),
+            (dino_training(OWN, 'dino'), "it: took its part 'teacher'; left out head.*")]:
+        assert backbone_state(content, DINO, 'it')[1] == said
 
 
 def test_the_content_decides_not_the_ending(tmp_path):
-    state = official_state('dino')
+    """Tensors of every type, in three kinds of file under wrong names."""
+    state = {'scalar': torch.tensor(5.)}
+    for dtype, name in TYPES.items():
+        state[name] = torch.arange(-6, 6).reshape(3, 4).to(dtype)
     save_safetensors(state, tmp_path / 'a.pth')
     torch.save(state, tmp_path / 'b.safetensors')
     torch.save(state, tmp_path / 'c.bin', _use_new_zipfile_serialization=False)
     for name in 'a.pth', 'b.safetensors', 'c.bin':
         read = read_file(tmp_path / name)
         assert read.keys() == state.keys()
-        assert all(torch.equal(read[key], state[key]) for key in state)
+        for key, value in state.items():
+            assert read[key].dtype == value.dtype and torch.equal(read[key], value)
 
 
-def test_safetensors_of_every_type(tmp_path):
-    values = {}
-    for dtype, name in TYPES.items():
-        values[name] = torch.arange(-6, 6).reshape(3, 4).to(dtype)
-    values['scalar'] = torch.tensor(5.)
-    save_safetensors(values, tmp_path / 'it.safetensors')
-    read = read_file(tmp_path / 'it.safetensors')
-    for key, value in values.items():
-        assert read[key].dtype == value.dtype and torch.equal(read[key], value)
-
-
-def test_half_precision_files_are_computed_in_float32():
-    half = {key: value.half() for key, value in official_state('dino').items()}
-    state, _ = backbone_state(half, dino()[0], 'it')
-    assert {value.dtype for value in state.values()} == {torch.float32}
+def test_half_precision_files_are_computed_in_float32(tmp_path):
+    torch.save({key: value.half() for key, value in OWN.items()}, tmp_path / 'it')
+    vit, _ = reference('dino')
+    load_weights(vit, tmp_path / 'it')
+    assert torch.equal(vit.norm.weight, OWN['norm.weight'].half().float())
 
 
 def test_periods_are_the_files_own_where_it_has_them():
-    vit, _ = dinov3()
+    vit, _ = reference('dinov3')
     exact = 100 ** (torch.arange(4) / 4)
     assert torch.equal(vit.rope_embed.periods, exact.bfloat16().float())
     state, _ = backbone_state(official_state('dinov3') | {'rope_embed.periods': exact}, vit, 'it')
@@ -243,24 +236,23 @@ def without(state, key):
     return {name: value for name, value in state.items() if name != key}
 
 
-OWN = official_state('dino')
-THEIRS = hugging_face(OWN, 'dino')
 LAYER = 'encoder.layer.2.attention.attention'
 REFUSED = [                                               # into, what, words
-    ('dino', without(OWN, 'norm.bias'), 'missing norm.bias'),
-    ('dino', OWN | {'neck.weight': torch.zeros(1)}, 'unknown neck.weight'),
-    ('dino', OWN | {'cls_token': torch.zeros(1, 1, 7)}, 'cls_token is (1, 1, 7)'),
+    ('dino', without(OWN, 'norm.bias'), 'Missing key(s) in state_dict: "norm.bias"'),
+    ('dino', OWN | {'neck.weight': torch.zeros(1)}, '"neck.weight"'),
+    ('dino', OWN | {'cls_token': torch.zeros(1, 1, 7)}, 'mismatch for cls_token'),
     ('dino', {'teacher': {'cls_token': 3}}, 'no state dict'),
+    ('dino', {1: torch.zeros(3)}, 'no state dict'),
     # another generation's
-    ('dinov2_reg', official_state('dinov2'), 'missing register_tokens'),
+    ('dinov2_reg', official_state('dinov2'), '"register_tokens"'),
     # zeros take the place of a bias only where a format is known to leave it out
-    ('dino', without(THEIRS, f'{LAYER}.key.bias'), 'missing blocks.2.attn.qkv.'),
+    ('dino', without(THEIRS, f'{LAYER}.key.bias'), '"blocks.2.attn.qkv.bias"'),
     ('dinov3', without(official_state('dinov3'), 'blocks.1.attn.qkv.bias'),
      'blocks.1.attn.qkv.bias'),
     # shapes that cannot be joined
-    ('dino', THEIRS | {f'{LAYER}.key.weight': torch.zeros(32, 16)}, 'missing blocks.2.attn.qkv.w'),
+    ('dino', THEIRS | {f'{LAYER}.key.weight': torch.zeros(32, 16)}, '"blocks.2.attn.qkv.weight"'),
     ('dinov3', official_state('dinov3') | {'blocks.0.attn.qkv.bias_mask': torch.zeros(3)},
-     'unknown blocks.0.attn.qkv.bias_mask'),
+     '"blocks.0.attn.qkv.bias_mask"'),
 ]
 
 
@@ -275,7 +267,7 @@ def refused(backbone, path):
 @pytest.mark.parametrize('into, content, words', REFUSED, ids=range(len(REFUSED)))
 def test_weights_that_do_not_fit_are_named(into, content, words, tmp_path):
     torch.save(content, tmp_path / 'weights.pt')
-    assert words in refused(CASES[into][0]()[0], tmp_path / 'weights.pt')
+    assert words in refused(reference(into)[0], tmp_path / 'weights.pt')
 
 
 class Code:
@@ -291,13 +283,12 @@ class Code:
 def test_no_file_runs_anything(tmp_path):
     code = Code(tmp_path / 'ran')
     path = tmp_path / 'weights.pth'
-    for content in [OWN | {'cls_token': code},
-                    {'teacher': OWN, 'args': argparse.Namespace(arch=code)},
-                    {'model_state': OWN, 'epoch': 3, 'cfg': code}]:
+    for content in [OWN | {'cls_token': code}, {'model_state': OWN, 'epoch': 3, 'cfg': code},
+                    {'teacher': OWN, 'args': argparse.Namespace(arch=code)}]:
         torch.save(content, path)
-        assert 'plain containers' in refused(dino()[0], path)
+        assert 'plain containers' in refused(DINO, path)
         path.write_bytes(pickle.dumps(content))
-        refused(dino()[0], path)
+        refused(DINO, path)
         with pytest.raises(UserError, match='torch.save'):
             model.load_checkpoint(path)
     assert not (tmp_path / 'ran').exists()
@@ -305,38 +296,27 @@ def test_no_file_runs_anything(tmp_path):
     assert (tmp_path / 'ran').exists()
 
 
-def test_files_cut_short_are_refused(tmp_path):
+ENTRY = {'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16]}
+BROKEN_ENTRIES = [ENTRY | {'data_offsets': [8, 2 ** 60]}, ENTRY | {'shape': [5]},
+                  ENTRY | {'dtype': 'F8_E4M3'}, {'dtype': 'F32', 'shape': [4]}, 7]
+
+
+def test_damaged_files_are_refused(tmp_path):
     path = tmp_path / 'weights.pt'
+    too_deep = b'{"a":' * 100000                          # for Python's reader of JSON
+    damaged = [b'', struct.pack('<Q', len(too_deep)) + too_deep]
     for new in True, False:
         torch.save(OWN, path, _use_new_zipfile_serialization=new)
-        whole = path.read_bytes()
-        for size in 0, len(whole) // 2:
-            path.write_bytes(whole[:size])
-            assert 'not a whole file of tensors' in refused(dino()[0], path)
-
-
-ENTRY = {'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16]}
-BROKEN_ENTRIES = [
-    ENTRY | {'data_offsets': [0, 2 ** 60]},
-    ENTRY | {'shape': [5]},
-    ENTRY | {'dtype': 'F8_E4M3'},
-    {'dtype': 'F32', 'shape': [4]},
-    7,
-]
-
-
-def test_broken_safetensors_are_refused(tmp_path):
-    path = tmp_path / 'weights.safetensors'
-    for entry in BROKEN_ENTRIES:
-        save_safetensors({'cls_token': torch.arange(4.)}, path, cls_token=entry)
-        refused(dino()[0], path)
+        damaged.append(path.read_bytes()[:9000])
     save_safetensors({'cls_token': torch.arange(4.)}, path)
     whole = path.read_bytes()
-    too_deep = b'{"a":' * 100000                          # for Python's reader of JSON
-    for content in [whole[:30], whole[:-3], struct.pack('<Q', 2 ** 62) + whole[8:],
-                    struct.pack('<Q', len(too_deep)) + too_deep]:
+    damaged += [whole[:30], whole[:-3], struct.pack('<Q', 2 ** 62) + whole[8:]]
+    for entry in BROKEN_ENTRIES:
+        save_safetensors({'cls_token': torch.arange(4.)}, path, cls_token=entry)
+        damaged.append(path.read_bytes())
+    for content in damaged:
         path.write_bytes(content)
-        refused(dino()[0], path)
+        assert 'not a whole file of tensors' in refused(DINO, path)
 
 
 # ----------------------------------------------------------------------- torch.hub's cache
@@ -356,11 +336,8 @@ def cached(monkeypatch, tmp_path):
 @pytest.mark.parametrize('content', [b'<?xml version="1.0"?><Error></Error>', b'', b'PK\3\4'])
 def test_a_broken_file_in_the_cache_is_named(content, cached):
     cached.write_bytes(content)
-    with pytest.raises(UserError) as error:
-        load_weights(dino()[0], ADDRESS)
-    message = str(error.value)
-    assert str(cached) in message and 'delete' in message and ADDRESS in message
-    assert '\n' not in message and 'cannot fetch' not in message
+    with pytest.raises(UserError, match=f'^{cached}: .*{ADDRESS}: delete it to fetch it anew$'):
+        load_weights(DINO, ADDRESS)
 
 
 def test_weights_are_fetched_once(cached, monkeypatch, tmp_path):
@@ -373,7 +350,7 @@ def test_weights_are_fetched_once(cached, monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
     for _ in range(2):
-        backbone = dino()[0]
+        backbone, _ = reference('dino')
         torch.nn.init.zeros_(backbone.cls_token)
         load_weights(backbone, ADDRESS)
         assert torch.equal(backbone.cls_token, OWN['cls_token'])
@@ -382,5 +359,5 @@ def test_weights_are_fetched_once(cached, monkeypatch, tmp_path):
 
 def test_without_a_network_the_way_out_is_said(cached):
     with pytest.raises(UserError, match=f'cannot fetch {ADDRESS}.*--weights'):
-        load_weights(dino()[0], ADDRESS)
+        load_weights(DINO, ADDRESS)
     assert not cached.exists()
