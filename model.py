@@ -10,7 +10,7 @@ backbone layers of width C, D the embedding's width. `python model.py` prints al
 """
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,31 +146,11 @@ class Backbone(NamedTuple):
     multiple_of: int = 1           # pixels: the sides of a picture are whole numbers of it
 
 
-SMALL = dict(width=384, depth=12, heads=6)
-BASE = dict(width=768, depth=12, heads=12)
-
-
-def dino_row(name, patch_size, sizes):
-    file = f'dino_{name}{patch_size}_pretrain'
-    return Backbone(
-        partial(ViT, trained_size=224, patch_size=patch_size, **sizes),
-        layers=sizes['depth'], image_size=224, patch_size=patch_size,
-        weights=f'https://dl.fbaipublicfiles.com/dino/{file}/{file}.pth')
-
-
-DINO = {
-    'dino_vitb8': dino_row('vitbase', 8, BASE),
-    'dino_vitb16': dino_row('vitbase', 16, BASE),
-    'dino_vits8': dino_row('deitsmall', 8, SMALL),
-    'dino_vits16': dino_row('deitsmall', 16, SMALL),
-}
-
-
 @cache
 def backbones():
-    """All by name. Imported here, not above: the others build on the ViT."""
-    from backbones import dinov2, dinov3, resnet50, tiny
-    return DINO | dinov2.DINOV2 | dinov3.DINOV3 | resnet50.RESNET50 | tiny.TINY
+    """All by name. Imported here, not above: they build on the ViT."""
+    from backbones import dino, dinov2, dinov3, resnet50, tiny
+    return dino.DINO | dinov2.DINOV2 | dinov3.DINOV3 | resnet50.RESNET50 | tiny.TINY
 
 
 # ----------------------------------------------------------------------------------------------
@@ -329,13 +309,6 @@ class Architecture:
 
 # ----------------------------------------------------------------------------------------------
 # From settings to a model
-
-def to_half(backbone, name, dtype):
-    """Let a frozen backbone compute in 16 bits, where it works in them. dtype: bfloat16, float16 or
-    None, as running.processes.half_dtype says."""
-    if dtype == torch.bfloat16 or dtype == torch.float16 and backbones()[name].float16:
-        backbone.to(dtype)
-
 
 def build_model(settings, backbone=None):
     """The model that a dict of settings describes, in eval mode, without a head.

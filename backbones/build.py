@@ -61,3 +61,10 @@ def unfreeze(backbone, s):
         if gradient is None:
             raise UserError(f'--train-backbone {",".join(s.train_backbone)}: {name} does not act '
                             f'on what pool {s.pool} reads, layers {s.layers}; choose other parts')
+
+
+def to_half(backbone, name, dtype):
+    """Let a frozen backbone compute in 16 bits, where it works in them. dtype: bfloat16, float16 or
+    None, as running.processes.half_dtype says."""
+    if dtype == torch.bfloat16 or dtype == torch.float16 and backbones()[name].float16:
+        backbone.to(dtype)

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import BASE, SMALL, Backbone, ViT
+from backbones.dino import BASE, SMALL
+from model import Backbone, ViT
 from mtf import Block
 
 

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from backbones.dino import BASE, SMALL
 from backbones.dinov2 import LARGE, DINOv2WithRegisters, ScaledBlock
-from model import BASE, SMALL, Backbone
+from model import Backbone
 from mtf import Attention
 
 

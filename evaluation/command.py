@@ -7,6 +7,7 @@ from pathlib import Path
 import data
 import evaluate
 import model as models
+from backbones.build import to_half
 from datasets.labels import UNITS
 from evaluation.focus import print_focus
 from evaluation.own_videos import align_files, predict_folder
@@ -136,7 +137,7 @@ def load_models(paths, device, **given):
     for path, network in networks.items():    # now that no checkpoint is compared with it any more
         settings = all_settings[path]
         if not settings['train_backbone']:
-            models.to_half(network.backbone, settings['backbone'], half_dtype(device))
+            to_half(network.backbone, settings['backbone'], half_dtype(device))
     return networks, all_settings
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 import data
 import model as models
+from backbones.build import to_half
 from backbones.weights import load_strictly
 from loss import OBJECTIVES, time_target
 from running.errors import UserError
@@ -103,7 +104,7 @@ def prepare(model, s, device):
     CUDA it is compiled."""
     model.to(device)
     if not s.train_backbone:
-        models.to_half(model.backbone, s.backbone, half_dtype(device))
+        to_half(model.backbone, s.backbone, half_dtype(device))
     if device.type != 'cuda' or not s.compile:
         return
     try:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import evaluate
 import train
+from evaluation import command
 from miniatures import write_video
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,7 +104,7 @@ def test_command_is_understood(script, arguments):
     """Every command of train.py and evaluate.py is one that their parsers take."""
     arguments = shlex.split(arguments.replace('...', ''))
     arguments = [word for word in arguments if word != '--help']
-    dict(train=train, evaluate=evaluate)[script].parse(arguments)
+    dict(train=train, evaluate=command)[script].parse(arguments)
 
 
 @pytest.mark.parametrize('name', ['README.md', 'RESULTS.md'])
