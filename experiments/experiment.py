@@ -17,6 +17,8 @@ what attention could gain if it were perfect.
 On the synthetic set's own scene: --scene present --backbone tiny --image-size 72 --lr 1e-3.
 """
 import argparse
+import copy
+import itertools
 import json
 import sys
 import time
@@ -26,13 +28,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
+from einops import einsum
 from sklearn.linear_model import Ridge
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import evaluate
 import train
+from backbones.build import build_backbone
 from backbones.tiny import TINY
 from datasets.garden import Garden
 from datasets.synthetic import ACTIONS, Stage, synthetic
@@ -40,8 +43,9 @@ from evaluation.embedding import EmbeddedVideo
 from evaluation.focus import focus
 from loss import OBJECTIVES
 from lstp import POOLERS
-from backbones.build import build_backbone
-from mtf import MTF
+from model import build_model
+from running.features import SeenVideo, look, take_packed
+from running.processes import on_device
 
 SCENES = {'present': Stage, 'garden': Garden}
 ALL_LAYERS = (1, 2, 3, 4)               # of the tiny backbones
@@ -97,20 +101,14 @@ CLAIMS = [
 
 
 # ----------------------------------------------------------------------------------------------
-# The frozen features, once
-
-class Version(NamedTuple):
-    """One augmentation of a video of n frames, half precision."""
-    patches: dict           # {layer of SEVERAL: (n, P, C)}
-    tokens: dict            # {(one of ONE_TOKEN, layer): (n, C)}
-    actor: torch.Tensor     # the actor's share of each patch (n, P)
-
+# The frozen features, once. Packed frames (n, 1, P + 1, L*C): see running/features.py
 
 class Cached(NamedTuple):
-    record: EmbeddedVideo
+    video: data.Video
     activity: np.ndarray    # (n,) the pose's distance from the idle pose, in degrees
     heads: torch.Tensor     # attention of the backbone's CLS heads in the clean version (n, H, P)
-    versions: list          # the clean one first
+    versions: list          # packed frames, the clean ones first
+    actors: list            # of each version the actor's share of the patches (n, P)
 
 
 def cover(masks, seed, backbone):
@@ -125,39 +123,10 @@ def cover(masks, seed, backbone):
     return F.avg_pool2d(white[:, :1], backbone.patch_size).flatten(1)
 
 
-def pool_once(patches, cls, actor, side):
-    """patches (n, P, C) of one layer -> {name: (n, C)}, what the rows with one token get."""
-    weights = actor + 1e-6                                            # (n, P)
-    weights = weights / weights.sum(-1, keepdim=True)
-    corners = [0, side - 1, -side, -1]
-    return {
-        'cls': cls,
-        'avg': patches.mean(1),
-        'max': patches.amax(1),
-        'corners': patches[:, corners].mean(1),
-        'actor': einsum(weights, patches, 'n p, n p c -> n c'),
-    }
-
-
-@torch.no_grad()
-def version_of(backbone, images, actor):
-    """Normalised images (n, 3, S, S) -> Version."""
-    parts = [backbone(part) for part in images.split(32)]
-    cls = torch.cat([part.cls for part in parts])                     # (n, C)
-    patches = torch.cat([part.patches for part in parts])             # (n, P, 4*C)
-    tokens = {}
-    kept = {}
-    for layer, each in zip(ALL_LAYERS, patches.chunk(4, -1)):
-        for name, token in pool_once(each, cls, actor, backbone.grid).items():
-            tokens[name, layer] = token.half()
-        if layer in SEVERAL:
-            kept[layer] = each.half()
-    return Version(kept, tokens, actor.half())
-
-
 def cache(backbone, videos, versions, seed):
     """[Video] -> [Cached], each with a clean version and `versions` augmented ones."""
     settings = train.preset('garden')
+    backbone.with_cls = True
     found = []
     for number, video in enumerate(videos):
         every = np.arange(video.frames)
@@ -166,18 +135,71 @@ def cache(backbone, videos, versions, seed):
         clean = data.center(frames, backbone.image_size)
         with torch.no_grad():
             heads = backbone.attention_map(clean)                     # (n, H, P)
-        kept = [version_of(backbone, clean, cover(masks, None, backbone))]
+        packed = [look(backbone, clean)]
+        actors = [cover(masks, None, backbone)]
         for version in range(versions):
             drawn = np.random.SeedSequence([seed, number, version]).generate_state(1)[0]
             images = data.augment(frames, drawn, backbone.image_size, jitter=settings.jitter,
                                   hue=settings.hue)
-            kept.append(version_of(backbone, images, cover(masks, drawn, backbone)))
+            packed.append(look(backbone, images))
+            actors.append(cover(masks, drawn, backbone))
         _, idle, _ = ACTIONS[video.action]
         poses = video.decode.__self__.poses                           # (n, 9)
         activity = np.linalg.norm(poses - idle, axis=1)
-        record = EmbeddedVideo(video, video.frames, every, video.labels)
-        found.append(Cached(record, activity, heads, kept))
+        found.append(Cached(video, activity, heads, packed, actors))
     return found
+
+
+def reduce(packed, row, seen, actor=None):
+    """Packed frames of the layers `seen` -> of those of a row, what its pooler looks at: all
+    patches, or one token in their place; and CLS."""
+    patches = packed[:, 0, :-1].chunk(len(seen), -1)                  # (n, P, C) each
+    patches = torch.cat([patches[seen.index(layer)] for layer in row.layers], -1)
+    cls = packed[:, 0, -1:, :packed.shape[-1] // len(seen)]           # (n, 1, C)
+    if row.pool != 'lstp':
+        patches = one_token(row.pool, patches.float(), actor).half()[:, None]
+    cls = F.pad(cls, (0, patches.shape[-1] - cls.shape[-1]))
+    return torch.cat([patches, cls], 1)[:, None]
+
+
+def one_token(pool, patches, actor):
+    """patches (n, P, C) -> (n, C); any, where the pooler reads CLS alone."""
+    if pool == 'avg':
+        return patches.mean(1)
+    if pool == 'corners':
+        side = round(patches.shape[1] ** 0.5)
+        return patches[:, [0, side - 1, -side, -1]].mean(1)
+    if pool == 'actor':
+        weights = actor + 1e-6                                        # (n, P)
+        weights = weights / weights.sum(-1, keepdim=True)
+        return einsum(weights, patches, 'n p, n p c -> n c')
+    return patches.amax(1)
+
+
+class Reduced(SeenVideo):
+    """A seen video in memory: `files` are its packed frames themselves, reduced for a row."""
+
+    def features(self, version, indices):
+        return self.files[version][torch.as_tensor(indices)]
+
+
+def reduced(video, files):
+    video = copy.copy(video)
+    video.__class__ = Reduced
+    video.files = files
+    return video
+
+
+def seen_by(row, cached):
+    """{split: [Cached]} -> {split: [Reduced]}."""
+    videos = {}
+    for split, members in cached.items():
+        videos[split] = []
+        for each in members:
+            both = zip(each.versions, each.actors)
+            files = [reduce(packed, row, ALL_LAYERS, actor) for packed, actor in both]
+            videos[split].append(reduced(each.video, files))
+    return videos
 
 
 # ----------------------------------------------------------------------------------------------
@@ -196,15 +218,21 @@ def probe(cached):
     for name in ONE_TOKEN:
         table[name] = []
         for layer in ALL_LAYERS:
+            row = Row(name, (layer,))
             x = {}
             for split in cached:
-                tokens = [video.versions[0].tokens[name, layer] for video in cached[split]]
-                x[split] = relative([each.float().numpy() for each in tokens])
+                x[split] = relative([one_token_of(video, row) for video in cached[split]])
             scale = x['train'].std(0) + 1e-6
             ridge = Ridge(alpha=30, fit_intercept=False)
             ridge.fit(x['train'] / scale, activity['train'])
             table[name].append(ridge.score(x['val'] / scale, activity['val']))
     return table
+
+
+def one_token_of(video, row):
+    """The clean version, reduced -> (n, C)."""
+    both = reduce(video.versions[0], row, ALL_LAYERS, video.actors[0])[:, 0]
+    return both[:, -1 if row.pool == 'cls' else 0].float()
 
 
 def relative(videos):
@@ -215,173 +243,133 @@ def relative(videos):
 # ----------------------------------------------------------------------------------------------
 # One run
 
-class Model(torch.nn.Module):
-    """Pooler, MTF and head on cached features; `settings` of train.py."""
-
-    def __init__(self, row, width, settings):
-        super().__init__()
-        self.row = row
-        channels = width * len(row.layers)
-        self.pool = None
-        if row.pool not in ONE_TOKEN:
-            self.pool = POOLERS[row.pool](channels, width, entities=row.entities,
-                                          width=settings.entity_width, disjoint=row.disjoint)
-            channels = self.pool.width
-        self.mtf = MTF(channels, row.entities, frames=settings.frames,
-                       append_ids=self.pool is not None, fc_width=settings.fc_width,
-                       depth=settings.depth, readout=row.readout, dropout=settings.dropout)
-        self.head = OBJECTIVES['scl'].head(settings.embedding)
-
-    def entities(self, version, frames):
-        """Frames (n,) of a cached video -> entities (n, N, d), attention (n, N, P) or None."""
-        layers = self.row.layers
-        if self.pool is None:
-            tokens = [version.tokens[self.row.pool, layer][frames] for layer in layers]
-            return torch.cat(tokens, -1).float()[:, None], None
-        patches = [version.patches[layer][frames] for layer in layers]
-        cls = version.tokens['cls', 4][frames].float()
-        return self.pool(torch.cat(patches, -1).float(), cls)
-
-
-def two_views_of(model, videos, rng, frames):
-    """-> entities (2B, T, N, d), times (B, 2, T), lengths (B, 2), valid (B, 2, T)."""
-    entities = []
-    times = []
-    lengths = []
-    valid = []
-    for video in videos:
-        length = video.record.frames
-        time = data.two_views(rng, length, frames)                    # (2, T)
-        clamped = np.minimum(time, length - 1)
-        chosen = 1 + rng.permutation(len(video.versions) - 1)[:2]     # two different versions
-        for view, version in zip(clamped, chosen):
-            entities.append(model.entities(video.versions[version], view)[0])
-        times.append(clamped)
-        lengths.append([length, length])
-        valid.append(time < length)
-    times = torch.from_numpy(np.stack(times))
-    valid = torch.from_numpy(np.stack(valid))
-    return torch.stack(entities), times, torch.tensor(lengths), valid
-
-
-def train_row(row, width, videos, settings):
-    """-> a trained Model in eval mode, the mean loss of the last fifth of the steps."""
+def make_model(row, settings, backbone):
+    """A row's model with fresh weights, of Settings of train.py, on packed frames."""
+    backbone = copy.copy(backbone)
+    take_packed(backbone)
+    backbone.channels = backbone.width * len(row.layers)
+    # one token is its own mean
+    pool = row.pool if row.pool in POOLERS else 'avg'
     torch.manual_seed(settings.seed)
-    model = Model(row, width, settings)
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr,
-                                 weight_decay=settings.weight_decay)
+    own = row._asdict() | dict(pool=pool, layers=None)
+    model = build_model(vars(settings) | own, backbone)
+    model.head = OBJECTIVES['scl'].head(settings.embedding)
+    return model
+
+
+def train_row(model, videos, settings):
+    """The loop of train.py without its folder -> the mean loss of the last fifth of the steps."""
+    device = next(model.mtf.parameters()).device
+    clips = data.Clips(videos, frames=settings.frames, seed=settings.seed)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.Adam(weights, weight_decay=settings.weight_decay, fused=True)
     losses = []
+    model.train()
     for epoch in range(settings.epochs):
-        rng = np.random.default_rng([settings.seed, epoch])
-        for group in optimizer.param_groups:
-            group['lr'] = train.learning_rate(settings, epoch)
-        order = rng.permutation(len(videos))
+        optimizer.param_groups[0]['lr'] = train.learning_rate(settings, epoch)
+        order = np.random.default_rng([settings.seed, epoch]).permutation(len(videos))
         for start in range(0, len(videos) - settings.batch + 1, settings.batch):
-            batch = [videos[i] for i in order[start:start + settings.batch]]
-            entities, times, lengths, valid = two_views_of(model, batch, rng, settings.frames)
-            z = model.mtf(entities, rearrange(valid, 'b v t -> (b v) t'))         # (2B, T, D)
-            z = F.normalize(model.head(rearrange(z, 'b t d -> (b t) d')), dim=-1)
-            z = rearrange(z, '(b v t) d -> b v t d', v=2, t=settings.frames)
-            loss = OBJECTIVES['scl'].loss(z, times, lengths, valid)
+            chosen = order[start:start + settings.batch].tolist()
+            batch = data.collate([clips[epoch, i] for i in chosen])
+            views = torch.stack(list(itertools.chain(*batch['frames'])))
+            time, length, valid = on_device(
+                [batch[name] for name in ('time', 'length', 'valid')], device)
+            z = model(views.to(device).float(), valid.flatten(0, 1), project=True)
+            loss = OBJECTIVES['scl'].loss(z.unflatten(0, (-1, 2)), time, length, valid)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10)
+            torch.nn.utils.clip_grad_norm_(weights, 10)
             optimizer.step()
             losses.append(loss.item())
-    return model.eval(), float(np.mean(losses[-len(losses) // 5:]))
+    model.eval()
+    return float(np.mean(losses[-len(losses) // 5:]))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def embed(model, videos):
-    """-> unit-length embeddings (n, D) of each video; mass and IoU of entities (2, N) or None."""
-    embeddings = []
-    attention = []
-    for video in videos:
-        entities, seen = model.entities(video.versions[0], video.record.kept)
-        z = model.mtf(entities[None])[0]
-        embeddings.append(F.normalize(z, dim=-1).numpy())
-        attention.append(seen)
-    return embeddings, None if attention[0] is None else focus_of(attention, videos)
+    """{split: [Reduced]} -> {split: unit-length embeddings [(n, D)]}, and the same of the entities'
+    attention [(n, N, P) or None]."""
+    device = next(model.mtf.parameters()).device
+    embeddings = {}
+    attention = {}
+    for split, members in videos.items():
+        seen = [model.entities(video.files[0].to(device).float()) for video in members]
+        z = [model.mtf(entities[None])[0] for entities, _ in seen]
+        embeddings[split] = [F.normalize(each, dim=-1).cpu().numpy() for each in z]
+        attention[split] = [each for _, each in seen]
+    return embeddings, attention
 
 
-def focus_of(attention, videos):
-    """[(n, N, P)], a video each -> mass and IoU (2, N), as in evaluation/focus.py."""
-    found = []
-    for seen, video in zip(attention, videos):
-        measures = focus(seen, video.versions[0].actor.float())
-        found.append(torch.stack([measures['mass'].mean(0), measures['iou'].mean(0)]))
-    return torch.stack(found).mean(0)
-
-
-def best(train, val):
-    """(2, N) each -> mass and IoU in val of the entity or head of the largest mass in train."""
-    mass, iou = val[:, train[0].argmax()].tolist()
-    return dict(best_mass=mass, best_iou=iou)
-
-
-def best_head(cached):
-    """The same of the backbone's own CLS heads, which need no training."""
-    found = []
-    for split in ('train', 'val'):
-        found.append(focus_of([video.heads for video in cached[split]], cached[split]))
-    return best(*found)
-
-
-def score(embeddings, cached):
-    """{split: [(n, D)]} -> {metric: mean over the actions}."""
+def score(dataset, videos, embeddings):
+    """{split: [Video]}, {split: [(n, D)]} -> {metric: mean over the actions}."""
     records = {}
-    for split in cached:
-        records[split] = [video.record for video in cached[split]]
-    values = evaluate.score('synthetic', records, embeddings)['mean']
+    for split, members in videos.items():
+        records[split] = []
+        for video in members:
+            every = np.arange(video.frames)
+            records[split].append(EmbeddedVideo(video, video.frames, every, video.labels))
+    values = evaluate.score(dataset, records, embeddings)['mean']
     return {metric: values[metric] for metric in METRICS}
 
 
-def run(name, width, cached, settings):
-    """Train and score one row with one seed -> a dict, one line of the results' file."""
-    model, loss = train_row(ROWS[name], width, cached['train'], settings)
-    embeddings = {}
-    looks = {}
+def clocks(videos):
+    """{split: [Video]} -> the control's embeddings, {split: [(n, 4)]}."""
+    return {split: [evaluate.clock(video.frames) for video in videos[split]] for split in videos}
+
+
+def best(attention, cached):
+    """{split: [(n, N, P)]} -> mass and IoU (evaluation/focus.py) in val of the entity or head of
+    the largest mass in train, and the mass of all."""
+    measures = {}
     for split in cached:
-        embeddings[split], looks[split] = embed(model, cached[split])
-    found = dict(row=name, seed=settings.seed, loss=loss, **score(embeddings, cached))
-    if looks['val'] is not None:
-        found |= dict(mass=looks['val'][0].tolist(), **best(looks['train'], looks['val']))
+        found = []
+        for seen, video in zip(attention[split], cached[split]):
+            own = focus(seen, video.actors[0])
+            found.append(torch.stack([own['mass'].mean(0), own['iou'].mean(0)]))
+        measures[split] = torch.stack(found).mean(0)                  # (2, N)
+    mass, iou = measures['val'][:, measures['train'][0].argmax()].tolist()
+    return dict(best_mass=mass, best_iou=iou, mass=measures['val'][0].tolist())
+
+
+def run(row, backbone, cached, settings):
+    """Train and score one row with one seed -> what a line of the results' file says of it."""
+    videos = seen_by(row, cached)
+    model = make_model(row, settings, backbone)
+    found = dict(loss=train_row(model, videos['train'], settings))
+    embeddings, attention = embed(model, videos)
+    found |= score('synthetic', videos, embeddings)
+    if row.pool == 'lstp':
+        found |= best(attention, cached)
     return found
 
 
 def controls(cached):
     """What needs no training: the metrics of the clock, and how the best CLS head looks."""
-    embeddings = {}
-    for split, videos in cached.items():
-        embeddings[split] = [evaluate.clock(video.record.frames) for video in videos]
-    return dict(clock=score(embeddings, cached), head=best_head(cached))
+    videos = {split: [each.video for each in cached[split]] for split in cached}
+    heads = {split: [each.heads for each in cached[split]] for split in cached}
+    return dict(clock=score('synthetic', videos, clocks(videos)), head=best(heads, cached))
 
 
 # ----------------------------------------------------------------------------------------------
-# The table
+# The tables
 
-def print_table(results):
-    """Mean, standard deviation over the seeds; then the claims as paired differences."""
-    runs = {}
-    for result in results:
-        runs.setdefault(result['row'], {})[result['seed']] = result
-        runs.setdefault('clock', {})[result['seed']] = result['clock']
-        runs.setdefault('head', {})[result['seed']] = result['head']
-    print(f'{"row":26}seeds' + ''.join(f'{metric:>18}' for metric in METRICS) + '  best mass')
-    for name in ['clock', *ROWS]:
-        if name not in runs:
-            continue
-        line = f'{name:26}{len(runs[name]):5}'
-        for metric in METRICS:
-            values = [each[metric] for each in runs[name].values()]
-            line += f'{np.mean(values):.3f} +- {np.std(values):.3f}'.rjust(18)
-        print(line, *(f'{max(each["mass"]):.2f}' for each in runs[name].values() if 'mass' in each))
+def print_table(runs, claims, metrics=METRICS):
+    """{row: {seed: {metric: value}}} -> Markdown: mean and standard deviation over the seeds; then
+    each claim as paired differences."""
+    print('| row | seeds | ' + ' | '.join(metrics) + ' |')
+    print('|---' * (2 + len(metrics)) + '|')
+    for name, by_seed in runs.items():
+        cells = [name, f'{len(by_seed)}']
+        for metric in metrics:
+            values = [each[metric] for each in by_seed.values()]
+            cell = f'{np.mean(values):.3f}'
+            if len(values) > 1:
+                cell += f' ± {np.std(values, ddof=1):.3f}'
+            cells.append(cell)
+        print('| ' + ' | '.join(cells) + ' |')
     print('\npaired differences, mean +- standard error over the seeds that both rows have')
-    for better, worse, claim in CLAIMS:
-        print_difference(claim, runs.get(better, {}), runs.get(worse, {}), METRICS)
-    for name in ('last-3', 'lstp-3'):
-        claim = f'Figure 1: best entity of {name} over best CLS head'
-        print_difference(claim, runs.get(name, {}), runs['head'], ['best_mass', 'best_iou'])
+    for better, worse, claim in claims:
+        print_difference(claim, runs.get(better, {}), runs.get(worse, {}), metrics)
 
 
 def print_difference(claim, ours, theirs, metrics):
@@ -402,6 +390,25 @@ def print_difference(claim, ours, theirs, metrics):
             signs.add(np.sign(mean) if abs(mean) > 2 * error else 0)
     word = {(1,): 'seen', (-1,): 'contrary'}.get(tuple(signs), 'not seen')
     print(f'{line}  {word} ({len(seeds)} seeds)')
+
+
+def print_all(results):
+    """The lines of results' files: the table, where the best entity looks, the claims."""
+    runs = {name: {} for name in ['clock', *ROWS]}
+    heads = {}
+    for result in results:
+        runs[result['row']][result['seed']] = result
+        runs['clock'][result['seed']] = result['clock']
+        heads[result['seed']] = result['head']
+    runs = {name: by_seed for name, by_seed in runs.items() if by_seed}
+    print_table(runs, CLAIMS)
+    for name, by_seed in runs.items():
+        masses = [f'{max(each["mass"]):.2f}' for each in by_seed.values() if 'mass' in each]
+        if masses:
+            print(f'{name}: mass of the best entity, seed by seed:', *masses)
+    for name in ('last-3', 'lstp-3'):
+        claim = f'Figure 1: best entity of {name} over best CLS head'
+        print_difference(claim, runs.get(name, {}), heads, ['best_mass', 'best_iou'])
 
 
 def numbers(text):
@@ -434,7 +441,7 @@ def main():
     args = parse()
     if args.table:
         lines = ''.join(path.read_text() for path in args.table).splitlines()
-        return print_table([json.loads(line) for line in lines])
+        return print_all([json.loads(line) for line in lines])
     settings = train.preset('garden')
     settings.epochs = args.epochs
     settings.lr = args.lr
@@ -446,7 +453,7 @@ def main():
         'train': cache(backbone, videos['train'], versions, args.data_seed),
         'val': cache(backbone, videos['val'], 0, args.data_seed),
     }
-    area = np.mean([video.versions[0].actor.float().mean() for video in cached['val']])
+    area = np.mean([video.actors[0].mean() for video in cached['val']])
     print(f'{args.scene}: features in {time.time() - begun:.0f} s; the actor covers {area:.3f}')
     print('what one token tells of the pose, R^2 at layers 1, 2, 3, 4')
     for name, values in probe(cached).items():
@@ -459,12 +466,12 @@ def main():
     results = []
     for settings.seed in args.seeds:
         for name in args.rows.split(';'):
-            result = run(name, backbone.width, cached, settings)
+            result = dict(row=name, seed=settings.seed) | run(ROWS[name], backbone, cached, settings)
             print(json.dumps(result), flush=True)
             results.append(alike | result)
             with open(args.out, 'a') as file:
                 file.write(json.dumps(results[-1], default=str) + '\n')
-    print_table(results)
+    print_all(results)
 
 
 if __name__ == '__main__':

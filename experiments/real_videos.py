@@ -10,7 +10,6 @@ mean over all ordered pairs. Controls: the clock; `untrained`; `frozen`, the bac
 features, mean of the last layer's patches or CLS, without MV-Former.
 """
 import argparse
-import copy
 import itertools
 import json
 import sys
@@ -18,33 +17,28 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
-import evaluate
 import train
-from evaluation.embedding import EmbeddedVideo
-from experiment import numbers, print_difference
-from loss import OBJECTIVES
+from experiment import (METRICS, Row, clocks, embed, make_model, numbers, print_table, reduce,
+                        reduced, score, train_row)
 from model import build_model
 from pictures.align import by_clock, match
-from running.features import SeenVideo, see
-from running.processes import on_device, pick_device
+from running.features import see
+from running.processes import pick_device
 
-METRICS = ('classification', 'progression', 'tau', 'ap5', 'bottom')
-LAYERS = [4, 8, 12]
+LAYERS = (4, 8, 12)
 VERSIONS = 4                         # augmented, of each train video
-BATCH = 4
-ROWS = {                             # pooler, entities, what of the features it looks at
-    'LSTP-3, several layers': ('lstp', 3, 'several'),
-    'CLS': ('cls', 1, 'cls'),
-    'LSTP-3, last layer': ('lstp', 3, 'last'),
-    'AVG': ('avg', 1, 'avg'),
-    'MAX': ('max', 1, 'max'),
-    'LSTP-1, last layer': ('lstp', 1, 'last'),
-    'FWB-3': ('fwb', 3, 'max'),
+ROWS = {
+    'LSTP-3, several layers': Row('lstp', LAYERS, 3),
+    'CLS': Row('cls', (12,)),
+    'LSTP-3, last layer': Row('lstp', (12,), 3),
+    'AVG': Row('avg', (12,)),
+    'MAX': Row('max', (12,)),
+    'LSTP-1, last layer': Row('lstp', (12,)),
+    'FWB-3': Row('fwb', (12,), 3),
 }
 CLAIMS = [                           # better row, worse row, where the paper says so
     ('LSTP-3, last layer', 'CLS', 'Table 6: LSTP + MTF over CLS'),
@@ -61,114 +55,23 @@ CLAIMS = [                           # better row, worse row, where the paper sa
 ]
 
 
-# ----------------------------------------------------------------------------------------------
-# What a row looks at, in memory
-
-class Reduced(SeenVideo):
-    """A seen video in memory, of which a row's pooler gets only what it looks at."""
-
-    def features(self, version, indices):
-        return self.kept[version][torch.from_numpy(self.positions(indices))]
-
-
-def reduced(videos, kind):
-    """{split: [SeenVideo]} -> the same of Reduced."""
+def seen_by(row, videos):
+    """{split: [SeenVideo]} -> the same in memory, reduced for a row."""
     found = {}
     for split, members in videos.items():
-        found[split] = [copy.copy(video) for video in members]
-        for video in found[split]:
+        found[split] = []
+        for video in members:
             every = range(video.frames)
-            video.kept = [reduce(video.features(k, every), kind) for k in range(len(video.files))]
-            video.__class__ = Reduced
-    return found
-
-
-def reduce(rows, kind):
-    """Packed frames (n, 1, P + 1, L*C) -> all of it, the last layer, or one token and CLS."""
-    if kind == 'several':
-        return rows
-    width = rows.shape[-1] // len(LAYERS)
-    last = rows[:, :, :-1, -width:]                               # (n, 1, P, C)
-    if kind == 'avg':
-        last = last.float().mean(2, keepdim=True).half()
-    if kind in ('max', 'cls'):                                    # CLS looks at none of them
-        last = last.amax(2, keepdim=True)
-    return torch.cat([last, rows[:, :, -1:, :width]], 2)
-
-
-# ----------------------------------------------------------------------------------------------
-# One run
-
-def make_model(row, seed, args, backbone):
-    """A row's model with fresh weights; `backbone` unpacks what Reduced gives."""
-    pool, entities, kind = ROWS[row]
-    torch.manual_seed(seed)
-    backbone = copy.copy(backbone)
-    backbone.channels = backbone.width * (len(LAYERS) if kind == 'several' else 1)
-    frames = train.preset('folder').frames
-    settings = dict(backbone=args.backbone, pool=pool, entities=entities, frames=frames)
-    model = build_model(settings, backbone)
-    model.head = OBJECTIVES['scl'].head(128)
-    return model.to(args.device)
-
-
-def train_row(model, videos, seed, args):
-    """The loop of train.py without its folder -> mean loss of the last epoch."""
-    clips = data.Clips(videos, frames=model.mtf.frames, seed=seed)
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.Adam(weights, weight_decay=1e-5, fused=True)
-    model.train()
-    for epoch in range(args.epochs):
-        optimizer.param_groups[0]['lr'] = train.learning_rate(args, epoch)
-        order = np.random.default_rng([seed, epoch]).permutation(len(videos))
-        losses = []
-        for start in range(0, len(videos) - BATCH + 1, BATCH):
-            batch = data.collate([clips[epoch, int(i)] for i in order[start:start + BATCH]])
-            views = torch.stack(list(itertools.chain(*batch['frames'])))
-            times, length, valid = on_device(
-                [batch[name] for name in ('time', 'length', 'valid')], args.device)
-            z = model(views.to(args.device).float(), valid.flatten(0, 1), project=True)
-            loss = OBJECTIVES['scl'].loss(z.unflatten(0, (-1, 2)), times, length, valid)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 10)
-            optimizer.step()
-            losses.append(loss.item())
-    model.eval()
-    return float(np.mean(losses))
-
-
-@torch.inference_mode()
-def embed(model, videos, device):
-    """-> unit-length embeddings [(n, D)] of the videos as they are."""
-    found = []
-    for video in videos:
-        frames = torch.cat(list(video.parts())).to(device).float()
-        found.append(model(frames[None])[0].cpu().numpy())
-    return found
-
-
-def frozen(videos, token):
-    """-> the backbone's own unit-length features [(n, C)] of videos reduced to 'avg': token 0 is
-    the mean of the patches, 1 CLS."""
-    found = []
-    for video in videos:
-        rows = torch.cat(list(video.parts())).float()             # (n, 1, 2, C)
-        found.append(F.normalize(rows[:, 0, token], dim=-1).numpy())
+            files = [video.features(k, every) for k in range(len(video.files))]
+            files = [reduce(packed, row, LAYERS) for packed in files]
+            found[split].append(reduced(video, files))
     return found
 
 
 def scores(videos, embeddings, moment, matched=None):
     """{split: [Video]}, {split: [(n, D)]} -> {metric: value}. matched: see misses."""
-    embedded = {}
-    for split, members in videos.items():
-        embedded[split] = []
-        for video in members:
-            record = EmbeddedVideo(video, video.frames, np.arange(video.frames), video.labels)
-            embedded[split].append(record)
-    values = evaluate.score('folder', embedded, embeddings)['mean']
-    values = {name: values[name] for name in METRICS[:-1]}
-    return values | dict(bottom=misses(videos['val'], embeddings['val'], moment, matched))
+    bottom = misses(videos['val'], embeddings['val'], moment, matched)
+    return score('folder', videos, embeddings) | dict(bottom=bottom)
 
 
 def misses(videos, embeddings, moment, matched):
@@ -189,43 +92,25 @@ def misses(videos, embeddings, moment, matched):
     return float(np.mean(errors))
 
 
-def controls(videos, backbone, args):
+def frozen(videos, token):
+    """Of videos reduced to the row AVG: the backbone's own unit-length features [(n, C)]; token 0
+    is the mean of the patches, 1 CLS."""
+    tokens = [video.files[0][:, 0, token].float() for video in videos]
+    return [F.normalize(each, dim=-1).numpy() for each in tokens]
+
+
+def controls(videos, backbone, settings, seeds, moment):
     """Yields (name, seed, values) of what has learned nothing from these videos."""
-    clocks = {}
-    for split in videos:
-        clocks[split] = [evaluate.clock(video.frames) for video in videos[split]]
-    yield 'clock', 0, scores(videos, clocks, args.moment, by_clock)
-    small = reduced(videos, 'avg')
+    yield 'clock', 0, scores(videos, clocks(videos), moment, by_clock)
+    small = seen_by(ROWS['AVG'], videos)
     for token, name in enumerate(('patches', 'cls')):
         own = {split: frozen(small[split], token) for split in small}
-        yield f'frozen, {name}', 0, scores(videos, own, args.moment)
-    for seed in args.seeds:
-        model = make_model('LSTP-3, several layers', seed, args, backbone)
-        z = {split: embed(model, videos[split], args.device) for split in videos}
-        yield 'untrained', seed, scores(videos, z, args.moment)
-
-
-# ----------------------------------------------------------------------------------------------
-# The tables
-
-def print_tables(records):
-    """Markdown: mean and standard deviation over the seeds; then each claim."""
-    runs = {}
-    for record in records:
-        runs.setdefault(record['row'], {})[record['seed']] = record
-    print('| row | seeds | ' + ' | '.join(METRICS) + ' |')
-    print('|---' * (2 + len(METRICS)) + '|')
-    for row, by_seed in runs.items():
-        cells = [row, f'{len(by_seed)}']
-        for metric in METRICS:
-            values = [record[metric] for record in by_seed.values()]
-            cell = f'{np.mean(values):.3f}'
-            if len(values) > 1:
-                cell += f' ± {np.std(values, ddof=1):.3f}'
-            cells.append(cell)
-        print('| ' + ' | '.join(cells) + ' |')
-    for better, worse, claim in CLAIMS:
-        print_difference(claim, runs.get(better, {}), runs.get(worse, {}), METRICS)
+        yield f'frozen, {name}', 0, scores(videos, own, moment)
+    row = ROWS['LSTP-3, several layers']
+    several = seen_by(row, videos)
+    for settings.seed in seeds:
+        z, _ = embed(make_model(row, settings, backbone), several)
+        yield 'untrained', settings.seed, scores(videos, z, moment)
 
 
 def parse():
@@ -245,46 +130,47 @@ def parse():
 
 def main():
     args = parse()
-    args.device = pick_device()
+    device = pick_device()
     s = train.preset('folder')
+    alike = dict(epochs=args.epochs, lr=args.lr)
+    s.backbone, s.epochs, s.lr = args.backbone, args.epochs, args.lr
     model = build_model(dict(backbone=args.backbone, weights=args.weights, layers=LAYERS,
-                             image_size=s.image_size))
+                             image_size=s.image_size)).to(device)
     videos = data.load('folder', args.data, image_size=s.image_size)
-    videos = see(model, videos, args.features, VERSIONS,
-                 dict(crop=s.crop, jitter=s.jitter, hue=s.hue), device=args.device)
+    strength = dict(crop=s.crop, jitter=s.jitter, hue=s.hue)
+    videos = see(model, videos, args.features, VERSIONS, strength, device=device)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    setting = dict(epochs=args.epochs, lr=args.lr)
     records = []
     if args.out.exists():
         records = [json.loads(line) for line in args.out.read_text().splitlines()]
-        records = [record for record in records if setting.items() <= record.items()]
+        records = [record for record in records if alike.items() <= record.items()]
     known = {(record['row'], record['seed']) for record in records}
 
-    def keep(row, seed, values, **more):
-        records.append(dict(row=row, seed=seed) | setting | values | more)
+    def keep(row, seed, values):
+        records.append(dict(row=row, seed=seed) | alike | values)
         with open(args.out, 'a') as file:
             file.write(json.dumps(records[-1]) + '\n')
         print(records[-1], flush=True)
 
-    kinds = {}
-    for seed in args.seeds:                   # row by row within a seed: all stay comparable
-        for row in args.rows.split(';'):
-            if (row, seed) in known:
+    for name in args.rows.split(';'):
+        row = ROWS[name]
+        own = seen_by(row, videos)
+        for s.seed in args.seeds:
+            if (name, s.seed) in known:
                 continue
             begin = time.perf_counter()
-            kind = ROWS[row][-1]
-            if kind not in kinds:
-                kinds[kind] = reduced(videos, kind)
-            own = kinds[kind]
-            network = make_model(row, seed, args, model.backbone)
-            loss = train_row(network, own['train'], seed, args)
-            z = {split: embed(network, own[split], args.device) for split in own}
-            keep(row, seed, scores(own, z, args.moment), loss=loss,
-                 seconds=time.perf_counter() - begin)
+            network = make_model(row, s, model.backbone).to(device)
+            loss = train_row(network, own['train'], s)
+            z, _ = embed(network, own)
+            values = scores(own, z, args.moment)
+            keep(name, s.seed, values | dict(loss=loss, seconds=time.perf_counter() - begin))
     if ('clock', 0) not in known:
-        for row, seed, values in controls(videos, model.backbone, args):
-            keep(row, seed, values)
-    print_tables(records)
+        for name, seed, values in controls(videos, model.backbone, s, args.seeds, args.moment):
+            keep(name, seed, values)
+    runs = {}
+    for record in records:
+        runs.setdefault(record['row'], {})[record['seed']] = record
+    print_table(runs, CLAIMS, (*METRICS, 'bottom'))
 
 
 if __name__ == '__main__':

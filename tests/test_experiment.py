@@ -9,9 +9,10 @@ import torch
 import data
 import train
 from datasets.synthetic import synthetic
-from experiment import (ALL_LAYERS, METRICS, SCENES, SEVERAL, Model, Row, cache, cover, embed, main)
-from lstp import POOLERS
+from experiment import (ALL_LAYERS, METRICS, SCENES, SEVERAL, Row, best, cache, cover, embed, main,
+                        make_model, seen_by)
 from backbones.build import build_backbone
+from lstp import POOLERS
 from model import MVFormer
 
 
@@ -24,40 +25,28 @@ def video(number, stage=SCENES['present']):
     return synthetic(1, train=1, val=0, stage=stage)['train'][number]
 
 
-def seen(backbone, one, indices):
-    """Frames of a video as evaluation gives them to the backbone."""
-    return data.center(one.read(indices), backbone.image_size)
-
-
-def test_cached_features_give_the_embeddings_of_the_whole_model(backbone):
-    torch.manual_seed(0)
+@pytest.mark.parametrize('row', [Row('lstp', SEVERAL, 3), Row('avg'), Row('cls'),
+                                 Row('max', (2, 4))], ids=str)
+def test_cached_features_give_the_embeddings_of_the_whole_model(backbone, row):
     one = video(2)
-    cached = cache(backbone, [one], 0, 0)
-    row = Row('lstp', SEVERAL, 3)
-    model = Model(row, backbone.width, train.preset('synthetic')).eval()
-    (found,), (mass, iou) = embed(model, cached)
+    cached = {split: cache(backbone, [one], 0, 0) for split in ('train', 'val')}
+    model = make_model(row, train.preset('synthetic'), backbone)
+    embeddings, attention = embed(model, seen_by(row, cached))
 
-    part = build_backbone('tiny', layers=SEVERAL)
-    whole = MVFormer(part, model.pool, model.mtf).eval()
-    images = seen(part, one, range(one.frames))
+    part = build_backbone('tiny', layers=row.layers)
+    part.with_cls = True
+    pool = model.pool
+    if row.entities == 1:
+        pool = POOLERS[row.pool](part.channels, part.width)
+    whole = MVFormer(part, pool, model.mtf).eval()
+    images = data.center(one.read(range(one.frames)), part.image_size)
     with torch.no_grad():
         expected = whole(images[None])[0].numpy()
-    assert np.abs(found - expected).max() < 5e-3            # half precision
-    assert len(mass) == len(iou) == 3
-    assert 0 < min(mass) < max(mass) < 1
-
-
-@pytest.mark.parametrize('pool, layers', [('avg', (4,)), ('cls', (4,)), ('max', (2, 4))])
-def test_cached_tokens_are_those_of_the_poolers(backbone, pool, layers):
-    cached, = cache(backbone, [video(0)], 0, 0)
-    row = Row(pool, layers)
-    model = Model(row, backbone.width, train.preset('synthetic'))
-    found, _ = model.entities(cached.versions[0], np.array([3, 0]))
-
-    part = build_backbone('tiny', layers=layers)
-    pooler = POOLERS[pool](part.channels, part.width, entities=1, width=8)
-    expected, _ = pooler(*part(seen(part, video(0), [3, 0])))
-    assert torch.allclose(found, expected, atol=.02)
+    assert np.abs(embeddings['val'][0] - expected).max() < 5e-3            # half precision
+    if row.entities == 3:
+        mass = best(attention, cached)['mass']
+        assert len(mass) == 3
+        assert 0 < min(mass) < max(mass) < 1
 
 
 def test_masks_follow_the_crop_and_the_flip_of_the_frames(backbone):
