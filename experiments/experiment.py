@@ -12,9 +12,9 @@ what attention could gain if it were perfect.
 
     python experiments/experiment.py --data-seed 6 --seeds 6-13
     python experiments/experiment.py --probe         # no training: what tokens tell of the pose
-    python experiments/experiment.py --table FILES   # no training: the tables of finished runs
 
-On the synthetic set's own scene: --scene present --backbone tiny --image-size 72 --lr 1e-3.
+A run adds a line to --out and is not made again; the tables are of all lines of these settings. On
+the synthetic set's own scene: --scene present --backbone tiny --image-size 72 --lr 1e-3.
 """
 import argparse
 import copy
@@ -331,9 +331,15 @@ def best(attention, cached):
     return dict(best_mass=mass, best_iou=iou, mass=measures['val'][0].tolist())
 
 
-def run(row, backbone, cached, settings):
-    """Train and score one row with one seed -> what a line of the results' file says of it."""
+def run(name, backbone, cached, settings):
+    """A row, trained and scored, or a control that needs no training: the clock, and how the best
+    of the backbone's CLS heads looks -> {measure: value}."""
+    if name == 'head':
+        return best({split: [each.heads for each in cached[split]] for split in cached}, cached)
+    row = ROWS.get(name, ROWS['avg'])
     videos = seen_by(row, cached)
+    if name == 'clock':
+        return score('synthetic', videos, clocks(videos))
     model = make_model(row, settings, backbone)
     found = dict(loss=train_row(model, videos['train'], settings))
     embeddings, attention = embed(model, videos)
@@ -343,11 +349,27 @@ def run(row, backbone, cached, settings):
     return found
 
 
-def controls(cached):
-    """What needs no training: the metrics of the clock, and how the best CLS head looks."""
-    videos = {split: [each.video for each in cached[split]] for split in cached}
-    heads = {split: [each.heads for each in cached[split]] for split in cached}
-    return dict(clock=score('synthetic', videos, clocks(videos)), head=best(heads, cached))
+def all_runs(path, alike, rows, seeds, make):
+    """make(row, seed) of what is not in the file yet, a line of it each -> {row: {seed: line}} of
+    all its lines that are alike."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    runs = {}
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        if alike.items() <= record.items():
+            runs.setdefault(record['row'], {})[record['seed']] = record
+    for row in rows:
+        for seed in seeds:
+            if seed in runs.setdefault(row, {}):
+                continue
+            begun = time.perf_counter()
+            record = dict(row=row, seed=seed) | make(row, seed)
+            print(json.dumps(record), flush=True)
+            runs[row][seed] = record | alike | dict(seconds=time.perf_counter() - begun)
+            with open(path, 'a') as file:
+                file.write(json.dumps(runs[row][seed]) + '\n')
+    return runs
 
 
 # ----------------------------------------------------------------------------------------------
@@ -392,23 +414,15 @@ def print_difference(claim, ours, theirs, metrics):
     print(f'{line}  {word} ({len(seeds)} seeds)')
 
 
-def print_all(results):
-    """The lines of results' files: the table, where the best entity looks, the claims."""
-    runs = {name: {} for name in ['clock', *ROWS]}
-    heads = {}
-    for result in results:
-        runs[result['row']][result['seed']] = result
-        runs['clock'][result['seed']] = result['clock']
-        heads[result['seed']] = result['head']
-    runs = {name: by_seed for name, by_seed in runs.items() if by_seed}
-    print_table(runs, CLAIMS)
+def print_focus(runs, head):
+    """How much of the best entity's attention lies on the actor, beside that of the best head."""
     for name, by_seed in runs.items():
-        masses = [f'{max(each["mass"]):.2f}' for each in by_seed.values() if 'mass' in each]
-        if masses:
+        if ROWS[name].pool == 'lstp':
+            masses = [f'{max(each["mass"]):.2f}' for each in by_seed.values()]
             print(f'{name}: mass of the best entity, seed by seed:', *masses)
     for name in ('last-3', 'lstp-3'):
         claim = f'Figure 1: best entity of {name} over best CLS head'
-        print_difference(claim, runs.get(name, {}), heads, ['best_mass', 'best_iou'])
+        print_difference(claim, runs.get(name, {}), head, ['best_mass', 'best_iou'])
 
 
 def numbers(text):
@@ -432,16 +446,12 @@ def parse():
     parser.add_argument('--epochs', type=int, default=24)
     parser.add_argument('--lr', type=float, default=train.preset('garden').lr)
     parser.add_argument('--probe', action='store_true', help='only the probe, no run')
-    parser.add_argument('--table', type=Path, nargs='+', help='of such files: no run')
     parser.add_argument('--out', type=Path, default='runs/experiment.jsonl', help='a line a run')
     return parser.parse_args()
 
 
 def main():
     args = parse()
-    if args.table:
-        lines = ''.join(path.read_text() for path in args.table).splitlines()
-        return print_all([json.loads(line) for line in lines])
     settings = train.preset('garden')
     settings.epochs = args.epochs
     settings.lr = args.lr
@@ -461,17 +471,19 @@ def main():
     if args.probe:
         return
 
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    alike = vars(args) | controls(cached)
-    results = []
-    for settings.seed in args.seeds:
-        for name in args.rows.split(';'):
-            result = dict(row=name, seed=settings.seed) | run(ROWS[name], backbone, cached, settings)
-            print(json.dumps(result), flush=True)
-            results.append(alike | result)
-            with open(args.out, 'a') as file:
-                file.write(json.dumps(results[-1], default=str) + '\n')
-    print_all(results)
+    def make(name, seed):
+        settings.seed = seed
+        return run(name, backbone, cached, settings)
+
+    alike = vars(args).copy()
+    for name in ('rows', 'seeds', 'probe', 'out'):
+        del alike[name]
+    rows = [*args.rows.split(';'), 'clock', 'head']
+    runs = all_runs(args.out, alike, rows, args.seeds, make)
+    head = runs.pop('head')
+    print_table(runs, CLAIMS)
+    del runs['clock']
+    print_focus(runs, head)
 
 
 if __name__ == '__main__':

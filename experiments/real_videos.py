@@ -11,9 +11,8 @@ features, mean of the last layer's patches or CLS, without MV-Former.
 """
 import argparse
 import itertools
-import json
 import sys
-import time
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,8 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import train
-from experiment import (METRICS, Row, clocks, embed, make_model, numbers, print_table, reduce,
-                        reduced, score, train_row)
+from experiment import (METRICS, Row, all_runs, clocks, embed, make_model, numbers, print_table,
+                        reduce, reduced, score, train_row)
 from model import build_model
 from pictures.align import by_clock, match
 from running.features import see
@@ -39,7 +38,9 @@ ROWS = {
     'MAX': Row('max', (12,)),
     'LSTP-1, last layer': Row('lstp', (12,)),
     'FWB-3': Row('fwb', (12,), 3),
+    'untrained': Row('lstp', LAYERS, 3),
 }
+FROZEN = ['frozen, patches', 'frozen, cls']
 CLAIMS = [                           # better row, worse row, where the paper says so
     ('LSTP-3, last layer', 'CLS', 'Table 6: LSTP + MTF over CLS'),
     ('LSTP-3, last layer', 'AVG', 'Table 6: LSTP + MTF over AVG'),
@@ -99,18 +100,20 @@ def frozen(videos, token):
     return [F.normalize(each, dim=-1).numpy() for each in tokens]
 
 
-def controls(videos, backbone, settings, seeds, moment):
-    """Yields (name, seed, values) of what has learned nothing from these videos."""
-    yield 'clock', 0, scores(videos, clocks(videos), moment, by_clock)
-    small = seen_by(ROWS['AVG'], videos)
-    for token, name in enumerate(('patches', 'cls')):
-        own = {split: frozen(small[split], token) for split in small}
-        yield f'frozen, {name}', 0, scores(videos, own, moment)
-    row = ROWS['LSTP-3, several layers']
-    several = seen_by(row, videos)
-    for settings.seed in seeds:
-        z, _ = embed(make_model(row, settings, backbone), several)
-        yield 'untrained', settings.seed, scores(videos, z, moment)
+def run(name, videos, backbone, settings, moment, device):
+    """A row, trained and scored, or a control, which has learned nothing from these videos.
+    videos: reduced for it."""
+    if name == 'clock':
+        return scores(videos, clocks(videos), moment, by_clock)
+    if name in FROZEN:
+        z = {split: frozen(videos[split], FROZEN.index(name)) for split in videos}
+        return scores(videos, z, moment)
+    network = make_model(ROWS[name], settings, backbone).to(device)
+    found = {}
+    if name != 'untrained':
+        found['loss'] = train_row(network, videos['train'], settings)
+    z, _ = embed(network, videos)
+    return found | scores(videos, z, moment)
 
 
 def parse():
@@ -120,7 +123,7 @@ def parse():
     parser.add_argument('--weights')
     parser.add_argument('--features', default='runs/real_videos/features')
     parser.add_argument('--seeds', type=numbers, default='2-9')
-    parser.add_argument('--rows', default=';'.join(ROWS), help='separated by ;')
+    parser.add_argument('--rows', default=';'.join(list(ROWS)[:-1]), help='separated by ;')
     parser.add_argument('--epochs', type=int, default=20)
     parser.add_argument('--lr', type=float, default=3e-4)
     parser.add_argument('--moment', type=int, default=2, help='the phase that begins at it')
@@ -139,37 +142,17 @@ def main():
     videos = data.load('folder', args.data, image_size=s.image_size)
     strength = dict(crop=s.crop, jitter=s.jitter, hue=s.hue)
     videos = see(model, videos, args.features, VERSIONS, strength, device=device)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    records = []
-    if args.out.exists():
-        records = [json.loads(line) for line in args.out.read_text().splitlines()]
-        records = [record for record in records if alike.items() <= record.items()]
-    known = {(record['row'], record['seed']) for record in records}
 
-    def keep(row, seed, values):
-        records.append(dict(row=row, seed=seed) | alike | values)
-        with open(args.out, 'a') as file:
-            file.write(json.dumps(records[-1]) + '\n')
-        print(records[-1], flush=True)
+    @lru_cache(1)
+    def reduced_for(name):
+        return seen_by(ROWS.get(name, ROWS['AVG']), videos)
 
-    for name in args.rows.split(';'):
-        row = ROWS[name]
-        own = seen_by(row, videos)
-        for s.seed in args.seeds:
-            if (name, s.seed) in known:
-                continue
-            begin = time.perf_counter()
-            network = make_model(row, s, model.backbone).to(device)
-            loss = train_row(network, own['train'], s)
-            z, _ = embed(network, own)
-            values = scores(own, z, args.moment)
-            keep(name, s.seed, values | dict(loss=loss, seconds=time.perf_counter() - begin))
-    if ('clock', 0) not in known:
-        for name, seed, values in controls(videos, model.backbone, s, args.seeds, args.moment):
-            keep(name, seed, values)
-    runs = {}
-    for record in records:
-        runs.setdefault(record['row'], {})[record['seed']] = record
+    def make(name, seed):
+        s.seed = seed
+        return run(name, reduced_for(name), model.backbone, s, args.moment, device)
+
+    all_runs(args.out, alike, args.rows.split(';') + ['untrained'], args.seeds, make)
+    runs = all_runs(args.out, alike, ['clock', *FROZEN], [0], make)
     print_table(runs, CLAIMS, (*METRICS, 'bottom'))
 
 
