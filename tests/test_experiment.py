@@ -1,5 +1,4 @@
 """The experiment's shortcuts: cached features give what the whole model gives."""
-import json
 import sys
 
 import numpy as np
@@ -8,10 +7,10 @@ import torch
 
 import data
 import train
-from datasets.synthetic import synthetic
-from experiment import (ALL_LAYERS, METRICS, SCENES, SEVERAL, Row, best, cache, cover, embed, main,
-                        make_model, seen_by)
 from backbones.build import build_backbone
+from datasets.synthetic import synthetic
+from experiment import (ALL_LAYERS, CLAIMS, METRICS, SEVERAL, Row, best, cache, cover, embed, main,
+                        make_model, print_table, seen_by)
 from lstp import POOLERS
 from model import MVFormer
 
@@ -21,8 +20,8 @@ def backbone():
     return build_backbone('tiny', layers=ALL_LAYERS)
 
 
-def video(number, stage=SCENES['present']):
-    return synthetic(1, train=1, val=0, stage=stage)['train'][number]
+def video(number):
+    return synthetic(1, train=1, val=0)['train'][number]
 
 
 @pytest.mark.parametrize('row', [Row('lstp', SEVERAL, 3), Row('avg'), Row('cls'),
@@ -63,33 +62,27 @@ def test_masks_follow_the_crop_and_the_flip_of_the_frames(backbone):
 
 
 def test_rows_are_trained_and_told(tmp_path, monkeypatch, capsys):
-    """From the videos to the table, as RESULTS has the command."""
+    """From the videos to the tables, as RESULTS has the command; once more, and no run is made."""
     flags = ('--scene present --backbone tiny --image-size 24 --rows last-3;cls --seeds 0-1 '
              '--train 1 --val 2 --versions 2 --epochs 1').split()
-    monkeypatch.setattr(sys, 'argv', ['experiment.py', *flags, '--out', str(tmp_path / 'a.jsonl')])
-    main()
-    lines = capsys.readouterr().out.splitlines()
-    assert any('LSTP + MTF over CLS' in line and '(2 seeds)' in line for line in lines)
-    assert any('over best CLS head' in line and 'best_iou' in line for line in lines)
+    out = tmp_path / 'a.jsonl'
+    monkeypatch.setattr(sys, 'argv', ['experiment.py', *flags, '--out', str(out)])
+    for _ in range(2):
+        main()
+        lines = capsys.readouterr().out.splitlines()
+        assert any('LSTP + MTF over CLS' in line and '(2 seeds)' in line for line in lines)
+        assert any('over best CLS head' in line and 'best_iou' in line for line in lines)
+        assert len(out.read_text().splitlines()) == 2 * len(['last-3', 'cls', 'clock', 'head'])
 
 
-def test_paired_differences_are_taken_seed_by_seed(tmp_path, monkeypatch, capsys):
-    """By --table, of runs that two processes have written."""
-    head = dict(best_mass=.3, best_iou=.2)
-    alike = dict(clock=dict.fromkeys(METRICS, .4), head=head)
-    files = [tmp_path / 'a.jsonl', tmp_path / 'b.jsonl']
-    for row, seed, value in [('actor', 0, .5), ('actor', 1, .9), ('actor', 2, .1),
-                             ('avg', 1, .8), ('avg', 0, .2), ('last-3', 0, .5), ('last-3', 1, .7)]:
-        line = alike | dict(row=row, seed=seed) | dict.fromkeys(METRICS, value)
-        if row == 'last-3':
-            line |= dict(mass=[.1, value], best_mass=value, best_iou=value)
-        with open(files[seed % 2], 'a') as file:
-            file.write(json.dumps(line) + '\n')
-    monkeypatch.setattr(sys, 'argv', ['experiment.py', '--table', *map(str, files)])
-    main()
+def test_paired_differences_are_taken_seed_by_seed(capsys):
+    values = {'actor': {0: .5, 1: .9, 2: .1}, 'avg': {1: .8, 0: .2}}
+    runs = {}
+    for row, by_seed in values.items():
+        runs[row] = {seed: dict.fromkeys(METRICS, value) for seed, value in by_seed.items()}
+    print_table(runs, CLAIMS)
     lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith('| avg | 2 | 0.500 ± 0.424 |') for line in lines)
     line, = [line for line in lines if 'perfect attention gains over AVG' in line]
     assert 'classification +0.200 +- 0.100' in line         # of +.3 and +.1
     assert '(2 seeds)' in line
-    line, = [line for line in lines if 'last-3 over best CLS head' in line]
-    assert 'best_mass +0.300 +- 0.100' in line

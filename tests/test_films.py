@@ -115,7 +115,7 @@ def test_the_film_says_when_a_match_is_the_clock(tmp_path, monkeypatch):
     monkeypatch.setattr(align, 'play', lambda path, panels, rate, **more: shown.extend(panels))
     bent = on_circle(np.linspace(0, 1, 40) ** 3)
     align.align([grey('a', 30), grey('b', 40), grey('c', 40)], [arc(30), arc(40), bent],
-                tmp_path / 'out.mp4')
+                tmp_path / 'out.mp4', times=3 * [None])
     names = [panel.name for panel in shown]
     assert names == ['a', 'b: hardly more than the clock', 'c']
 
