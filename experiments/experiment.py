@@ -20,6 +20,7 @@ import argparse
 import copy
 import itertools
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -103,12 +104,16 @@ CLAIMS = [
 # ----------------------------------------------------------------------------------------------
 # The frozen features, once. Packed frames (n, 1, P + 1, L*C): see running/features.py
 
-class Cached(NamedTuple):
-    video: data.Video
-    activity: np.ndarray    # (n,) the pose's distance from the idle pose, in degrees
-    heads: torch.Tensor     # attention of the backbone's CLS heads in the clean version (n, H, P)
-    versions: list          # packed frames, the clean ones first
-    actors: list            # of each version the actor's share of the patches (n, P)
+class Cached(SeenVideo):
+    """A seen video in memory: `files` are its packed frames themselves. It has besides
+
+    activity    (n,) the pose's distance from the idle pose, in degrees
+    heads       attention of the backbone's CLS heads in the clean version (n, H, P)
+    actors      of each version the actor's share of the patches (n, P)
+    """
+
+    def features(self, version, indices):
+        return self.files[version][indices]
 
 
 def cover(masks, seed, backbone):
@@ -123,6 +128,7 @@ def cover(masks, seed, backbone):
     return F.avg_pool2d(white[:, :1], backbone.patch_size).flatten(1)
 
 
+@torch.no_grad()
 def cache(backbone, videos, versions, seed):
     """[Video] -> [Cached], each with a clean version and `versions` augmented ones."""
     settings = train.preset('garden')
@@ -133,73 +139,68 @@ def cache(backbone, videos, versions, seed):
         frames = video.read(every)                                    # (n, 3, H, W)
         masks = video.actor(every)                                    # (n, H, W)
         clean = data.center(frames, backbone.image_size)
-        with torch.no_grad():
-            heads = backbone.attention_map(clean)                     # (n, H, P)
-        packed = [look(backbone, clean)]
-        actors = [cover(masks, None, backbone)]
+        one = copy.copy(video)
+        one.__class__ = Cached
+        one.heads = backbone.attention_map(clean)
+        one.files = [look(backbone, clean)]
+        one.actors = [cover(masks, None, backbone)]
         for version in range(versions):
             drawn = np.random.SeedSequence([seed, number, version]).generate_state(1)[0]
             images = data.augment(frames, drawn, backbone.image_size, jitter=settings.jitter,
                                   hue=settings.hue)
-            packed.append(look(backbone, images))
-            actors.append(cover(masks, drawn, backbone))
+            one.files.append(look(backbone, images))
+            one.actors.append(cover(masks, drawn, backbone))
         _, idle, _ = ACTIONS[video.action]
         poses = video.decode.__self__.poses                           # (n, 9)
-        activity = np.linalg.norm(poses - idle, axis=1)
-        found.append(Cached(video, activity, heads, packed, actors))
+        one.activity = np.linalg.norm(poses - idle, axis=1)
+        found.append(one)
     return found
 
 
-def reduce(packed, row, seen, actor=None):
-    """Packed frames of the layers `seen` -> of those of a row, what its pooler looks at: all
-    patches, or one token in their place; and CLS."""
-    patches = packed[:, 0, :-1].chunk(len(seen), -1)                  # (n, P, C) each
-    patches = torch.cat([patches[seen.index(layer)] for layer in row.layers], -1)
-    cls = packed[:, 0, -1:, :packed.shape[-1] // len(seen)]           # (n, 1, C)
-    if row.pool != 'lstp':
-        patches = one_token(row.pool, patches.float(), actor).half()[:, None]
-    cls = F.pad(cls, (0, patches.shape[-1] - cls.shape[-1]))
-    return torch.cat([patches, cls], 1)[:, None]
-
-
-def one_token(pool, patches, actor):
-    """patches (n, P, C) -> (n, C); any, where the pooler reads CLS alone."""
-    if pool == 'avg':
-        return patches.mean(1)
-    if pool == 'corners':
-        side = round(patches.shape[1] ** 0.5)
-        return patches[:, [0, side - 1, -side, -1]].mean(1)
-    if pool == 'actor':
-        weights = actor + 1e-6                                        # (n, P)
-        weights = weights / weights.sum(-1, keepdim=True)
-        return einsum(weights, patches, 'n p, n p c -> n c')
-    return patches.amax(1)
-
-
 class Reduced(SeenVideo):
-    """A seen video in memory: `files` are its packed frames themselves, reduced for a row."""
+    """The video `seen`, whose features are of `layers`, as a row's pooler looks at it: all patches
+    of the row's layers, or one token in their place; and CLS."""
 
     def features(self, version, indices):
-        return self.files[version][torch.as_tensor(indices)]
+        packed = self.seen.features(version, indices)[:, 0]           # (n, P + 1, L*C)
+        by_layer = packed[:, :-1].chunk(len(self.layers), -1)
+        patches = torch.cat([by_layer[self.layers.index(k)] for k in self.row.layers], -1)
+        if self.row.pool != 'lstp':
+            patches = self.one_token(patches.float(), version, indices).half()[:, None]
+        cls = packed[:, -1:, :packed.shape[-1] // len(self.layers)]   # (n, 1, C)
+        cls = F.pad(cls, (0, patches.shape[-1] - cls.shape[-1]))
+        return torch.cat([patches, cls], 1)[:, None]
+
+    def one_token(self, patches, version, indices):
+        """patches (n, P, C) -> (n, C); any, where the pooler reads CLS alone."""
+        if self.row.pool == 'avg':
+            return patches.mean(1)
+        if self.row.pool == 'corners':
+            side = math.isqrt(patches.shape[1])
+            return patches[:, [0, side - 1, -side, -1]].mean(1)
+        if self.row.pool == 'actor':
+            weights = self.seen.actors[version][indices] + 1e-6       # (n, P)
+            weights = weights / weights.sum(-1, keepdim=True)
+            return einsum(weights, patches, 'n p, n p c -> n c')
+        return patches.amax(1)
 
 
-def reduced(video, files):
-    video = copy.copy(video)
-    video.__class__ = Reduced
-    video.files = files
-    return video
+def seen_by(row, videos, layers=ALL_LAYERS):
+    """{split: [SeenVideo]} -> {split: [Reduced]}."""
+    found = {}
+    for split, members in videos.items():
+        found[split] = []
+        for video in members:
+            one = copy.copy(video)
+            one.__class__ = Reduced
+            one.seen, one.row, one.layers = video, row, layers
+            found[split].append(one)
+    return found
 
 
-def seen_by(row, cached):
-    """{split: [Cached]} -> {split: [Reduced]}."""
-    videos = {}
-    for split, members in cached.items():
-        videos[split] = []
-        for each in members:
-            both = zip(each.versions, each.actors)
-            files = [reduce(packed, row, ALL_LAYERS, actor) for packed, actor in both]
-            videos[split].append(reduced(each.video, files))
-    return videos
+def clean(video):
+    """A seen video as it is, packed (n, 1, P + 1, L*C), float32."""
+    return video.features(0, np.arange(video.frames)).float()
 
 
 # ----------------------------------------------------------------------------------------------
@@ -218,21 +219,15 @@ def probe(cached):
     for name in ONE_TOKEN:
         table[name] = []
         for layer in ALL_LAYERS:
-            row = Row(name, (layer,))
+            place = -1 if name == 'cls' else 0
             x = {}
-            for split in cached:
-                x[split] = relative([one_token_of(video, row) for video in cached[split]])
+            for split, videos in seen_by(Row(name, (layer,)), cached).items():
+                x[split] = relative([clean(video)[:, 0, place] for video in videos])
             scale = x['train'].std(0) + 1e-6
             ridge = Ridge(alpha=30, fit_intercept=False)
             ridge.fit(x['train'] / scale, activity['train'])
             table[name].append(ridge.score(x['val'] / scale, activity['val']))
     return table
-
-
-def one_token_of(video, row):
-    """The clean version, reduced -> (n, C)."""
-    both = reduce(video.versions[0], row, ALL_LAYERS, video.actors[0])[:, 0]
-    return both[:, -1 if row.pool == 'cls' else 0].float()
 
 
 def relative(videos):
@@ -293,7 +288,7 @@ def embed(model, videos):
     embeddings = {}
     attention = {}
     for split, members in videos.items():
-        seen = [model.entities(video.files[0].to(device).float()) for video in members]
+        seen = [model.entities(clean(video).to(device)) for video in members]
         z = [model.mtf(entities[None])[0] for entities, _ in seen]
         embeddings[split] = [F.normalize(each, dim=-1).cpu().numpy() for each in z]
         attention[split] = [each for _, each in seen]
@@ -336,10 +331,10 @@ def run(name, backbone, cached, settings):
     of the backbone's CLS heads looks -> {measure: value}."""
     if name == 'head':
         return best({split: [each.heads for each in cached[split]] for split in cached}, cached)
-    row = ROWS.get(name, ROWS['avg'])
-    videos = seen_by(row, cached)
     if name == 'clock':
-        return score('synthetic', videos, clocks(videos))
+        return score('synthetic', cached, clocks(cached))
+    row = ROWS[name]
+    videos = seen_by(row, cached)
     model = make_model(row, settings, backbone)
     found = dict(loss=train_row(model, videos['train'], settings))
     embeddings, attention = embed(model, videos)

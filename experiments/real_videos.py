@@ -12,7 +12,6 @@ features, mean of the last layer's patches or CLS, without MV-Former.
 import argparse
 import itertools
 import sys
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,8 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import train
-from experiment import (METRICS, Row, all_runs, clocks, embed, make_model, numbers, print_table,
-                        reduce, reduced, score, train_row)
+from experiment import (METRICS, Row, all_runs, clean, clocks, embed, make_model, numbers,
+                        print_table, score, seen_by, train_row)
 from model import build_model
 from pictures.align import by_clock, match
 from running.features import see
@@ -38,9 +37,12 @@ ROWS = {
     'MAX': Row('max', (12,)),
     'LSTP-1, last layer': Row('lstp', (12,)),
     'FWB-3': Row('fwb', (12,), 3),
+    # controls
     'untrained': Row('lstp', LAYERS, 3),
+    'frozen, patches': Row('avg', (12,)),
+    'frozen, cls': Row('cls', (12,)),
 }
-FROZEN = ['frozen, patches', 'frozen, cls']
+FROZEN = {'frozen, patches': 0, 'frozen, cls': -1}    # which of a reduced frame's two tokens
 CLAIMS = [                           # better row, worse row, where the paper says so
     ('LSTP-3, last layer', 'CLS', 'Table 6: LSTP + MTF over CLS'),
     ('LSTP-3, last layer', 'AVG', 'Table 6: LSTP + MTF over AVG'),
@@ -54,19 +56,6 @@ CLAIMS = [                           # better row, worse row, where the paper sa
     ('LSTP-3, several layers', 'CLS', 'several layers over CLS'),
     ('LSTP-3, several layers', 'AVG', 'several layers over AVG'),
 ]
-
-
-def seen_by(row, videos):
-    """{split: [SeenVideo]} -> the same in memory, reduced for a row."""
-    found = {}
-    for split, members in videos.items():
-        found[split] = []
-        for video in members:
-            every = range(video.frames)
-            files = [video.features(k, every) for k in range(len(video.files))]
-            files = [reduce(packed, row, LAYERS) for packed in files]
-            found[split].append(reduced(video, files))
-    return found
 
 
 def scores(videos, embeddings, moment, matched=None):
@@ -93,20 +82,16 @@ def misses(videos, embeddings, moment, matched):
     return float(np.mean(errors))
 
 
-def frozen(videos, token):
-    """Of videos reduced to the row AVG: the backbone's own unit-length features [(n, C)]; token 0
-    is the mean of the patches, 1 CLS."""
-    tokens = [video.files[0][:, 0, token].float() for video in videos]
-    return [F.normalize(each, dim=-1).numpy() for each in tokens]
-
-
 def run(name, videos, backbone, settings, moment, device):
-    """A row, trained and scored, or a control, which has learned nothing from these videos.
-    videos: reduced for it."""
+    """A row, trained and scored, or a control, which has learned nothing from these videos."""
     if name == 'clock':
         return scores(videos, clocks(videos), moment, by_clock)
+    videos = seen_by(ROWS[name], videos, LAYERS)
     if name in FROZEN:
-        z = {split: frozen(videos[split], FROZEN.index(name)) for split in videos}
+        z = {}
+        for split, members in videos.items():
+            tokens = [clean(video)[:, 0, FROZEN[name]] for video in members]
+            z[split] = [F.normalize(each, dim=-1).numpy() for each in tokens]
         return scores(videos, z, moment)
     network = make_model(ROWS[name], settings, backbone).to(device)
     found = {}
@@ -123,7 +108,7 @@ def parse():
     parser.add_argument('--weights')
     parser.add_argument('--features', default='runs/real_videos/features')
     parser.add_argument('--seeds', type=numbers, default='2-9')
-    parser.add_argument('--rows', default=';'.join(list(ROWS)[:-1]), help='separated by ;')
+    parser.add_argument('--rows', default=';'.join(list(ROWS)[:-3]), help='separated by ;')
     parser.add_argument('--epochs', type=int, default=20)
     parser.add_argument('--lr', type=float, default=3e-4)
     parser.add_argument('--moment', type=int, default=2, help='the phase that begins at it')
@@ -143,13 +128,9 @@ def main():
     strength = dict(crop=s.crop, jitter=s.jitter, hue=s.hue)
     videos = see(model, videos, args.features, VERSIONS, strength, device=device)
 
-    @lru_cache(1)
-    def reduced_for(name):
-        return seen_by(ROWS.get(name, ROWS['AVG']), videos)
-
     def make(name, seed):
         s.seed = seed
-        return run(name, reduced_for(name), model.backbone, s, args.moment, device)
+        return run(name, videos, model.backbone, s, args.moment, device)
 
     all_runs(args.out, alike, args.rows.split(';') + ['untrained'], args.seeds, make)
     runs = all_runs(args.out, alike, ['clock', *FROZEN], [0], make)
