@@ -18,7 +18,6 @@ the synthetic set's own scene: --scene present --backbone tiny --image-size 72 -
 """
 import argparse
 import copy
-import itertools
 import json
 import math
 import sys
@@ -46,7 +45,7 @@ from loss import OBJECTIVES
 from lstp import POOLERS
 from model import build_model
 from running.features import SeenVideo, look, take_packed
-from running.processes import on_device
+from speed.training import stepper
 
 SCENES = {'present': Stage, 'garden': Garden}
 ALL_LAYERS = (1, 2, 3, 4)               # of the tiny backbones
@@ -253,31 +252,16 @@ def make_model(row, settings, backbone):
 
 
 def train_row(model, videos, settings):
-    """The loop of train.py without its folder -> the mean loss of the last fifth of the steps."""
-    device = next(model.mtf.parameters()).device
+    """As train.py does, without its folder -> the mean loss of the last fifth of the steps."""
     clips = data.Clips(videos, frames=settings.frames, seed=settings.seed)
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.Adam(weights, weight_decay=settings.weight_decay, fused=True)
+    step = stepper(settings, model.train())
     losses = []
-    model.train()
-    for epoch in range(settings.epochs):
-        optimizer.param_groups[0]['lr'] = train.learning_rate(settings, epoch)
-        order = np.random.default_rng([settings.seed, epoch]).permutation(len(videos))
-        for start in range(0, len(videos) - settings.batch + 1, settings.batch):
-            chosen = order[start:start + settings.batch].tolist()
-            batch = data.collate([clips[epoch, i] for i in chosen])
-            views = torch.stack(list(itertools.chain(*batch['frames'])))
-            time, length, valid = on_device(
-                [batch[name] for name in ('time', 'length', 'valid')], device)
-            z = model(views.to(device).float(), valid.flatten(0, 1), project=True)
-            loss = OBJECTIVES['scl'].loss(z.unflatten(0, (-1, 2)), time, length, valid)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 10)
-            optimizer.step()
-            losses.append(loss.item())
+    for chosen in train.batches(len(clips), settings, 0, 0, 1):
+        epoch, _ = chosen[0]
+        batch = data.collate([clips[item] for item in chosen])
+        losses.append(step(batch, train.learning_rate(settings, epoch)))
     model.eval()
-    return float(np.mean(losses[-len(losses) // 5:]))
+    return torch.stack(losses[-len(losses) // 5:]).mean().item()
 
 
 @torch.inference_mode()

@@ -103,12 +103,14 @@ def stepper(s, model):
     optimizer = optimizer_of(model, s)
     objective = OBJECTIVES[s.loss]
     options = {name: getattr(s, name) for name in objective.settings}
+    device = next(model.mtf.parameters()).device
 
-    def step(batch):
-        views = data.views(batch, s.image_size, DEVICE)               # (B, 2, T, 3, S, S)
+    def step(batch, lr=s.lr):
+        optimizer.param_groups[0]['lr'] = lr
+        views = data.views(batch, s.image_size, device)               # (B, 2, T, 3, S, S)
         names = ('time', 'length', 'valid')
-        time, length, valid = on_device([batch[name] for name in names], DEVICE)
-        with mixed_precision(DEVICE):
+        time, length, valid = on_device([batch[name] for name in names], device)
+        with mixed_precision(device):
             z = model(views.flatten(0, 1), batch['valid'].flatten(0, 1), project=True)
         loss = objective.loss(z.unflatten(0, (-1, 2)), time, length, valid, **options)
         optimizer.zero_grad()
