@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from speed import films, fusing, measure, scores, training, trust
+from speed import films, fusing, measure, scores, training
 
 
 class Sizes(NamedTuple):
@@ -84,8 +84,8 @@ PARTS = {
     'earlier': scores.earlier,
     'merge': fusing.merging,
     'growth': fusing.growth,
-    'precision': trust.precision,
-    'long': trust.long_video,
+    'precision': training.precision,
+    'long': training.long_video,
 }
 
 

@@ -25,13 +25,9 @@ def network():
 
 @pytest.fixture
 def saved(monkeypatch):
-    """What is saved, as a list of (figure, caption)."""
+    """What is saved, as a list of (figure, path, caption)."""
     found = []
-
-    def keep(fig, path, caption=''):
-        found.append((fig, caption))
-
-    monkeypatch.setattr(figures, 'save', keep)
+    monkeypatch.setattr(figures, 'save', lambda *what: found.append(what))
     return found
 
 
@@ -69,7 +65,7 @@ def test_matches_of_another_phase_are_counted(saved, network, second, says):
     labels = np.repeat([0, 1], 6)
     videos = [embedded(grey(f'squat/{i}', 12, PICTURE, 'squat'), labels) for i in range(2)]
     figures.draw_alignment(network, videos, [arc(12), second], 'a.png')
-    _, caption = saved[0]
+    _, _, caption = saved[0]
     assert all(words in caption for words in says)
 
 
@@ -77,7 +73,7 @@ def test_without_labels_no_match_is_called_right(saved, network):
     """The pair most in order is shown: 0 and 2, not 0 and 1."""
     videos = [embedded(grey(f'squat/{i}', 12, PICTURE, 'squat'), np.full(12, -1)) for i in range(3)]
     figures.draw_alignment(network, videos, [arc(12), arc(12)[::-1], arc(12)], 'a.png')
-    _, caption = saved[0]
+    _, _, caption = saved[0]
     assert 'tau 1.00' in caption and 'no labels' in caption and 'Red' not in caption
 
 
@@ -88,7 +84,7 @@ def test_the_clock_beside_the_most_similar_frames(saved, network):
     videos = [embedded(grey('squat/0', 12, PICTURE, 'squat'), early),
               embedded(grey('squat/1', 12, PICTURE, 'squat'), late)]
     figures.draw_clock(network, videos, [np.eye(2)[early], np.eye(2)[late]], 'c.png')
-    fig, caption = saved[0]
+    fig, _, caption = saved[0]
     rows = [label.get_text() for label in fig.axes[0].get_yticklabels()]
     assert rows == ['query', 'by the clock:\n50% right', 'most similar:\n100% right']
     assert 'in all 2 pairs of videos' in caption
@@ -117,16 +113,11 @@ def test_features_that_are_alike_have_like_colours(network):
 
 @pytest.fixture
 def result(monkeypatch):
-    """Of evaluate.assess: two val videos of an action, at random places among the embeddings."""
+    """Of evaluate.assess: two val videos of an action."""
     monkeypatch.setattr(canvas, 'DPI', 40)
-    rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 4)
     chosen = [embedded(grey(f'squat/{i}', 8, PICTURE, 'squat'), labels) for i in range(2)]
-    embeddings = []
-    for one in chosen:
-        z = rng.normal(size=(one.frames, 8))
-        embeddings.append(z / np.linalg.norm(z, axis=1, keepdims=True))
-    return dict(embedded={'val': chosen}, embeddings={'a': {'val': embeddings}})
+    return dict(embedded={'val': chosen}, embeddings={'a': {'val': [arc(8), arc(8)[::-1]]}})
 
 
 def test_draw_all_makes_every_picture(network, result, tmp_path, capsys):

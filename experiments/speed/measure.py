@@ -7,7 +7,6 @@ call needs beside what was there before it: on the GPU, or resident in RAM (Linu
 import ctypes
 import os
 import time
-from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 
@@ -153,6 +152,4 @@ def short(dtype):
 
 def autocast(dtype):
     """Mixed precision as in training, in this type; none for float32."""
-    if dtype == torch.float32:
-        return nullcontext()
-    return torch.autocast(DEVICE.type, dtype=dtype)
+    return torch.autocast(DEVICE.type, dtype, enabled=dtype != torch.float32)

@@ -10,13 +10,16 @@ from torch.utils.data import DataLoader
 import data
 import model as models
 import train
-from loss import OBJECTIVES
+from evaluation.embedding import embed_splits
+from loss import OBJECTIVES, scl
 from running.processes import mixed_precision, on_device
 from speed import released
 from speed.films import films
 from speed.measure import (
-    CUDA, DEVICE, DTYPE, NO_GPU, beside_ceiling, bytes_needed, ceiling, row, seconds,
-    short, size, span, timed)
+    CUDA, DEVICE, DTYPE, NO_GPU, autocast, beside_ceiling, bytes_needed, ceiling, compare, row,
+    seconds, short, size, span, timed)
+
+GPU_MEMORY = 24e9    # of a card that people have
 
 
 def prepared(dataset, **changes):
@@ -85,8 +88,10 @@ def backbone_row(what, model, images, work, sizes):
 # --------------------------------------------------------------------------------------------------
 # A training step
 
-def batch_of(s, videos):
-    """The first batch of a run, decoded beforehand."""
+def batch_of(s, sizes):
+    """The first batch of a run, decoded beforehand: eight times one film or more, for what a step
+    costs does not depend on what is seen."""
+    videos = [films(sizes.film, s.image_size)['mp4']] * max(8, s.batch)
     return next(iter(feed(s, videos, 1, 0)))
 
 
@@ -128,11 +133,6 @@ def released_stepper(s, model, dtype):
     return partial(released.training_step, model, s, optimizer, scaler, dtype)
 
 
-def made_videos(sizes, s):
-    """Eight times one film: what a step costs does not depend on what is seen."""
-    return [films(sizes.film, s.image_size)['mp4']] * max(8, s.batch)
-
-
 def steps(sizes):
     """A step with its frames decoded beforehand: the goal is 55 % of the ceiling."""
     ceiling(sizes.product)
@@ -140,9 +140,8 @@ def steps(sizes):
     row('training step', 'frames/s', 'of ceiling', 'memory', 'a step', 'augmentation', *waits)
     for dataset, changes in sizes.steps:
         s, model = prepared(dataset, **changes)
-        batch = batch_of(s, made_videos(sizes, s))
         compile_backbone(model)
-        step_row(s, stepper(s, model), batch, sizes)
+        step_row(s, stepper(s, model), batch_of(s, sizes), sizes)
     if not CUDA:
         row('  penn: dino_vitb8, 4 x 2 x 80 frames', NO_GPU)
 
@@ -181,15 +180,14 @@ def beside_released(sizes):
     row('step beside the release\'s form', 'its', 'ours', 'faster', 'its memory', 'our memory')
     for dataset, changes in sizes.steps:
         s, model = prepared(dataset, **changes)
-        batch = batch_of(s, made_videos(sizes, s))
+        compile_backbone(model)
         theirs = prepared(dataset, **changes)[1]
         theirs.backbone.float()
-        compile_backbone(model)
+        batch = batch_of(s, sizes)
         ours = partial(stepper(s, model), batch)
         its = partial(released_stepper(s, theirs, dtype), batch)
-        slow, fast = timed(its, ours, runs=sizes.runs)
-        row(f'  {s.dataset}: {s.backbone}, {short(dtype)}', span(slow), span(fast),
-            f'{slow / fast:.2f} x', size(bytes_needed(its)), size(bytes_needed(ours)))
+        compare(f'{s.dataset}: {s.backbone}, {short(dtype)}', its, ours, size(bytes_needed(its)),
+                size(bytes_needed(ours)), runs=sizes.runs)
 
 
 def batches(sizes):
@@ -198,8 +196,7 @@ def batches(sizes):
     row(f'batch, {dataset}', 'frames/s', 'a step', 'memory', 'memory/video')
     for videos in sizes.batches:
         s, model = prepared(dataset, **changes | dict(batch=videos))
-        batch = batch_of(s, made_videos(sizes, s))
-        step = partial(stepper(s, model), batch)
+        step = partial(stepper(s, model), batch_of(s, sizes))
         took, = timed(step, runs=sizes.runs)
         needed = bytes_needed(step)
         row(f'  {videos} videos', f'{videos * 2 * s.frames / took:.1f}', span(took), size(needed),
@@ -233,3 +230,62 @@ def feeding_row(what, s, step, videos, workers, count):
 
     fed = seconds(train_on_all, wall=True) / count
     row(what, f'{frames / fed:.1f}', f'{frames / alone:.1f}', f'{max(0, 1 - alone / fed):.0%}')
+
+
+# --------------------------------------------------------------------------------------------------
+# What a fast form must not change
+
+def precision(sizes):
+    """bfloat16 beside float32, on the same weights and the same batch."""
+    row('bfloat16 beside float32', 'float32', 'bfloat16', 'difference')
+    for dataset, changes in sizes.steps:
+        s, model = prepared(dataset, **changes)
+        batch = batch_of(s, sizes)
+        clips = data.views(batch, s.image_size, DEVICE)
+        images = clips[0, 0]                                          # (T, 3, S, S)
+        features = {}
+        losses = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            model.backbone.to(dtype)
+            with torch.no_grad():
+                features[dtype] = model.features(images).patches.float()
+            losses[dtype] = loss_of(model, s, clips, batch, dtype)
+        whole, half = features.values()
+        error = (half - whole).norm() / whole.norm()
+        row(f'  {s.backbone}: norm of the features', f'{whole.norm():.4g}', f'{half.norm():.4g}',
+            f'{error:.1e}')
+        whole, half = losses.values()
+        row(f'  {s.backbone}: SCL', f'{whole:.4f}', f'{half:.4f}', f'{abs(half / whole - 1):.1e}')
+
+
+@torch.no_grad()
+def loss_of(model, s, clips, batch, dtype):
+    torch.manual_seed(0)                                              # the same dropout
+    valid = batch['valid'].to(DEVICE)
+    with autocast(dtype):
+        z = model(clips.flatten(0, 1), valid.flatten(0, 1), project=True)
+    z = z.unflatten(0, (-1, 2))                                       # (B, 2, T, D)
+    return scl(z, batch['time'].to(DEVICE), batch['length'].to(DEVICE), valid).item()
+
+
+# --------------------------------------------------------------------------------------------------
+# Long videos
+
+def long_video(sizes):
+    """A long video through the whole model, as evaluation does it: what it takes and needs."""
+    dataset, changes = sizes.steps[0]
+    s, model = prepared(dataset, **changes)
+    model.eval()
+    scene = torch.randint(0, 256, (64, 3, s.image_size, s.image_size), dtype=torch.uint8)
+
+    def decode(indices):
+        for i in indices:
+            yield scene[i % 64]
+
+    video = data.Video('long', partial(int, sizes.long), decode)
+    took = []
+    embed = partial(embed_splits, {'': model}, {'val': [video]}, limit=1000, device=DEVICE)
+    needed = bytes_needed(lambda: took.append(seconds(embed)))
+    row('long video', 'time', 'frames/s', 'memory', 'of 24 GB')
+    row(f'  {s.backbone}, {sizes.long} frames', span(took[0]), f'{sizes.long / took[0]:.1f}',
+        size(needed), f'{needed / GPU_MEMORY:.1%}')
