@@ -206,21 +206,15 @@ def test_vsp_f_golden_contrast():
 
 def test_vsp_f_is_the_walk_and_the_contrast():
     clips = of('vsp_f')
-    z, time, _, valid = clips
     labels = frame_options('vsp_f', clips)['labels']
     torch.manual_seed(3)
-    bridges = draw_phases(labels, valid)
+    bridges = draw_phases(labels, clips[3])
     walk = compute('vsp', clips, bridges=bridges)
-    middles = [(z[b, v, p], labels[b, v, p]) for b, v, p in points(bridges[..., 1])]
-    z, labels = map(torch.stack, zip(*middles))
-    contrast = phase_contrast(z, labels, torch.ones(len(z), dtype=torch.bool))
-    assert len(z) > 4 and contrast > 0
+    b, v, s = bridges[..., 1].nonzero(as_tuple=True)                  # of the bridges that exist
+    p = bridges[b, v, s, 1]
+    contrast = phase_contrast(clips[0][b, v, p], labels[b, v, p], p > 0)
+    assert len(p) > 4 and contrast > 0
     torch.testing.assert_close(compute('vsp_f', clips, weight=2.), walk + 2 * contrast)
-
-
-def points(middles):
-    """(B, 2, S) -> (b, v, p) of each bridge that exists."""
-    return [(b, v, middles[b, v, s]) for b, v, s in middles.nonzero().tolist()]
 
 
 def test_distill_golden():
