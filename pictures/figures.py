@@ -54,9 +54,12 @@ def look_at(network, video, indices):
     heads = None
     if hasattr(backbone, 'attention_map'):
         heads = torch.cat([backbone.attention_map(part.to(weight.dtype)) for part in parts]).float()
-    actor = video.actor(indices)
-    if actor is not None:
-        actor = share_of_patches(actor.to(weight.device), backbone)
+    actor = video.actor(indices)                                             # bool (F, H, W)
+    if actor is not None:                     # through the same crop as the frames
+        mask = actor.to(weight.device, torch.uint8)[:, None].expand(-1, 3, -1, -1) * 255
+        mask = data.denormalise(data.center(mask, backbone.image_size))[:, :1]
+        used = backbone.grid * backbone.patch_size    # pixels that fill no patch are left out
+        actor = F.interpolate(mask[..., :used, :used], backbone.grid, mode='area').flatten(1)
     return Look(images, entities, heads, actor)
 
 
@@ -77,15 +80,6 @@ def feature_colours(network, images):
     side = math.isqrt(colours.shape[1])
     colours = rearrange(colours, 'f (r c) rgb -> f rgb r c', r=side)
     return to_bytes(F.interpolate(colours, images.shape[-1]))
-
-
-def share_of_patches(actor, backbone):
-    """The actor's mask, bool (F, H, W), through the same crop as the frames -> (F, P) in 0..1."""
-    mask = actor.to(torch.uint8)[:, None].expand(-1, 3, -1, -1) * 255
-    mask = data.denormalise(data.center(mask, backbone.image_size))[:, :1]        # (F, 1, S, S)
-    used = backbone.grid * backbone.patch_size  # pixels that fill no patch are left out
-    mask = F.interpolate(mask[..., :used, :used], backbone.grid, mode='area')
-    return mask.flatten(1)
 
 
 def on_actor(attention, actor):

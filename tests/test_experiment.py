@@ -9,7 +9,7 @@ import data
 import train
 from backbones.build import build_backbone
 from datasets.synthetic import synthetic
-from experiment import (ALL_LAYERS, CLAIMS, METRICS, SEVERAL, Row, best, cache, cover, embed, main,
+from experiment import (ALL_LAYERS, METRICS, ROWS, Row, best, cache, cover, embed, main,
                         make_model, print_table, seen_by)
 from lstp import POOLERS
 from model import MVFormer
@@ -24,8 +24,8 @@ def video(number):
     return synthetic(1, train=1, val=0)['train'][number]
 
 
-@pytest.mark.parametrize('row', [Row('lstp', SEVERAL, 3), Row('avg'), Row('cls'),
-                                 Row('max', (2, 4))], ids=str)
+@pytest.mark.parametrize('row', [ROWS['lstp-3'], ROWS['avg'], ROWS['cls'], Row('max', (2, 4))],
+                         ids=str)
 def test_cached_features_give_the_embeddings_of_the_whole_model(backbone, row):
     one = video(2)
     cached = {split: cache(backbone, [one], 0, 0) for split in ('train', 'val')}
@@ -80,7 +80,7 @@ def test_paired_differences_are_taken_seed_by_seed(capsys):
     runs = {}
     for row, by_seed in values.items():
         runs[row] = {seed: dict.fromkeys(METRICS, value) for seed, value in by_seed.items()}
-    print_table(runs, CLAIMS)
+    print_table(runs)
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith('| avg | 2 | 0.500 ± 0.424 |') for line in lines)
     line, = [line for line in lines if 'perfect attention gains over AVG' in line]
