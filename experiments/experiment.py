@@ -200,7 +200,9 @@ def seen_by(row, videos, layers=ALL_LAYERS):
         for video in members:
             one = copy.copy(video)
             one.__class__ = Reduced
-            one.seen, one.row, one.layers = video, row, layers
+            one.seen = video
+            one.row = row
+            one.layers = layers
             found[split].append(one)
     return found
 
@@ -287,21 +289,19 @@ def embed(model, videos):
     return embeddings, attention
 
 
-def score(dataset, videos, embeddings):
-    """{split: [Video]}, {split: [(n, D)]} -> {metric: mean over the actions}."""
+def score(dataset, videos, embeddings=None):
+    """{split: [Video]}, {split: [(n, D)]}, without them of the clock -> {metric: mean over the
+    actions}."""
     records = {}
+    clocks = {}
     for split, members in videos.items():
         records[split] = []
         for video in members:
             every = np.arange(video.frames)
             records[split].append(EmbeddedVideo(video, video.frames, every, video.labels))
-    values = evaluate.score(dataset, records, embeddings)['mean']
+        clocks[split] = [evaluate.clock(video.frames) for video in members]
+    values = evaluate.score(dataset, records, embeddings or clocks)['mean']
     return {metric: values[metric] for metric in METRICS}
-
-
-def clocks(videos):
-    """{split: [Video]} -> the control's embeddings, {split: [(n, 4)]}."""
-    return {split: [evaluate.clock(video.frames) for video in videos[split]] for split in videos}
 
 
 def best(attention, cached):
@@ -322,9 +322,12 @@ def run(name, backbone, cached, settings):
     """A row, trained and scored, or a control that needs no training: the clock, and how the best
     of the backbone's CLS heads looks -> {measure: value}."""
     if name == 'head':
-        return best({split: [each.heads for each in cached[split]] for split in cached}, cached)
+        heads = {}
+        for split in cached:
+            heads[split] = [video.heads for video in cached[split]]
+        return best(heads, cached)
     if name == 'clock':
-        return score('synthetic', cached, clocks(cached))
+        return score('synthetic', cached)
     row = ROWS[name]
     videos = seen_by(row, cached)
     model = make_model(row, settings, backbone)

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import train
-from experiment import (METRICS, all_runs, clean, clocks, embed, make_model, numbers, print_table,
-                        rows_of, score, seen_by, train_row)
+from experiment import (METRICS, all_runs, clean, embed, make_model, numbers, print_table, rows_of,
+                        score, seen_by, train_row)
 from model import build_model
 from pictures.align import by_clock, match
 from running.features import see
@@ -36,15 +36,15 @@ ROWS['frozen, cls'] = ROWS['cls']
 FROZEN = {'frozen, patches': 0, 'frozen, cls': -1}    # which of a reduced frame's two tokens
 
 
-def scores(videos, embeddings, moment, matched=None):
-    """{split: [Video]}, {split: [(n, D)]} -> {metric: value}. matched: see misses."""
-    bottom = misses(videos['val'], embeddings['val'], moment, matched)
+def scores(videos, moment, embeddings=None):
+    """{split: [Video]}, {split: [(n, D)]}, without them of the clock -> {metric: value}."""
+    bottom = misses(videos['val'], moment, embeddings and embeddings['val'])
     return score('folder', videos, embeddings) | dict(bottom=bottom)
 
 
-def misses(videos, embeddings, moment, matched):
+def misses(videos, moment, embeddings):
     """How many frames the alignment of two videos is off where the phase begins, mean over those
-    pairs in which it does, later than with the video. matched(n, m): the alignment by the clock."""
+    pairs in which it does, later than with the video. Without embeddings: by the clock."""
     begins = {}
     for i, video in enumerate(videos):
         found = np.flatnonzero(video.labels == moment)
@@ -52,10 +52,10 @@ def misses(videos, embeddings, moment, matched):
             begins[i] = int(found[0])
     errors = []
     for i, j in itertools.permutations(begins, 2):
-        if matched:
-            path = matched(videos[i].frames, videos[j].frames)
-        else:
+        if embeddings:
             path = match(embeddings[i], embeddings[j])
+        else:
+            path = by_clock(videos[i].frames, videos[j].frames)
         errors.append(abs(int(path[begins[i]]) - begins[j]))
     return float(np.mean(errors))
 
@@ -63,20 +63,20 @@ def misses(videos, embeddings, moment, matched):
 def run(name, videos, backbone, settings, moment, device):
     """A row, trained and scored, or a control, which has learned nothing from these videos."""
     if name == 'clock':
-        return scores(videos, clocks(videos), moment, by_clock)
+        return scores(videos, moment)
     videos = seen_by(ROWS[name], videos, LAYERS)
     if name in FROZEN:
         z = {}
         for split, members in videos.items():
             tokens = [clean(video)[:, 0, FROZEN[name]] for video in members]
             z[split] = [F.normalize(each, dim=-1).numpy() for each in tokens]
-        return scores(videos, z, moment)
+        return scores(videos, moment, z)
     network = make_model(ROWS[name], settings, backbone).to(device)
     found = {}
     if name != 'untrained':
         found['loss'] = train_row(network, videos['train'], settings)
     z, _ = embed(network, videos)
-    return found | scores(videos, z, moment)
+    return found | scores(videos, moment, z)
 
 
 def parse():
@@ -100,7 +100,9 @@ def main():
     device = pick_device()
     s = train.preset('folder')
     alike = dict(epochs=args.epochs, lr=args.lr)
-    s.backbone, s.epochs, s.lr = args.backbone, args.epochs, args.lr
+    s.backbone = args.backbone
+    s.epochs = args.epochs
+    s.lr = args.lr
     model = build_model(dict(backbone=args.backbone, weights=args.weights, layers=LAYERS,
                              image_size=s.image_size)).to(device)
     videos = data.load('folder', args.data, image_size=s.image_size)

@@ -86,7 +86,6 @@ class Diagonals(torch.autograd.Function):
 
 
 def total_cost(table, rows, columns):
-    """Of aligning the first `rows` (...) frames with the first `columns`: table (..., R, C) -> (...).
-    """
+    """Of aligning so many first rows (...) and columns (...) of each table (..., R, C) -> (...)."""
     row = table.take_along_dim(rows[..., None, None] - 1, -2)         # (..., 1, C)
     return row.take_along_dim(columns[..., None, None] - 1, -1)[..., 0, 0]

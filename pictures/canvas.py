@@ -110,7 +110,7 @@ def tinted(images, attention):
 
 
 def show(axes, rows, row_names=(), column_names=(), marked=()):
-    """Rows of frames, each uint8 (F, H, W, 3), as a sheet, those at `marked`, (row, column), in red."""
+    """Rows of frames uint8 (F, H, W, 3) as a sheet, those at `marked`, (row, column), in red."""
     rows = np.stack(rows)                                                    # (R, F, H, W, 3)
     gap = max(2, rows.shape[3] // 20)
     frame = (0, 0), (0, 0), (gap, gap), (gap, gap), (0, 0)
