@@ -120,8 +120,6 @@ def how_sure(teacher):
     if math.isnan(teacher.accuracy):
         return f'{count}: too few to tell how sure the phases are'
     sentence = f'{count}: held out in turn, {teacher.accuracy:.0%} of their frames come out right'
-    if math.isnan(teacher.clock):
-        return sentence
     sentence += f', by the clock alone {teacher.clock:.0%}'
     if teacher.accuracy < teacher.clock:
         return sentence + ': worse than the clock, do not use these phases'
