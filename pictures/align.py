@@ -145,11 +145,8 @@ def film_alignment(path, videos, indices, *, names=None, times=None, title=''):
     names: what is written over each, if not its name.
     """
     names = names or [video.name for video in videos]
-    clocks = times or [None] * len(videos)
-    panels = []
-    for name, video, wanted, seconds in zip(names, videos, indices, clocks):
-        size = video.read(wanted[:1]).shape[2:]
-        panels.append(Panel(name, read_at(video, wanted), size, seconds))
+    frames = map(read_at, videos, indices)
+    panels = list(map(Panel, names, frames, times or [None] * len(videos)))
     unit = 'seconds' if times else 'frame'
     x, *others = times or indices
     lines = {}

@@ -169,7 +169,7 @@ def film_entities(network, embedded, path, *, wanted=3, longest=200):
         rows = rows_of(network, look_at(network, one.video, at))
         for name, row in rows.items():
             name = one.video.name if name == 'frames' else name
-            panels.append(Panel(name, row, row.shape[1:3]))
+            panels.append(Panel(name, row))
     title = 'Attention. Grey: spread evenly. Orange: more than that. Blue: less.'
     play(path, panels, rate=10, columns=len(rows), side=150, title=title)
 

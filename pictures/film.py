@@ -1,6 +1,7 @@
 """Films: pictures side by side that move together, over curves along which a cursor runs."""
 import math
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Iterable, NamedTuple
 
@@ -22,8 +23,7 @@ DPI = 100             # pixels an inch, in films
 class Panel(NamedTuple):
     """A video on the stage."""
     name: str
-    frames: Iterable                  # uint8 (H, W, 3); those of another size are brought to it
-    size: tuple                       # (H, W)
+    frames: Iterable                  # uint8 (H, W, 3); the first one's size is that of all
     times: np.ndarray | None = None   # (n,) seconds, written into the frames
 
 
@@ -117,7 +117,9 @@ def backdrop(panels, boxes, width, height, curves, title):
 
 def play(path, panels, rate, *, curves=None, columns=3, side=320, title=''):
     """Panels that move together, `rate` frames a second -> a film, as long as the shortest."""
-    boxes, width, height = arrange([panel.size for panel in panels], columns, side)
+    moving = zip(*[panel.frames for panel in panels])
+    first = next(moving)
+    boxes, width, height = arrange([image.shape[:2] for image in first], columns, side)
     if curves:
         width = max(width, LEAST_WIDTH)
         height += CURVE
@@ -127,8 +129,8 @@ def play(path, panels, rate, *, curves=None, columns=3, side=320, title=''):
 
     def frames():
         frame = still.copy()
-        moving = zip(*[panel.frames for panel in panels])
-        for number, images in enumerate(tqdm(moving, 'film', total, disable=None, leave=False)):
+        shown = tqdm(chain([first], moving), 'film', total, disable=None, leave=False)
+        for number, images in enumerate(shown):
             for panel, image, (left, top, wide, high) in zip(panels, images, boxes):
                 image = Image.fromarray(image).resize((wide, high), Image.BILINEAR, reducing_gap=2)
                 if panel.times is not None:

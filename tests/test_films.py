@@ -114,7 +114,7 @@ def test_frames_of_a_film_come_in_the_order_asked_for(indices):
 
 @pytest.mark.parametrize('name', ['$a_b^{', 'x' * 300, '\u89c6\u9891 \U0001f938'])
 def test_names_are_shown_as_they_are(tmp_path, recwarn, name):
-    panels = [film.Panel(name, plain_frames(2, (48, 64), 9), (48, 64), np.arange(2))]
+    panels = [film.Panel(name, plain_frames(2, (48, 64), 9), np.arange(2))]
     curves = film.Curves(np.arange(2), {name: np.arange(2)}, name, name)
     film.play(tmp_path / 'film.mp4', panels, 10, curves=curves, title=name)
     assert len(film_frames(tmp_path / 'film.mp4')) == 2
@@ -123,7 +123,7 @@ def test_names_are_shown_as_they_are(tmp_path, recwarn, name):
 
 def test_frames_of_another_size_are_brought_to_the_first(tmp_path):
     frames = plain_frames(2, (48, 64), 90) + [np.full((30, 90, 3), 90, np.uint8)]
-    film.play(tmp_path / 'film.mp4', [film.Panel('a', frames, (48, 64))], 10)
+    film.play(tmp_path / 'film.mp4', [film.Panel('a', frames)], 10)
     _, second, third = film_frames(tmp_path / 'film.mp4')
     assert np.abs(second.astype(int) - third).mean() < 1
 
