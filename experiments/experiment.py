@@ -145,11 +145,11 @@ def cache(backbone, videos, versions, seed):
         every = np.arange(video.frames)
         frames = video.read(every)                                    # (n, 3, H, W)
         masks = video.actor(every)                                    # (n, H, W)
-        clean = data.center(frames, backbone.image_size)
+        images = data.center(frames, backbone.image_size)
         one = copy.copy(video)
         one.__class__ = Cached
-        one.heads = backbone.attention_map(clean)
-        one.files = [look(backbone, clean)]
+        one.heads = backbone.attention_map(images)
+        one.files = [look(backbone, images)]
         one.actors = [cover(masks, None, backbone)]
         for version in range(versions):
             drawn = np.random.SeedSequence([seed, number, version]).generate_state(1)[0]
