@@ -108,8 +108,7 @@ def draw_architecture(network, video, settings, path):
     width_of_token = shape['mtf.fc'][-1]
     size = network.backbone.image_size
     at = np.array([0.1, 0.45, 0.8]) * video.frames
-    at = at.astype(int)
-    seen = figures.look_at(network, video, at)
+    seen = figures.look_at(network, video, at.astype(int))
     clip = on_screen(seen.images)
     colours = figures.feature_colours(network, seen.images)
     looks = [tinted(seen.images, seen.entities[:, k]) for k in range(entities)]
@@ -165,10 +164,10 @@ def draw_scl(time, valid, length, before, after, path):
     time int64 (2, T), valid bool (2, T), length int64 (2,); before, after: unit z (2, T, D).
     """
     G = time_target(time[None], valid[None], sigma2=10.)[0, 0]   # (T, T)
-    p_before = prediction(before, valid)
-    p_after = prediction(after, valid)
-    loss_before, loss_after = [
-        scl(z[None], time[None], length[None], valid[None]) for z in (before, after)]
+    drawn = {'2. target G': G}
+    for title, z in {'3. p before': before, '4. p after': after}.items():
+        loss = scl(z[None], time[None], length[None], valid[None])
+        drawn[f'{title}: loss {loss:.2f}'] = prediction(z, valid)
     fig = figure(WIDTH, 3.4, layout='constrained')
     views, *maps = fig.subplots(1, 4, width_ratios=[1.2, 1, 1, 1])
     for view, (height, name, colour) in enumerate([(1, 'view a', ORANGE), (0, 'view b', BLUE)]):
@@ -178,9 +177,6 @@ def draw_scl(time, valid, length, before, after, path):
     views.set(xlim=(-1, int(length[0])), ylim=(-0.6, 1.7), yticks=[], xlabel='frame of the video')
     views.set_title('1. the two views', fontsize=10)
     plain(views)
-    drawn = {'2. target G': G,
-             f'3. p before: loss {loss_before:.2f}': p_before,
-             f'4. p after: loss {loss_after:.2f}': p_after}
     padding = ~(valid[0][:, None] & valid[1])                                # (T, T)
     top = G[~padding].max().item()
     for axes, (title, values) in zip(maps, drawn.items()):

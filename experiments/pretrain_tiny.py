@@ -33,7 +33,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from backbones.tiny import TINY
 from data import center, normalise
-from datasets.synthetic import ACTIONS, Act
+from datasets.synthetic import synthetic
 from experiment import SCENES
 from mtf import Block
 
@@ -46,11 +46,9 @@ def videos_of(scenes, seeds, each, length):
     videos = []
     for scene in scenes:
         for seed in seeds:
-            for number, action in enumerate(ACTIONS):
-                for k in range(each):
-                    act = Act(action, (seed, 0, number, k), SCENES[scene])
-                    chosen = torch.linspace(0, act.count() - 1, length).round().long()
-                    videos.append(torch.stack(list(act.decode(chosen.tolist()))))
+            for video in synthetic(seed, each, 0, SCENES[scene])['train']:
+                chosen = torch.linspace(0, video.frames - 1, length).round()
+                videos.append(video.read(chosen))
     return torch.stack(videos)
 
 

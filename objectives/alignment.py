@@ -86,6 +86,6 @@ class Diagonals(torch.autograd.Function):
 
 
 def total_cost(table, rows, columns):
-    """Of aligning the first rows[b] frames with the first columns[b]: table (B, R, C) -> (B,)."""
-    pair = torch.arange(len(table), device=table.device)
-    return table[pair, rows - 1, columns - 1]
+    """Of aligning so many first rows (...) and columns (...) of each table (..., R, C) -> (...)."""
+    row = table.take_along_dim(rows[..., None, None] - 1, -2)         # (..., 1, C)
+    return row.take_along_dim(columns[..., None, None] - 1, -1)[..., 0, 0]

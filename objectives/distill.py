@@ -11,7 +11,7 @@ import math
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import nn
 
 from objectives.objective import masked_mean, objective
@@ -40,8 +40,7 @@ def distill(z, time, length, valid, *, teacher, centre, window=3, student_temper
 
     logits = teacher.detach().to(z.dtype).masked_fill(~valid[..., None], 0)
     q = ((logits - centre) / teacher_temperature).softmax(-1)
-    index = repeat(nearest, 'b v t -> b v t k', k=q.shape[-1])
-    q = q.flip(1).gather(2, index)                                    # (B, 2, T, K)
+    q = q.flip(1).take_along_dim(nearest[..., None], 2)               # (B, 2, T, K)
     log_p = (z / student_temperature).log_softmax(-1)
     entropy = -(q * log_p).sum(-1)                                    # (B, 2, T)
     return masked_mean(entropy, has_target, (1, 2)).mean()

@@ -30,16 +30,11 @@ def gta(z, time, length, valid, *, temperature=0.1, smoothing=0.1, weight=0.1):
     logits = similarity / temperature
     logits = logits.masked_fill(padded, NEVER)
     cost = -logits.log_softmax(2)                                     # (B, 2, T, T)
-    cost = rearrange(cost, 'b v i j -> (b v) i j')
-    table = alignment_table(cost, expected_maximum, temperature)
-
-    frames = valid.sum(-1).clamp(min=1)                               # (B, 2)
-    rows = frames.flatten()
-    columns = frames.flip(1).flatten()
-    distance = total_cost(table, rows, columns)
-    distance = rearrange(distance, '(b v) -> b v', v=2)               # D(a,b), D(b,a)
-
+    table = alignment_table(cost.flatten(0, 1), expected_maximum, temperature)
     table = rearrange(table, '(b v) i j -> b v i j', v=2)
+    frames = valid.sum(-1).clamp(min=1)                               # (B, 2)
+    distance = total_cost(table, frames, frames.flip(1))              # D(a,b), D(b,a)
+
     # Padded rows of the table cost 1e9 each: this softmax does not choose them.
     A, B = (-table).softmax(2).unbind(1)                              # (B, T, T), (B, T, T)
     own = valid[:, 0]                                                 # a's frames: (B, T)

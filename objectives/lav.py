@@ -6,35 +6,26 @@ from objectives.alignment import alignment_table, soft_maximum, total_cost
 from objectives.objective import objective, squared_distance
 
 
-def soft_dtw(cost, rows, columns, gamma=0.1):
-    """The cost of aligning two sequences in order, smoothed so that every alignment has a say:
-        -gamma log sum over alignments of exp(-cost of the alignment / gamma)
-    cost (B, R, C), of which the first rows[b] by columns[b] count -> (B,), differentiable. It
-    becomes the DTW distance as gamma -> 0.
-
-    Cuturi and Blondel, Soft-DTW: a Differentiable Loss Function for Time-Series, ICML 2017.
-    """
-    table = alignment_table(cost, soft_maximum, gamma)
-    return total_cost(table, rows, columns)
-
-
 @objective
 def lav(z, time, length, valid, *, gamma=0.1, weight=0.5, window=10, margin=2.):
     """Two sequences align in order, the frames of each stay apart.
 
     z: the embedding, unit length. For the two sequences a and b of a video, with t = time / length,
-        L = (softDTW_gamma(|a_i - b_j|^2) + weight (C(a) + C(b))) / T,   mean over videos, and
+        L    = (S(a, b) + weight (C(a) + C(b))) / T,   mean over videos
+        S    = -gamma log sum over alignments of exp(-sum of their |a_i - b_j|^2 / gamma)
         C(a) = sum_ij  d_ij                                    if i, j are at most `window` apart
                        (1 + (t_i - t_j)^2) max(0, margin - d_ij)  else;   d_ij = |a_i - a_j|^2
-    C (contrastive inverse difference moment) keeps all frames from meeting in one point.
+    S, soft-DTW, becomes the cost of the best alignment as gamma -> 0. C (contrastive inverse
+    difference moment) keeps all frames from meeting in one point.
 
-    Haresh et al., Learning by Aligning Videos in Time, CVPR 2021 (the paper's [21]).
+    Haresh et al., Learning by Aligning Videos in Time, CVPR 2021 (the paper's [21]);
+    Cuturi and Blondel, Soft-DTW: a Differentiable Loss Function for Time-Series, ICML 2017.
     """
     T = z.shape[2]
     a, b = z.unbind(1)                                                # (B, T, D), (B, T, D)
     rows, columns = valid.sum(-1).clamp(min=1).unbind(1)              # (B,), (B,)
-    cost = squared_distance(a, b)                                     # (B, T, T)
-    alignment = soft_dtw(cost, rows, columns, gamma)                  # (B,)
+    table = alignment_table(squared_distance(a, b), soft_maximum, gamma)
+    alignment = total_cost(table, rows, columns)                      # (B,)
 
     distance = squared_distance(z, z)                                 # (B, 2, T, T)
     # in whole frames, so that no rounding decides who is near

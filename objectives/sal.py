@@ -1,7 +1,7 @@
 """Shuffle and learn (paper, Table 4)."""
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import nn
 
 from objectives.objective import masked_mean, objective
@@ -38,8 +38,7 @@ def sal(z, time, length, valid, *, classifier, triplets=8):
     ECCV 2016 (the paper's [31]).
     """
     positions, exists = draw_triplets(valid, triplets)
-    index = repeat(positions, 'b v n x -> b v (n x) d', d=z.shape[-1])
-    frames = z.gather(2, index)
+    frames = z.take_along_dim(positions.flatten(2)[..., None], 2)
     frames = rearrange(frames, 'b v (n x) d -> b v n x d', x=3)
     a, b, c = frames.unbind(3)                                        # each (B, 2, triplets, D)
 

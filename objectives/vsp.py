@@ -1,6 +1,6 @@
 """Video as stochastic process (paper, Table 4; named as future work in section 6)."""
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 
 from objectives.objective import NEVER, masked_mean, objective, squared_distance
 
@@ -68,6 +68,5 @@ def vsp(z, time, length, valid, *, segments=5, bridges=None):
 
 def bridge_points(z, bridges):
     """The embeddings at h, p and t: z (B, 2, T, D), bridges (B, 2, S, 3) -> (B * 2 * S, 3, D)."""
-    index = repeat(bridges, 'b v s x -> b v (s x) d', d=z.shape[-1])
-    points = z.gather(2, index)
+    points = z.take_along_dim(bridges.flatten(2)[..., None], 2)
     return rearrange(points, 'b v (s x) d -> (b v s) x d', x=3)

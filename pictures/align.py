@@ -68,12 +68,11 @@ def match(a, b, method='dtw'):
 def known_times(videos, times):
     """Seconds of every video's frames; where they are not known, at RATE -> [(n,)], [note]."""
     notes = []
-    complete = []
-    for video, own in zip(videos, times):
-        if own is None:
-            own = np.arange(video.frames) / RATE
+    complete = list(times)
+    for number, video in enumerate(videos):
+        if times[number] is None:
+            complete[number] = np.arange(video.frames) / RATE
             notes.append(f'{video.name}: no times in it, taken as {RATE:g} frames a second')
-        complete.append(own)
     return complete, notes
 
 
@@ -105,7 +104,7 @@ def compare(matched, similarity, seconds, stretched, stretched_similarity):
     return sentence
 
 
-def align(videos, embeddings, out, *, times=None, method='dtw'):
+def align(videos, embeddings, out, *, times, method='dtw'):
     """The first video at its own speed, each other one following, frame by frame as matched.
 
     videos: [Video]; embeddings: [(n, D)] of all of their frames; times: [(n,) seconds or None].
@@ -113,29 +112,26 @@ def align(videos, embeddings, out, *, times=None, method='dtw'):
     first, the matched frame, both times in seconds, similarity. -> notes, one sentence a video.
     Errors: UserError, OSError.
     """
-    out = Path(out)
-    first, *others = videos
-    n = first.frames
-    times, notes = known_times(videos, times or [None] * len(videos))
-    names = [first.name]
-    matches = [np.arange(n)]
-    rows = []
-    for video, own, z in zip(others, times[1:], embeddings[1:]):
-        matched = match(embeddings[0], z, method)
-        stretched = by_clock(n, len(z))
-        similar = (embeddings[0] * z[matched]).sum(1)
-        by_stretching = (embeddings[0] * z[stretched]).sum(1)
-        sentence = compare(matched, similar, own, stretched, by_stretching)
-        notes.append(f'{video.name}: {sentence}')
-        names.append(f'{video.name}: {CLOCK}' if sentence.endswith(CLOCK) else video.name)
-        matches.append(matched)
-        for i, j in enumerate(matched):
-            seconds = [f'{times[0][i]:.3f}', f'{own[j]:.3f}']
-            rows.append([video.name, i, j, *seconds, f'{similar[i]:.4f}'])
-    with open(out.with_suffix('.csv'), 'w', newline='', encoding='utf-8') as file:
+    times, notes = known_times(videos, times)
+    names = [video.name for video in videos]
+    a = embeddings[0]
+    matches = [np.arange(len(a))]
+    with open(Path(out).with_suffix('.csv'), 'w', newline='', encoding='utf-8') as file:
         table = csv.writer(file)
         table.writerow(['video', 'frame_a', 'frame_b', 'seconds_a', 'seconds_b', 'similarity'])
-        table.writerows(rows)
+        for k, b in enumerate(embeddings[1:], 1):
+            matched = match(a, b, method)
+            stretched = by_clock(len(a), len(b))
+            similarity = (a * b[matched]).sum(1)
+            by_stretching = (a * b[stretched]).sum(1)
+            sentence = compare(matched, similarity, times[k], stretched, by_stretching)
+            notes.append(f'{names[k]}: {sentence}')
+            for i, j in enumerate(matched):
+                seconds = [f'{times[0][i]:.3f}', f'{times[k][j]:.3f}']
+                table.writerow([names[k], i, j, *seconds, f'{similarity[i]:.4f}'])
+            matches.append(matched)
+            if sentence.endswith(CLOCK):
+                names[k] += f': {CLOCK}'
     shown = [own[matched] for own, matched in zip(times, matches)]
     title = f'the most similar moment of each, matched by {method}'
     film_alignment(out, videos, matches, names=names, times=shown, title=title)
@@ -149,18 +145,16 @@ def film_alignment(path, videos, indices, *, names=None, times=None, title=''):
     names: what is written over each, if not its name.
     """
     names = names or [video.name for video in videos]
-    panels = []
-    for number, (video, wanted) in enumerate(zip(videos, indices)):
-        size = video.read(wanted[:1]).shape[2:]
-        own = times[number] if times else None
-        panels.append(Panel(names[number], read_at(video, wanted), size, own))
+    frames = map(read_at, videos, indices)
+    panels = list(map(Panel, names, frames, times or [None] * len(videos)))
     unit = 'seconds' if times else 'frame'
-    first, *others = times or indices
-    lines = {f'{number}. {video.name}': line
-             for number, (video, line) in enumerate(zip(videos[1:], others), 2)}
-    curves = Curves(first, lines, f'{unit} of {videos[0].name}', f'{unit} of the other')
+    x, *others = times or indices
+    lines = {}
+    for number, (video, line) in enumerate(zip(videos[1:], others), 2):
+        lines[f'{number}. {video.name}'] = line
+    curves = Curves(x, lines, f'{unit} of {videos[0].name}', f'{unit} of the other')
     rate = SLOW
-    if times and first[-1] > first[0]:
-        rate = (len(first) - 1) / (first[-1] - first[0])
+    if times and x[-1] > x[0]:
+        rate = (len(x) - 1) / (x[-1] - x[0])
     columns = len(videos) if len(videos) < 4 else math.ceil(math.sqrt(len(videos)))
     play(path, panels, rate, curves=curves, columns=columns, title=title)

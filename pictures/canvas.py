@@ -111,19 +111,15 @@ def tinted(images, attention):
 
 def show(axes, rows, row_names=(), column_names=(), marked=()):
     """Rows of frames uint8 (F, H, W, 3) as a sheet, those at `marked`, (row, column), in red."""
-    _, height, width, _ = rows[0].shape
-    gap = max(2, width // 20)
-    down = height + 2 * gap
-    right = width + 2 * gap
-    columns = max(len(row) for row in rows)
-    sheet = np.full((len(rows) * down, columns * right, 3), 255, np.uint8)
-    for r, row in enumerate(rows):
-        for c, frame in enumerate(row):
-            cell = sheet[r * down:(r + 1) * down, c * right:(c + 1) * right]
-            if (r, c) in marked:
-                cell[:] = rgb(RED)
-            cell[gap:-gap, gap:-gap] = frame
-    axes.imshow(sheet, interpolation='lanczos')
+    rows = np.stack(rows)                                                    # (R, F, H, W, 3)
+    gap = max(2, rows.shape[3] // 20)
+    frame = (0, 0), (0, 0), (gap, gap), (gap, gap), (0, 0)
+    cells = np.pad(rows, frame, constant_values=255)
+    for place in marked:
+        cells[place] = rgb(RED)
+    cells[:, :, gap:-gap, gap:-gap] = rows
+    _, _, down, right, _ = cells.shape
+    axes.imshow(rearrange(cells, 'r f h w rgb -> (r h) (f w) rgb'), interpolation='lanczos')
     axes.set_yticks((np.arange(len(row_names)) + 0.5) * down, row_names)
     axes.set_xticks((np.arange(len(column_names)) + 0.5) * right, column_names)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)

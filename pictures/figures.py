@@ -40,30 +40,26 @@ class Look(NamedTuple):
     actor: torch.Tensor | None     # (F, P) the share of each patch that the actor covers
 
 
+@torch.no_grad()
 def look_at(network, video, indices):
     """Frames of a video at `indices` through backbone and pooler -> Look."""
-    parts = np.split(np.asarray(indices), range(PART, len(indices), PART))
-    looks = [look_at_part(network, video, part) for part in parts]
-    fields = []
-    for values in zip(*looks):
-        fields.append(None if values[0] is None else torch.cat(values))
-    return Look(*fields)
-
-
-@torch.no_grad()
-def look_at_part(network, video, indices):
     backbone = network.backbone
-    device = next(network.mtf.parameters()).device
-    images = data.center(video.read(indices).to(device), backbone.image_size)
-    patches, cls = network.features(images)
-    _, entities = network.pool(patches, cls)
+    weight = next(backbone.parameters())
+    parts = []
+    for part in np.split(np.asarray(indices), range(PART, len(indices), PART)):
+        frames = video.read(part).to(weight.device)
+        parts.append(data.center(frames, backbone.image_size))
+    images = torch.cat(parts)
+    _, entities = network.entities(images)
     heads = None
     if hasattr(backbone, 'attention_map'):
-        dtype = next(backbone.parameters()).dtype
-        heads = backbone.attention_map(images.to(dtype)).float()
-    actor = video.actor(indices)
-    if actor is not None:
-        actor = share_of_patches(actor.to(device), backbone, patches.shape[1])
+        heads = torch.cat([backbone.attention_map(part.to(weight.dtype)) for part in parts]).float()
+    actor = video.actor(indices)                                             # bool (F, H, W)
+    if actor is not None:                     # through the same crop as the frames
+        mask = actor.to(weight.device, torch.uint8)[:, None].expand(-1, 3, -1, -1) * 255
+        mask = data.denormalise(data.center(mask, backbone.image_size))[:, :1]
+        used = backbone.grid * backbone.patch_size    # pixels that fill no patch are left out
+        actor = F.interpolate(mask[..., :used, :used], backbone.grid, mode='area').flatten(1)
     return Look(images, entities, heads, actor)
 
 
@@ -84,16 +80,6 @@ def feature_colours(network, images):
     side = math.isqrt(colours.shape[1])
     colours = rearrange(colours, 'f (r c) rgb -> f rgb r c', r=side)
     return to_bytes(F.interpolate(colours, images.shape[-1]))
-
-
-def share_of_patches(actor, backbone, patches):
-    """The actor's mask, bool (F, H, W), through the same crop as the frames -> (F, P) in 0..1."""
-    mask = actor.to(torch.uint8)[:, None].expand(-1, 3, -1, -1) * 255
-    mask = data.denormalise(data.center(mask, backbone.image_size))[:, :1]        # (F, 1, S, S)
-    side = math.isqrt(patches)
-    used = side * backbone.patch_size  # pixels that fill no patch are left out
-    mask = F.interpolate(mask[..., :used, :used], side, mode='area')         # (F, 1, side, side)
-    return mask.flatten(1)
 
 
 def on_actor(attention, actor):
@@ -118,11 +104,12 @@ def attention_rows(look):
     if look.entities is not None:
         for k, attention in enumerate(look.entities.unbind(1), 1):
             rows[f'entity {k}'] = attention
-    if look.heads is not None and look.actor is None:
-        rows['CLS, mean'] = look.heads.mean(1)
-    if look.heads is not None and look.actor is not None:
-        best = on_actor(look.heads, look.actor).argmax()
-        rows['CLS, best head'] = look.heads[:, best]
+    if look.heads is not None:
+        if look.actor is None:
+            rows['CLS, mean'] = look.heads.mean(1)
+        else:
+            best = on_actor(look.heads, look.actor).argmax()
+            rows['CLS, best head'] = look.heads[:, best]
     return rows
 
 
@@ -130,10 +117,10 @@ def actor_shares(looks):
     """{attention row: its share on the actor}, and 'area', the actor's share of the frame."""
     shares = {}
     for look in [look for look in looks if look.actor is not None]:
-        for name, attention in attention_rows(look).items():
+        evenly = torch.ones_like(look.actor)
+        for name, attention in (attention_rows(look) | {'area': evenly}).items():
             share = on_actor(attention[:, None], look.actor)
             shares.setdefault(name, []).append(share.item())
-        shares.setdefault('area', []).append(look.actor.mean().item())
     return {name: float(np.mean(values)) for name, values in shares.items()}
 
 
@@ -182,7 +169,7 @@ def film_entities(network, embedded, path, *, wanted=3, longest=200):
         rows = rows_of(network, look_at(network, one.video, at))
         for name, row in rows.items():
             name = one.video.name if name == 'frames' else name
-            panels.append(Panel(name, row, row.shape[1:3]))
+            panels.append(Panel(name, row))
     title = 'Attention. Grey: spread evenly. Orange: more than that. Blue: less.'
     play(path, panels, rate=10, columns=len(rows), side=150, title=title)
 
@@ -192,62 +179,51 @@ def film_entities(network, embedded, path, *, wanted=3, longest=200):
 
 class Pair(NamedTuple):
     """Two videos of an action, by their positions; for each frame of the query (n,) a frame of the
-    other: the most similar one, and the one as far into it (clock)."""
+    other, the most similar one or the one as far into it, and whether it is of another phase."""
     query: int
     other: int
     nearest: np.ndarray
     clock: np.ndarray
+    wrong: np.ndarray
+    clock_wrong: np.ndarray
+
+
+def labelled(one):
+    """Then each frame has a label, for others are not embedded."""
+    return one.labels[0] >= 0
 
 
 def pairs_of(embedded, embeddings, most=12):
-    """All pairs of the first videos of each action -> [Pair]."""
+    """All pairs of the first videos of each action, of labelled ones if there are any -> [Pair],
+    those first whose most similar frames are most often of one phase, then those most in order.
+    Errors: UserError."""
     actions = {}
     for position, one in enumerate(embedded):
-        actions.setdefault(one.video.action, []).append(position)
+        actions.setdefault((one.video.action, labelled(one)), []).append(position)
     pairs = []
     for positions in actions.values():
         for query, other in permutations(positions[:most], 2):
             nearest = (embeddings[query] @ embeddings[other].T).argmax(1)
             clock = by_clock(len(nearest), len(embeddings[other]))
-            pairs.append(Pair(query, other, nearest, clock))
-    return pairs
-
-
-def other_phase(embedded, pair, match):
-    """Which frames of a pair's query `match` takes to another phase than theirs: bool (n,)."""
-    own = embedded[pair.query].labels
-    its = embedded[pair.other].labels[match]
-    return (own >= 0) & (its >= 0) & (own != its)
-
-
-def best_pairs(embedded, embeddings):
-    """All pairs, those first in which the most similar frames are most often of the same phase, or
-    without labels most in order."""
-    pairs = pairs_of(embedded, embeddings)
+            its = embedded[other].labels
+            wrong, clock_wrong = embedded[query].labels != its[np.stack([nearest, clock])]
+            pairs.append(Pair(query, other, nearest, clock, wrong, clock_wrong))
     if not pairs:
         raise UserError('no action has two val videos')
-    known = labelled_pairs(embedded, pairs)
-    if known:
-        return sorted(known, key=lambda pair: other_phase(embedded, pair, pair.nearest).mean())
-    return sorted(pairs, key=lambda pair: -tau_of(pair))
+    known = [pair for pair in pairs if labelled(embedded[pair.query])]
+    return sorted(known or pairs, key=lambda pair: (pair.wrong.mean(), -order(pair.nearest)))
 
 
-def labelled_pairs(embedded, pairs):
-    """Those of which both videos have labels."""
-    labelled = [(one.labels >= 0).any() for one in embedded]
-    return [pair for pair in pairs if labelled[pair.query] and labelled[pair.other]]
-
-
-def tau_of(pair):
+def order(nearest):
+    """Kendall's tau of a pair's most similar frames."""
     from scipy.stats import kendalltau
-    return np.nan_to_num(kendalltau(np.arange(len(pair.nearest)), pair.nearest).statistic)
+    return np.nan_to_num(kendalltau(np.arange(len(nearest)), nearest).statistic)
 
 
 def draw_alignment(network, embedded, embeddings, path, *, frames=8):
     """What the embedding knows: all similarities of two videos, between frames of both."""
-    pair = best_pairs(embedded, embeddings)[0]
-    query = embedded[pair.query]
-    other = embedded[pair.other]
+    pair = pairs_of(embedded, embeddings)[0]
+    query, other = embedded[pair.query], embedded[pair.other]
     similarity = embeddings[pair.query] @ embeddings[pair.other].T           # (n, m)
     n, m = similarity.shape
     fig = figure(WIDTH, WIDTH - 1, layout='constrained')
@@ -255,24 +231,21 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=8):
     (left, matrix), (corner, below) = grid
     corner.set_visible(False)
     image = matrix.imshow(similarity, 'cividis', vmin=-1, vmax=1, aspect='auto', origin='lower')
-    frame = np.arange(n)
-    wrong = other_phase(embedded, pair, pair.nearest)
-    matrix.plot(pair.nearest, frame, 'o', color='white', mec='black', ms=5)
-    matrix.plot(pair.nearest[wrong], frame[wrong], 'o', color=RED, mec='black', ms=5)
+    matrix.plot(pair.nearest, range(n), 'o', color='white', mec='black', ms=5)
+    wrong = np.flatnonzero(pair.wrong)
+    matrix.plot(pair.nearest[wrong], wrong, 'o', color=RED, mec='black', ms=5)
     fig.colorbar(image, ax=matrix, label='cosine similarity', fraction=0.04, pad=0.02)
-    rows = frames_at(network, query, by_clock(frames, n))
-    columns = frames_at(network, other, by_clock(frames, m))
-    show(left, [row[None] for row in rows[::-1]])
-    show(below, [columns])
+    show(left, frames_at(network, query, by_clock(frames, n))[::-1, None])
+    show(below, [frames_at(network, other, by_clock(frames, m))])
     left.set_aspect('auto')     # as long as the sides of the matrix
     below.set_aspect('auto')
     left.set_ylabel(f'{shortened(query.video.name, 50)}: time runs up')
     below.set_xlabel(f'{shortened(other.video.name, 70)}: time runs to the right')
     matrix.set_title('How similar are the frames of two videos?')
-    tau = tau_of(pair)
+    tau = order(pair.nearest)
     caption = f'Dots: of each frame on the left, the most similar one below (tau {tau:.2f}).'
-    if labelled_pairs(embedded, [pair]):
-        caption += (f' Red: it is of another phase, {wrong.sum()} of {n}; no pair looked at has a '
+    if labelled(query):
+        caption += (f' Red: it is of another phase, {len(wrong)} of {n}; no pair looked at has a '
                     f'smaller share.')
     else:
         caption += ' Of all pairs the one with the highest; no labels say what is wrong.'
@@ -282,20 +255,18 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=8):
 def draw_clock(network, embedded, embeddings, path, *, frames=10):
     """Why a clock is not enough: a video's frames over those as far into another one, and over the
     most similar ones, another phase marked; below, the phases of both."""
-    pairs = labelled_pairs(embedded, pairs_of(embedded, embeddings))
-    if not pairs:
+    pairs = pairs_of(embedded, embeddings)
+    pair = max(pairs, key=lambda pair: pair.clock_wrong.mean() - pair.wrong.mean())
+    query, other = embedded[pair.query], embedded[pair.other]
+    if not labelled(query):
         raise UserError('no action has two labelled val videos')
-    wrong = {'by the clock': [other_phase(embedded, pair, pair.clock) for pair in pairs],
-             'most similar': [other_phase(embedded, pair, pair.nearest) for pair in pairs]}
-    gains = [clock.mean() - model.mean() for clock, model in zip(*wrong.values())]
-    best = int(np.argmax(gains))
-    query, other = embedded[pairs[best].query], embedded[pairs[best].other]
     at = spaced(len(query.kept), frames)
     rows = {'query': frames_at(network, query, at)}
     marked = []
-    for (name, of_all), match in zip(wrong.items(), (pairs[best].clock, pairs[best].nearest)):
-        marked += [(len(rows), column) for column in np.flatnonzero(of_all[best][at])]
-        rows[f'{name}:\n{1 - of_all[best].mean():.0%} right'] = frames_at(network, other, match[at])
+    for name, match, wrong in [('by the clock', pair.clock, pair.clock_wrong),
+                               ('most similar', pair.nearest, pair.wrong)]:
+        marked += [(len(rows), column) for column in np.flatnonzero(wrong[at])]
+        rows[f'{name}:\n{1 - wrong.mean():.0%} right'] = frames_at(network, other, match[at])
     height = 3 * (WIDTH - 1) / frames + 0.9
     fig = figure(WIDTH, height + 1.5, layout='constrained')
     strip, bars = fig.subplots(2, 1, height_ratios=[height, 1])
@@ -304,7 +275,8 @@ def draw_clock(network, embedded, embeddings, path, *, frames=10):
     labels = {other.video.name: other.labels, query.video.name: query.labels}
     draw_bars(bars, labels, query.video.classes)
     bars.set_xlabel('frame; colours: phases')
-    clock, model = [1 - np.concatenate(of_all).mean() for of_all in wrong.values()]
+    clock = 1 - np.concatenate([pair.clock_wrong for pair in pairs]).mean()
+    model = 1 - np.concatenate([pair.wrong for pair in pairs]).mean()
     save(fig, path, f'Red: a frame of another phase, wrong. Here clock and model differ most; in '
                     f'all {len(pairs)} pairs of videos of one action {clock:.0%} of the frames are '
                     f'right by the clock, {model:.0%} by similarity.')
@@ -312,7 +284,7 @@ def draw_clock(network, embedded, embeddings, path, *, frames=10):
 
 def draw_alignment_film(embedded, embeddings, path):
     """A video and its nearest neighbours in two others of its action, moving side by side."""
-    pairs = best_pairs(embedded, embeddings)
+    pairs = pairs_of(embedded, embeddings)
     query = embedded[pairs[0].query]
     videos = [query.video]
     places = [query.kept]

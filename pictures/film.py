@@ -1,6 +1,7 @@
 """Films: pictures side by side that move together, over curves along which a cursor runs."""
 import math
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Iterable, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from pictures.canvas import figure, literal, plain, shortened
+from pictures.canvas import RED, figure, literal, plain, rgb, shortened
 
 H264 = {'crf': '23', 'preset': 'veryfast'}
 GAP = 12              # pixels between panels
@@ -17,14 +18,12 @@ TITLE = 22            # pixels for a line of text
 CURVE = 150           # pixels, the height of the curves
 LEAST_WIDTH = 480     # pixels: curves need some room
 DPI = 100             # pixels an inch, in films
-CURSOR = (213, 94, 0)
 
 
 class Panel(NamedTuple):
     """A video on the stage."""
     name: str
-    frames: Iterable                  # uint8 (H, W, 3); those of another size are brought to it
-    size: tuple                       # (H, W)
+    frames: Iterable                  # uint8 (H, W, 3); the first one's size is that of all
     times: np.ndarray | None = None   # (n,) seconds, written into the frames
 
 
@@ -66,10 +65,11 @@ def arrange(sizes, columns, side):
     All have an area of about side^2, be they upright or wide -> [box], width, height of the whole.
     """
     boxes = []
-    top = right = 0
+    right = 0
+    top = TITLE
     for start in range(0, len(sizes), columns):
         left = GAP
-        top += 2 * TITLE if start == 0 else TITLE
+        top += TITLE
         tallest = 0
         for h, w in sizes[start:start + columns]:
             scale = min(side / math.sqrt(h * w), 2 * side / max(h, w))
@@ -93,6 +93,7 @@ def backdrop(panels, boxes, width, height, curves, title):
     for panel, (left, top, wide, _) in zip(panels, boxes):
         name = shortened(panel.name, wide // 8)
         fig.text(left / width, 1 - (top - 5) / height, name, va='bottom', fontsize=9)
+    cursor = None
     if curves:
         # beside them and below: numbers and a word
         axes = fig.add_axes([70 / width, 40 / height, 1 - 90 / width, (CURVE - 48) / height])
@@ -103,13 +104,12 @@ def backdrop(panels, boxes, width, height, curves, title):
         axes.set_ylabel(curves.ylabel, fontsize=8)
         axes.tick_params(labelsize=8)
         plain(axes)
-    canvas = FigureCanvasAgg(fig)
-    literal(fig, canvas.draw)
-    cursor = None
-    if curves:
+        axes.autoscale_view()    # now, and not when it is drawn: the columns follow from it
         box = axes.get_window_extent()  # counted from below
         columns = [int(axes.transData.transform((x, 0))[0]) for x in curves.x]
         cursor = int(height - box.y1), int(height - box.y0), columns
+    canvas = FigureCanvasAgg(fig)
+    literal(fig, canvas.draw)
     still = np.array(canvas.buffer_rgba())[..., :3]
     height, width = np.array(still.shape[:2]) // 2 * 2  # yuv420p halves both sides
     return still[:height, :width], cursor
@@ -117,19 +117,20 @@ def backdrop(panels, boxes, width, height, curves, title):
 
 def play(path, panels, rate, *, curves=None, columns=3, side=320, title=''):
     """Panels that move together, `rate` frames a second -> a film, as long as the shortest."""
-    boxes, width, height = arrange([panel.size for panel in panels], columns, side)
+    moving = zip(*[panel.frames for panel in panels])
+    first = next(moving)
+    boxes, width, height = arrange([image.shape[:2] for image in first], columns, side)
     if curves:
         width = max(width, LEAST_WIDTH)
         height += CURVE
     still, cursor = backdrop(panels, boxes, width, height, curves, title)
     font = ImageFont.load_default(13)
+    total = len(curves.x) if curves else None
 
     def frames():
         frame = still.copy()
-        moving = zip(*[panel.frames for panel in panels])
-        times = panels[0].times
-        total = None if times is None else len(times)
-        for number, images in enumerate(tqdm(moving, 'film', total, disable=None, leave=False)):
+        shown = tqdm(chain([first], moving), 'film', total, disable=None, leave=False)
+        for number, images in enumerate(shown):
             for panel, image, (left, top, wide, high) in zip(panels, images, boxes):
                 image = Image.fromarray(image).resize((wide, high), Image.BILINEAR, reducing_gap=2)
                 if panel.times is not None:
@@ -140,7 +141,7 @@ def play(path, panels, rate, *, curves=None, columns=3, side=320, title=''):
             if cursor:
                 top, bottom, columns = cursor
                 frame[top:bottom] = still[top:bottom]
-                frame[top:bottom, columns[number]:columns[number] + 2] = CURSOR
+                frame[top:bottom, columns[number]:columns[number] + 2] = rgb(RED)
             yield frame
 
     write_film(path, frames(), rate)

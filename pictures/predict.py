@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from pictures.align import known_times, read_at
+from pictures.align import by_clock, known_times, read_at
 from pictures.canvas import (BLUE, WIDTH, class_name, draw_bars, figure, plain, save, show,
                              shortened)
 from running.errors import UserError
@@ -30,36 +30,28 @@ class Teacher(NamedTuple):
     clock: float = math.nan  # the same of the control that sees no pixel
 
 
-def labelled_frames(embeddings, labels):
-    """The frames that have a phase, of all videos together -> (M, D), (M,)."""
-    x = np.concatenate([one[known >= 0] for one, known in zip(embeddings, labels)])
-    y = np.concatenate([known[known >= 0] for known in labels])
-    return x, y
-
-
 def held_out_accuracy(embeddings, labels, fit):
     """Share of right frames in videos that the classifier has not seen, mean over them; or nan."""
     n = len(embeddings)
+    if n < 2:
+        return math.nan
     right = []
     for fold in range(min(n, FOLDS)):
         rest = [i for i in range(n) if i % FOLDS != fold]
-        if not rest:
-            return math.nan
-        x, y = labelled_frames([embeddings[i] for i in rest], [labels[i] for i in rest])
+        y = np.concatenate([labels[i] for i in rest])
         if len(np.unique(y)) < 2:
             continue
-        classifier = fit(x, y)
+        classifier = fit(np.concatenate([embeddings[i] for i in rest]), y)
         for i in range(fold, n, FOLDS):
-            x, y = labelled_frames([embeddings[i]], [labels[i]])
-            right.append((classifier.predict(x) == y).mean())
+            right.append((classifier.predict(embeddings[i]) == labels[i]).mean())
     return float(np.mean(right)) if right else math.nan
 
 
 def learn(embeddings, labels, names, fit):
     """Teacher of one action, from the embeddings (n_i, D) and labels (n_i,) of its videos."""
-    x, y = labelled_frames(embeddings, labels)
+    classifier = fit(np.concatenate(embeddings), np.concatenate(labels))
     accuracy = held_out_accuracy(embeddings, labels, fit)
-    return Teacher(fit(x, y), len(embeddings), names, accuracy)
+    return Teacher(classifier, len(embeddings), names, accuracy)
 
 
 def apply(teacher, embeddings):
@@ -69,20 +61,20 @@ def apply(teacher, embeddings):
 
 
 def teachers(embedded, embeddings, fit):
-    """{action: Teacher} from EmbeddedVideos with labels. Errors: UserError."""
+    """{action: Teacher} from EmbeddedVideos, of which those without labels teach nothing. Errors:
+    UserError."""
     groups = {}
     for one, x in zip(embedded, embeddings):
-        if (one.labels >= 0).any():
+        if one.labels[0] >= 0:                            # then all are: other frames are not kept
             xs, ys, _ = groups.setdefault(one.video.action, ([], [], one.video.classes))
             xs.append(x)
             ys.append(one.labels)
     found = {}
     for action, (xs, ys, names) in groups.items():
-        phases = np.unique(labelled_frames(xs, ys)[1])
+        phases = np.unique(np.concatenate(ys))
         if len(phases) < 2:
-            name = action or 'labels'
-            phase = class_name(names, phases[0])
-            raise UserError(f'{name}: one phase only, {phase}; label another one too')
+            raise UserError(f'{action or "labels"}: one phase only, '
+                            f'{class_name(names, phases[0])}; label another one too')
         found[action] = learn(xs, ys, names, fit)
     if not found:
         raise UserError('no labelled video to carry phases over from')
@@ -99,7 +91,7 @@ def teacher_of(video, found):
     raise UserError(f'{video.name}: of which action? put it into a folder of that name: {actions}')
 
 
-def predict(embedded, embeddings, videos, others, paths, *, fit, times=None, clock=None):
+def predict(embedded, embeddings, videos, others, paths, *, fit, times, clock):
     """Phases of unlabelled videos from labelled ones -> notes, one line an action or video.
 
     embedded: [EmbeddedVideo], labelled; embeddings: [(m, D)]. videos: [data.Video], unlabelled;
@@ -107,17 +99,16 @@ def predict(embedded, embeddings, videos, others, paths, *, fit, times=None, clo
     each, less .csv and .png; fit(x, y) -> a classifier, as evaluate.fit_classifier does; clock:
     {action: what the control that sees no pixel has right}. Errors: UserError, OSError.
     """
+    times, notes = known_times(videos, times)
     found = teachers(embedded, embeddings, fit)
-    for action, share in (clock or {}).items():
-        found[action] = found[action]._replace(clock=share)
     chosen = [teacher_of(video, found) for video in videos]
-    times, notes = known_times(videos, times or [None] * len(videos))
-    for action, teacher in found.items():
-        notes.append(f'{action or "phases"}: {how_sure(teacher)}')
-    for video, z, seconds, path, teacher in zip(videos, others, times, paths, chosen):
+    for action, share in clock.items():
+        found[action] = found[action]._replace(clock=share)
+        notes.append(f'{action or "phases"}: {how_sure(found[action])}')
+    for video, z, seconds, path in zip(videos, others, times, paths):
+        teacher = teacher_of(video, found)
         phase, probability = apply(teacher, z)
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_table(f'{path}.csv', phase, probability, seconds, teacher.names)
         draw_prediction(video, phase, probability, teacher, seconds, f'{path}.png')
     return notes
@@ -129,8 +120,6 @@ def how_sure(teacher):
     if math.isnan(teacher.accuracy):
         return f'{count}: too few to tell how sure the phases are'
     sentence = f'{count}: held out in turn, {teacher.accuracy:.0%} of their frames come out right'
-    if math.isnan(teacher.clock):
-        return sentence
     sentence += f', by the clock alone {teacher.clock:.0%}'
     if teacher.accuracy < teacher.clock:
         return sentence + ': worse than the clock, do not use these phases'
@@ -152,15 +141,13 @@ def draw_prediction(video, phase, probability, teacher, seconds, path):
     """A filmstrip, the predicted phases as a bar under it, their probability under that. A frame
     stands over its own time: in the middle of an equal part of the video."""
     n = len(phase)
-    parts = min(n, FRAMES)
-    at = ((np.arange(parts) + 0.5) * n / parts).astype(int)
+    at = by_clock(min(n, FRAMES), n)
     strip = []
     for frame in read_at(video, at):
         frame = Image.fromarray(frame)
         frame.thumbnail((480, 480))                       # a phone's has 8 megapixels
         strip.append(np.asarray(frame))
-    strip = np.stack(strip)                                                  # (F, H, W, 3)
-    _, height, width, _ = strip.shape
+    height, width, _ = strip[0].shape
     tall = min(2.5, (WIDTH - 1) / len(strip) * height / width)
     fig = figure(WIDTH, tall + 2.5, layout='constrained')
     frames, bar, curve = fig.subplots(3, 1, height_ratios=[tall, 0.4, 0.8])

@@ -1,56 +1,25 @@
 """The objectives that align two sequences: soft-DTW and LAV, smooth DTW and GTA."""
-import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from objectives.alignment import alignment_table, expected_maximum
 from objectives.gta import gta
 from test_loss import batch, check_golden, compute, logsumexp, read_golden, sequences
 
 GOLDEN = Path(__file__).parent / 'golden' / 'objectives_more.npz'
 
 
-def soft(values, gamma=0.1):
-    return -gamma * logsumexp([-x / gamma for x in values])
-
-
-def expected(values, gamma=0.1):
-    below = logsumexp([-x / gamma for x in values])
-    return sum(math.exp(-x / gamma - below) * x for x in values)
-
-
-def slow_table(cost, minimum):
-    """The table of alignment cell by cell, {(i, j): r_ij}."""
+def soft_dtw(cost, gamma=0.1):
+    """The cost of aligning two sequences, cell by cell, r_ij."""
     r = {}
-    for i in range(len(cost)):
-        for j in range(len(cost[0])):
-            neighbours = [(i - 1, j), (i, j - 1), (i - 1, j - 1)]
-            before = [r[cell] for cell in neighbours if cell in r]
-            r[i, j] = float(cost[i][j]) + (minimum(before) if before else 0.)
-    return r
-
-
-def slow_dtw(cost, minimum):
-    return slow_table(cost, minimum)[len(cost) - 1, len(cost[0]) - 1]
-
-
-# -------------------------------------------------------------------------------------- the table
-
-@pytest.mark.parametrize('shape', [(5, 7), (7, 5), (1, 4), (1, 1)])
-def test_every_cell_of_the_smooth_table(shape):
-    """Also in float32: a constant far away outside the table takes part in no cell."""
-    generator = torch.Generator().manual_seed(0)
-    cost = 4 * torch.rand(2, *shape, generator=generator, dtype=torch.float64)
-    table = alignment_table(cost, expected_maximum, 0.1)
-    in_float32 = alignment_table(cost.float(), expected_maximum, 0.1)
-    assert table.shape == cost.shape
-    for b in range(2):
-        for (i, j), value in slow_table(cost[b].tolist(), expected).items():
-            assert table[b, i, j].item() == pytest.approx(value, rel=1e-12)
-            assert in_float32[b, i, j].item() == pytest.approx(value, rel=1e-5)
+    for i, j in np.ndindex(cost.shape):
+        neighbours = [(i - 1, j), (i, j - 1), (i - 1, j - 1)]
+        before = [-r[cell] / gamma for cell in neighbours if cell in r]
+        r[i, j] = cost[i, j] - (gamma * logsumexp(before) if before else 0)
+    return r[i, j]
 
 
 # -------------------------------------------------------------------------------------------- LAV
@@ -69,14 +38,10 @@ def spread(z, times, length):
     return total
 
 
-def squared_distances(z_a, z_b):
-    return ((z_a[:, None] - z_b[None]) ** 2).sum(-1)
-
-
 def slow_lav(clips):
     """Of each video, for test_objectives.py."""
     for a, b in sequences(clips):
-        total = slow_dtw(squared_distances(a[0], b[0]), soft)
+        total = soft_dtw(((a[0][:, None] - b[0]) ** 2).sum(-1))
         total += 0.5 * (spread(*a) + spread(*b))
         yield [total / clips[0].shape[2]]
 

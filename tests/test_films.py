@@ -27,21 +27,14 @@ def cheapest(cost, i, j):
     return cost[i, j] + min(before)
 
 
-def path_cost(cost):
-    """Of the path that dtw finds, which is a path from corner to corner."""
-    path = align.dtw(cost)
-    n, m = cost.shape
-    assert path[0].tolist() == [0, 0]
-    assert path[-1].tolist() == [n - 1, m - 1]
-    steps = set(map(tuple, np.diff(path, axis=0).tolist()))
-    assert steps <= {(0, 1), (1, 0), (1, 1)}
-    return cost[path[:, 0], path[:, 1]].sum()
-
-
 @pytest.mark.parametrize('n, m', [(1, 1), (1, 5), (5, 1), (5, 4)])
 def test_dtw_is_the_cheapest_of_all_paths(n, m):
     cost = np.random.default_rng(n * 10 + m).random((n, m))
-    assert path_cost(cost) == pytest.approx(cheapest(cost, n - 1, m - 1), abs=1e-12)
+    path = align.dtw(cost)
+    assert path[[0, -1]].tolist() == [[0, 0], [n - 1, m - 1]]
+    steps = set(map(tuple, np.diff(path, axis=0).tolist()))
+    assert steps <= {(0, 1), (1, 0), (1, 1)}
+    assert cost[tuple(path.T)].sum() == pytest.approx(cheapest(cost, n - 1, m - 1), abs=1e-12)
 
 
 @pytest.mark.parametrize('method', align.METHODS)
@@ -56,17 +49,10 @@ def test_a_known_change_of_speed_is_found(method):
 
 def test_long_videos_are_matched_at_every_second_frame(monkeypatch):
     whole = align.match(arc(100), arc(300))
-    sizes = []
-
-    def watched(similarity):
-        sizes.append(similarity.shape)
-        return align.by_dtw(similarity)
-
-    monkeypatch.setitem(align.METHODS, 'dtw', watched)
     monkeypatch.setattr(align, 'CELLS', 100 * 300 // 4)
     found = align.match(arc(100), arc(300))
-    assert sizes == [(50, 150)]
     assert found.shape == (100,)
+    assert (found[::2] % 2 == 0).all()
     assert np.abs(found - whole).max() <= 6
 
 
@@ -76,7 +62,6 @@ def test_the_film_shows_the_frames_of_the_table(tmp_path):
     times = [np.arange(15) / 10, np.arange(20) / 20]
     notes = align.align(videos, embeddings, tmp_path / 'out.mp4', times=times)
     assert len(notes) == 1
-    assert 'pure time stretching' in notes[0]
 
     rows = table_of(tmp_path / 'out.csv')
     assert [int(row['frame_a']) for row in rows] == list(range(15))
@@ -88,9 +73,8 @@ def test_the_film_shows_the_frames_of_the_table(tmp_path):
         a = int(row['frame_a'])
         b = int(row['frame_b'])
         for (left, top, width, height), number in zip(boxes, (a, b)):
-            y = top + height // 2
-            x = left + width // 2
-            assert abs(frame[y, x].mean() - STEP * number) < STEP / 2
+            pixel = frame[top + height // 2, left + width // 2]
+            assert abs(pixel.mean() - STEP * number) < STEP / 2
         assert float(row['seconds_a']) == pytest.approx(a / 10)
         assert float(row['seconds_b']) == pytest.approx(b / 20)
         similarity = embeddings[0][a] @ embeddings[1][b]
@@ -100,22 +84,21 @@ def test_the_film_shows_the_frames_of_the_table(tmp_path):
         assert file.streams.video[0].codec_context.pix_fmt == 'yuv420p'    # which all players show
 
 
-def test_the_sentence_says_when_the_clock_would_do():
+def test_the_sentence_says_how_far_a_match_is_from_the_clock():
     frame = np.arange(20)
     ones = np.ones(20)
-    assert 'hardly more than the clock' in align.compare(frame, ones, frame / 10, frame, ones)
     reverse = align.compare(frame, ones, frame / 10, frame[::-1], ones)
-    assert 'hardly' not in reverse
-    assert '10.0 frames' in reverse
-    assert 'at most 1.90 s' in reverse
+    assert 'pure time stretching' in reverse and 'hardly' not in reverse
+    assert '10.0 frames' in reverse and 'at most 1.90 s' in reverse
 
 
 def test_the_film_says_when_a_match_is_the_clock(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(align, 'play', lambda path, panels, rate, **more: shown.extend(panels))
     bent = on_circle(np.linspace(0, 1, 40) ** 3)
-    align.align([grey('a', 30), grey('b', 40), grey('c', 40)], [arc(30), arc(40), bent],
-                tmp_path / 'out.mp4')
+    videos = [grey('a', 30), grey('b', 40), grey('c', 40)]
+    notes = align.align(videos, [arc(30), arc(40), bent], tmp_path / 'out.mp4', times=3 * [None])
+    assert 'says hardly more than the clock' in notes[3]     # the first three: no times
     names = [panel.name for panel in shown]
     assert names == ['a', 'b: hardly more than the clock', 'c']
 
@@ -131,7 +114,7 @@ def test_frames_of_a_film_come_in_the_order_asked_for(indices):
 
 @pytest.mark.parametrize('name', ['$a_b^{', 'x' * 300, '\u89c6\u9891 \U0001f938'])
 def test_names_are_shown_as_they_are(tmp_path, recwarn, name):
-    panels = [film.Panel(name, plain_frames(2, (48, 64), 9), (48, 64), np.arange(2))]
+    panels = [film.Panel(name, plain_frames(2, (48, 64), 9), np.arange(2))]
     curves = film.Curves(np.arange(2), {name: np.arange(2)}, name, name)
     film.play(tmp_path / 'film.mp4', panels, 10, curves=curves, title=name)
     assert len(film_frames(tmp_path / 'film.mp4')) == 2
@@ -140,7 +123,7 @@ def test_names_are_shown_as_they_are(tmp_path, recwarn, name):
 
 def test_frames_of_another_size_are_brought_to_the_first(tmp_path):
     frames = plain_frames(2, (48, 64), 90) + [np.full((30, 90, 3), 90, np.uint8)]
-    film.play(tmp_path / 'film.mp4', [film.Panel('a', frames, (48, 64))], 10)
+    film.play(tmp_path / 'film.mp4', [film.Panel('a', frames)], 10)
     _, second, third = film_frames(tmp_path / 'film.mp4')
     assert np.abs(second.astype(int) - third).mean() < 1
 
