@@ -14,7 +14,7 @@ import numpy as np
 
 from datasets.carl import carl
 from datasets.layout import DataSet, layout
-from datasets.packets import open_video, video_stream
+from datasets.packets import open_video
 from datasets.video import one_line, video_file
 from running.errors import UserError
 
@@ -87,8 +87,8 @@ def element_labels(path, spans, frames):
 
     As the field counts: an element's last frame belongs to it, a later element covers an earlier.
     """
-    with open_video(path) as file:
-        rate = round(float(video_stream(file).average_rate or 25), 2)
+    with open_video(path) as (_, video):
+        rate = round(float(video.average_rate or 25), 2)
     labels = np.full(frames, -1)
     for start, end, kind in spans:
         labels[int(start * rate):int(end * rate) + 1] = kind

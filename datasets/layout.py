@@ -86,6 +86,12 @@ def printable(text, encoding=None):
     return str(text).translate(CONTROL).encode(encoding, 'backslashreplace').decode(encoding)
 
 
+def one_line(error):
+    """What an exception says."""
+    words = getattr(error, 'strerror', None) or str(error)
+    return ' '.join(words.split()) or type(error).__name__
+
+
 def say(line, warning=False):
     """A line for the user, said once however many processes there are; warnings on stderr."""
     if os.environ.get('RANK', '0') == '0':
