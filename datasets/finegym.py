@@ -6,16 +6,15 @@
 A frame's label is the class of the listed element that it belongs to, or -1.
 """
 import json
-import os
 import re
 from functools import partial
 
 import numpy as np
 
 from datasets.carl import carl
-from datasets.layout import DataSet, layout
+from datasets.layout import DataSet, layout, one_line
 from datasets.packets import open_video
-from datasets.video import one_line, video_file
+from datasets.video import video_file
 from running.errors import UserError
 
 SOURCE = (
@@ -36,15 +35,14 @@ def finegym(data, _size, classes):
     lists = {'train': elements(train_list, classes), 'val': elements(val_list, classes)}
     videos = {'train': [], 'val': []}
     missing = []
-    there = set(os.listdir(clips))
     try:
         known = json.loads(annotation.read_bytes())
         for split, listed in lists.items():
             for event, chosen in listed.items():
                 spans = spans_of(event, chosen, known)
-                path = str(clips / f'{event}.mp4')
-                if f'{event}.mp4' not in there:
-                    missing.append(f'processed_videos/{event}.mp4 ({split})')
+                path = clips / f'{event}.mp4'
+                if not path.exists():
+                    missing.append(f'processed_videos/{path.name} ({split})')
                 elif spans:
                     annotate = partial(element_labels, path, spans)
                     videos[split].append(video_file(event, path, annotate=annotate))

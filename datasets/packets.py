@@ -34,8 +34,8 @@ class Timetable(NamedTuple):
     seconds: np.ndarray  # float (frames,): when each is shown, from the file's start
     shown: np.ndarray    # int64 (frames,), rising: the same in ticks; a damaged one has the time
                          # of the one before it
-    keys: np.ndarray     # int64 (key frames,), rising: the first frame that is decoded from each
-    seek: list           # (key frames,): where to seek for each, but for the first
+    starts: np.ndarray   # int64 (n, 2), rising: the file's begin and each key frame: which frame is
+                         # the first to be decoded from there, and where to seek
     clock: bool          # False: its times are no use, and `shown` counts the frames instead
 
 
@@ -109,17 +109,14 @@ def timetable_of(path, _changed):
         shown, clock = shown_by_decoding(path)
     shown = np.array(shown, np.int64)                                # (frames,)
     seconds = shown * tick - begin if clock else np.arange(len(shown)) / rate
-    seek = [(0, 0)]
+    starts = [(-2 ** 63, 0)]
     if clock and container in SEEKABLE:
-        found = []
         for pts, dts, key, _ in packets:
             if key and pts is not None:
-                found.append((pts, pts if container == MKV or dts is None else dts))
-        seek = sorted(found) or seek
-    keys = np.searchsorted(shown, [pts for pts, _ in seek])
-    keys[0] = 0
-    seek = [position for _, position in seek]
-    return Timetable(size, cut, turn_of(first), seconds, shown, keys, seek, clock)
+                starts.append((pts, pts if container == MKV or dts is None else dts))
+    starts = np.array(sorted(starts))
+    starts[:, 0] = np.searchsorted(shown, starts[:, 0])
+    return Timetable(size, cut, turn_of(first), seconds, shown, starts, clock)
 
 
 def shown_by_packets(packets):
@@ -235,22 +232,23 @@ def read_file(path, indices, size=None):
 
 def decoded(path, table, indices):
     """Yield the frames at `indices`. To seek pays where it skips over 16 frames."""
-    keys = np.searchsorted(table.keys, indices, 'right') - 1    # from which each is decoded
-    skips = np.flatnonzero(table.keys[keys[1:]] > indices[:-1] + 16) + 1
+    keys, seek = table.starts.T
+    starts = np.searchsorted(keys, indices, 'right') - 1    # from which each is decoded
+    skips = np.flatnonzero(keys[starts[1:]] > indices[:-1] + 16) + 1
     lost = 0
     with open_video(path) as (file, video):
-        for (key, *_), run in zip(np.split(keys, skips), np.split(indices, skips)):
+        for start, run in zip(starts[[0, *skips]], np.split(indices, skips)):
             times = table.shown[run].tolist()
-            if key:
-                file.seek(table.seek[key], stream=video)
+            if start:
+                file.seek(int(seek[start]), stream=video)
             timed = timed_frames(file, video, table.clock)
             first = next(timed, None)
-            if not key or first and first[0] <= table.shown[table.keys[key]]:
+            if not start or first and first[0] <= table.shown[keys[start]]:
                 lost += yield from frames_at(first, timed, times)
                 continue
             # the key frame is damaged; or it is none, and the picture comes bit by bit after it
-            with open_video(path) as start:
-                timed = timed_frames(*start, table.clock)
+            with open_video(path) as again:
+                timed = timed_frames(*again, table.clock)
                 lost += yield from frames_at(next(timed, None), timed, times)
     tell_lost(str(path), lost, len(indices))
 

@@ -5,7 +5,6 @@
     penn_action_labels/train/<action>/0001_...npy   TCC's: one integer a frame; the folder decides
                                                     split and action
 """
-import os
 from functools import partial
 
 import numpy as np
@@ -14,8 +13,7 @@ import torch
 from datasets.carl import carl
 from datasets.images import frame_folder
 from datasets.labels import read_labels
-from datasets.layout import CARL, TCC, DataSet, layout
-from datasets.video import one_line
+from datasets.layout import CARL, TCC, DataSet, layout, one_line
 from running.errors import UserError
 
 SOURCE = (
@@ -49,7 +47,6 @@ def penn(data, size):
     if number == 1:
         return carl(*found, size, CLASSES, fit=True)
     frames, *label_folders = found
-    there = set(os.listdir(frames))
     videos = {'train': [], 'val': []}
     missing = []
     for split, labels in zip(videos, label_folders):
@@ -57,7 +54,7 @@ def penn(data, size):
             # the folder's name may have an ending: pushups, bowling
             for file in sorted(labels.glob(f'{action}*/*.npy')):
                 name = file.name[:4]
-                if name not in there:
+                if not (frames / name).exists():
                     missing.append(f'frames/{name} ({split}, {action})')
                     continue
                 # where frames and labels differ in number, the more numerous are sampled down
