@@ -220,37 +220,43 @@ def read_file(path, indices, size=None):
     uint8 (3, H, W)."""
     table = timetable(path)
     width, height = (size, size) if size else table.size
-    mirrored, quarters = table.turn
+    upside_down, quarters = table.turn
+    lost = 0
     try:
-        for frame in decoded(path, table, indices):
+        for index, (time, frame) in zip(indices, decoded(path, table, indices)):
+            lost += time != table.shown[index]
             pixels = rgb(frame, width, height, table.cut)             # (H, W, 3)
-            pixels = np.rot90(pixels[::-1] if mirrored else pixels, quarters)
+            pixels = np.rot90(pixels[::-1] if upside_down else pixels, quarters)
             yield torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        tell_lost(str(path), lost, len(indices))
     except Exception as error:  # as above
         raise UserError(f'{path}: does not decode ({one_line(error)})') from None
 
 
 def decoded(path, table, indices):
-    """Yield the frames at `indices`. To seek pays where it skips over 16 frames."""
+    """Yield (time, frame) for each index: the frame, or if it is damaged the one before it."""
     keys, seek = table.starts.T
     starts = np.searchsorted(keys, indices, 'right') - 1    # from which each is decoded
-    skips = np.flatnonzero(keys[starts[1:]] > indices[:-1] + 16) + 1
-    lost = 0
+    skips = np.flatnonzero(keys[starts[1:]] > indices[:-1] + 16) + 1    # less does not pay
     with open_video(path) as (file, video):
         for start, run in zip(starts[[0, *skips]], np.split(indices, skips)):
-            times = table.shown[run].tolist()
             if start:
                 file.seek(int(seek[start]), stream=video)
             timed = timed_frames(file, video, table.clock)
-            first = next(timed, None)
-            if not start or first and first[0] <= table.shown[keys[start]]:
-                lost += yield from frames_at(first, timed, times)
+            shown, coming = next(timed, None), None
+            if start and (shown is None or shown[0] > table.shown[keys[start]]):
+                # the key frame is damaged; or it is none, and the picture comes bit by bit after it
+                yield from decoded(path, table._replace(starts=table.starts[:1]), run)
                 continue
-            # the key frame is damaged; or it is none, and the picture comes bit by bit after it
-            with open_video(path) as again:
-                timed = timed_frames(*again, table.clock)
-                lost += yield from frames_at(next(timed, None), timed, times)
-    tell_lost(str(path), lost, len(indices))
+            if shown is None:
+                raise ValueError('nothing in it decodes')
+            for time in table.shown[run].tolist():
+                while shown[0] < time:
+                    coming = coming or next(timed, None)
+                    if coming is None or coming[0] > time:
+                        break
+                    shown, coming = coming, None
+                yield shown
 
 
 def timed_frames(file, video, clock):
@@ -258,26 +264,6 @@ def timed_frames(file, video, clock):
     for place, frame in enumerate(frames_of(file, video)):
         if frame is not None and not (clock and frame.pts is None):
             yield (frame.pts if clock else place), frame
-
-
-def frames_at(current, timed, times):
-    """Of (time, frame) in rising order, the first `current`, yield the frame that is on at each of
-    the rising `times`.
-
-    -> in the end, how many were not exactly there: damaged, so that the one before stays on."""
-    if current is None:
-        raise ValueError('nothing in it decodes')
-    coming = None
-    lost = 0
-    for time in times:
-        while current[0] < time:
-            coming = coming or next(timed, None)
-            if coming is None or coming[0] > time:
-                break
-            current, coming = coming, None
-        lost += current[0] != time
-        yield current[1]
-    return lost
 
 
 HDR_TONES = 16, 18     # PQ and HLG of ITU-R BT.2100
