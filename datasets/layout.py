@@ -27,7 +27,6 @@ class DataSet(NamedTuple):
     own: bool = False        # one's own: a longer video stays whole, thinned out, where published
                              # ones are cut; read takes the unit of labels that are segments, too
     on_disk: bool = True     # False: read(seed) makes it in memory
-    actor: Callable | None = None    # actor(video, frames) -> why it is not known, or None
 
 
 TCC = 'the release of TCC (temporal cycle-consistency learning)'

@@ -30,7 +30,7 @@ class Timetable(NamedTuple):
     """The frames of a file, and how they are shown."""
     size: tuple          # width and height at which a player shows the first, before turning it
     cut: tuple           # pixels that it leaves out: bottom, top, left, right
-    turn: tuple          # whether it turns them upside down; then by how many quarters, leftwards
+    turn: tuple          # whether it turns all upside down; then by how many quarters, leftwards
     seconds: np.ndarray  # float (frames,): when each is shown, from the file's start
     shown: np.ndarray    # int64 (frames,), rising: the same in ticks; a damaged one has the time
                          # of the one before it
@@ -41,10 +41,9 @@ class Timetable(NamedTuple):
 
 @contextmanager
 def open_video(path):
-    """-> an open file, and of its videos the one that ffmpeg would choose; a cover picture is none.
-
-    libav's messages are switched off each time, as others undo it: on the way to Python's logging,
-    a decoding thread waits for the lock of whoever frees the decoder and waits for it."""
+    """-> an open file, and of its videos the one that ffmpeg would choose; a cover is none."""
+    # libav's messages, switched off each time, as others undo it: on the way to Python's logging,
+    # a decoding thread waits for the lock of whoever frees the decoder and waits for it
     av.logging.set_level(None)
     with av.open(str(path), metadata_errors='replace') as file:    # old tags are not UTF-8
         video = file.streams.best('video')
@@ -127,16 +126,16 @@ def shown_by_packets(packets):
     shown = [pts for pts, _, _, hidden in packets if not hidden]
     hidden = [pts for pts, _, _, hidden in packets if hidden]
     keys = [pts for pts, _, key, _ in packets if key]
-    if not shown or not keys or None in shown + hidden:
+    if not shown or not keys or None in shown + hidden or len(set(shown)) < len(shown):
         return None
     first, last = min(shown), max(shown)
-    if len(set(shown)) < len(shown) or any(first <= pts <= last for pts in hidden):
+    if any(first <= pts <= last for pts in hidden):
         return None    # after several cuts, times do not rise with the file
     return sorted(pts for pts in shown if pts >= min(keys))    # before a key, nothing decodes
 
 
 def shown_by_decoding(path):
-    """-> when the frames are shown, and whether by a clock; without one, their places in a row."""
+    """When they are shown, and True; or, if their times are no use, their places and False."""
     shown = []    # the time and the place of each
     lost = 0
     with open_video(path) as (file, video):
@@ -172,8 +171,7 @@ def file_frames(path):
 
 
 def frame_times(path):
-    """When each frame is shown, in seconds from the file's start, which may be its sound's ->
-    float (frames,)."""
+    """Seconds from the file's start, which may be its sound's, (frames,)."""
     return timetable(path).seconds
 
 
@@ -185,9 +183,8 @@ SIDES = b'\xaa', b'\xbb', b'\xcc', b'\xdd'    # PixelCropBottom, -Top, -Left, -R
 
 
 def cropping(video):
-    """What the container cuts off each picture (mp4's clean aperture, Matroska's PixelCrop), pixels
-    at the bottom, top, left and right. libav reads it and PyAV does not tell; but a Matroska header
-    that libav writes for the same stream has it."""
+    """What the container cuts off each picture (mp4's clean aperture, Matroska's PixelCrop). libav
+    reads it and PyAV does not tell; but a Matroska header that libav writes for it has it."""
     header = io.BytesIO()
     try:
         with av.open(header, 'w', format='matroska') as copy:
@@ -216,8 +213,7 @@ def turn_of(frame):
 # Decoding
 
 def read_file(path, indices, size=None):
-    """Yield frames of a video file, at distinct rising indices, squashed to size x size if given:
-    uint8 (3, H, W)."""
+    """Yield frames at distinct rising indices, squashed to size x size if given: uint8 (3, H, W)."""
     table = timetable(path)
     width, height = (size, size) if size else table.size
     upside_down, quarters = table.turn
@@ -243,7 +239,8 @@ def decoded(path, table, indices):
             if start:
                 file.seek(int(seek[start]), stream=video)
             timed = timed_frames(file, video, table.clock)
-            shown, coming = next(timed, None), None
+            shown = next(timed, None)
+            coming = None
             if start and (shown is None or shown[0] > table.shown[keys[start]]):
                 # the key frame is damaged; or it is none, and the picture comes bit by bit after it
                 yield from decoded(path, table._replace(starts=table.starts[:1]), run)
@@ -277,8 +274,7 @@ def reformatter(*_kind):
 
 
 def rgb(frame, width, height, cut=(0, 0, 0, 0)):
-    """A PyAV frame, without what is cut off -> uint8 (height, width, 3); HDR is mapped to an
-    ordinary screen."""
+    """A frame, without what is cut off, on an ordinary screen -> uint8 (height, width, 3)."""
     if any(cut):
         bottom, top, left, right = cut
         whole = rgb(frame, frame.width, frame.height)

@@ -5,6 +5,7 @@ files know of a video. Video files are decoded in packets.py, pictures in images
 broken is a `UserError` of one line.
 """
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -30,7 +31,7 @@ class Video:
     count() -> number of frames
     decode(distinct rising indices) -> iterable of uint8 (3, H, W), all of one size
     annotate(number of frames) -> one integer a frame, -1 = unlabelled
-    mask(indices) -> where the actor is, bool (n, H, W), or None
+    mask(indices) -> where the actor is, bool (n, H, W); UserError: it is not known
     times() -> seconds of each frame on disk, (n,); None: it has no clock
     fit: if frames and labels differ in number, sample the more numerous down (Penn Action)
     """
@@ -46,7 +47,6 @@ class Video:
 
     @cached_property
     def frames_on_disk(self):
-        """UserError if there is none."""
         frames = self.count()
         if not frames:
             raise UserError(f'{self.name}: no frame in it')
@@ -55,9 +55,8 @@ class Video:
     @cached_property
     def frames(self):
         """Number of frames; with `fit`, there are no more of them than labels."""
-        if self.fit:
-            return min(self.frames_on_disk, len(self.annotate(self.frames_on_disk)))
-        return self.frames_on_disk
+        frames = self.frames_on_disk
+        return min(frames, len(self.annotate(frames))) if self.fit else frames
 
     @cached_property
     def labels(self):
@@ -101,7 +100,8 @@ class Video:
     def actor(self, indices):
         """Where the actor is in the frames as read, bool (n, H, W), or None if it is not known."""
         if self.mask:
-            return self.mask(self.positions(indices))
+            with suppress(UserError):
+                return self.mask(self.positions(indices))
 
 
 def video_file(name, path, size=None, **known):
