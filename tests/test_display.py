@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import data
-from miniatures import numbers, picture, unchecked, write_video
+from miniatures import numbers, picture, remux, unchecked, video_frame, write_video
 from running.errors import UserError
 from test_video import every_frame, video_file
 
@@ -30,17 +30,14 @@ TURNS = {    # display matrix (a, b, c, d): a pixel (x, y) is shown at (a x + c 
     'upside down': (1, 0, 0, -1),
     'transposed': (0, 1, 1, 0),
     'transposed the other way': (0, -1, -1, 0),
+    'by a degree': (.9998, .0175, -.0175, .9998),    # of a phone's sensor: players turn by quarters
 }
-STORED = {
-    'b-frames.mp4': {},
-    'all-key.mov': {'codec': 'mjpeg', 'options': {}},
-    'seeks.mov': {'codec': 'mpeg4', 'options': {'g': '8', 'bf': '2'}},
-}
+STORED = {'b-frames.mp4': {}, 'seeks.mov': {'codec': 'mpeg4', 'options': {'g': '8', 'bf': '2'}}}
 
 
 def shown_at(stored, matrix):
     """Pixel for pixel where the matrix says, moved so that coordinates begin at 0: (n, 3, H, W)."""
-    a, b, c, d = matrix
+    a, b, c, d = map(round, matrix)
     n, _, height, width = stored.shape
     y, x = np.mgrid[:height, :width]
     new_x = a * x + c * y
@@ -75,15 +72,6 @@ def test_turned_videos(name, tmp_path):
         assert torch.equal(video_file(path).read([21, 2, 17]), expected[[21, 2, 17]])
         squashed = shown_at(every_frame(tmp_path / name, 64), matrix)
         assert torch.equal(video_file(path, 64).read([5, 23]), squashed[[5, 23]])
-
-
-def test_a_turn_by_a_degree_is_none(tmp_path):
-    """Phones write what their sensors say, rounded; players turn by quarters."""
-    write_video(tmp_path / 'a.mp4', 4)
-    stored = every_frame(tmp_path / 'a.mp4')
-    degree = (.9998, .0175, -.0175, .9998)
-    write_turned(tmp_path / 'a.mp4', (tmp_path / 'a.mp4').read_bytes(), degree)
-    assert torch.equal(every_frame(tmp_path / 'a.mp4'), stored)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -172,29 +160,19 @@ def test_videos_cut_more_than_once(parts, tmp_path):
 # --------------------------------------------------------------------------------------------------
 # Cover pictures
 
-def video_frame(number, size=(160, 96)):
-    frame = av.VideoFrame.from_ndarray(picture(number, *size), format='rgb24')
-    frame.pts = number
-    frame.time_base = Fraction(1, RATE)
-    return frame
-
-
 def write_with_cover(path, frames):
-    """A video of `frames` pictures, or if 0 none, with a white cover picture."""
+    """A white cover picture, beside a video of so many pictures if not 0."""
     with av.open(str(path), 'w') as file:
-        packets = []
-        if frames:
-            stream = file.add_stream('libx264', rate=RATE)
-            stream.width, stream.height, stream.pix_fmt = 160, 96, 'yuv420p'
         cover = file.add_stream('mjpeg', rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 64, 'yuvj420p'
         cover.disposition = av.stream.Disposition.attached_pic
-        white = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 255, np.uint8), format='rgb24')
-        white.pts = 0
-        packets += cover.encode(white) + cover.encode()
-        for i in range(frames):
-            packets += stream.encode(video_frame(i))
+        white = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 255, np.uint8))
+        packets = cover.encode(white) + cover.encode()
         if frames:
+            stream = file.add_stream('libx264', rate=RATE)
+            stream.width, stream.height, stream.pix_fmt = 160, 96, 'yuv420p'
+            for i in range(frames):
+                packets += stream.encode(video_frame(i))
             packets += stream.encode()
         file.mux(packets)
 
@@ -231,30 +209,13 @@ def test_a_cover_alone_is_no_video(tmp_path):
 # --------------------------------------------------------------------------------------------------
 # What else a player knows
 
-def write_frames(path, frames, codec='libx264', pixels='yuv420p', options=None, **form):
-    """PyAV's frames, shown where their pts say, at RATE; form: attributes of the encoder."""
-    with av.open(str(path), 'w') as file:
-        stream = file.add_stream(codec, rate=RATE, options=options or {'bf': '0'})
-        stream.width, stream.height = frames[0].width, frames[0].height
-        stream.pix_fmt = pixels
-        for name, value in form.items():
-            setattr(stream.codec_context, name, value)
-        for frame in frames:
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode())
-
-
 def test_pictures_that_come_bit_by_bit(tmp_path):
     """x264's intra refresh: where decoding may begin, the first frames are not whole. Each frame by
     itself is as it is in a row."""
-    rng = np.random.default_rng(0)
-    still = rng.integers(0, 256, (12, 20, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-    frames = []
-    for i in range(60):
-        frames.append(av.VideoFrame.from_ndarray(np.roll(still, 3 * i, 1), format='rgb24'))
-        frames[-1].pts = i
+    still = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    frames = [av.VideoFrame.from_ndarray(np.roll(still, 3 * i, 1)) for i in range(60)]
     options = {'intra-refresh': '1', 'g': '12', 'bf': '3'}
-    write_frames(tmp_path / 'a.mp4', frames, options=options)
+    write_video(tmp_path / 'a.mp4', frames, options=options)
     video = video_file(tmp_path / 'a.mp4')
     in_a_row = torch.cat(list(video.parts()))
     for i in range(60):
@@ -263,27 +224,24 @@ def test_pictures_that_come_bit_by_bit(tmp_path):
 
 def test_the_default_track_is_the_video(tmp_path):
     with av.open(str(tmp_path / 'a.mp4'), 'w') as file:
-        first = file.add_stream('libx264', rate=RATE)
-        default = file.add_stream('libx264', rate=RATE)
-        for stream in (first, default):
+        streams = [file.add_stream('libx264', rate=RATE) for _ in range(2)]
+        streams[0].disposition = 0
+        streams[1].disposition = av.stream.Disposition.default
+        for stream, pictures in zip(streams, (range(500, 505), range(20))):
             stream.width, stream.height, stream.pix_fmt = 160, 96, 'yuv420p'
-        first.disposition = 0
-        default.disposition = av.stream.Disposition.default
-        for i in range(20):
-            file.mux(default.encode(video_frame(i)))
-        for i in range(5):
-            frame = video_frame(500)
-            frame.pts = i
-            file.mux(first.encode(frame))
-        for stream in (first, default):
-            file.mux(stream.encode())
+        packets = []
+        for stream, pictures in zip(streams, (range(500, 505), range(20))):
+            for i in pictures:
+                packets += stream.encode(video_frame(i))
+            packets += stream.encode()
+        file.mux(packets)
     assert numbers(every_frame(tmp_path / 'a.mp4')) == list(range(20))
 
 
 @pytest.mark.parametrize('name', ['dv.mkv', 'dv.avi'])
 def test_oblong_pixels_are_shown_square(name, tmp_path):
-    frames = [video_frame(i) for i in range(3)]
-    write_frames(tmp_path / name, frames, 'mpeg4', sample_aspect_ratio=Fraction(64, 45))
+    pixels = Fraction(64, 45)
+    write_video(tmp_path / name, 3, codec='mpeg4', options={}, sample_aspect_ratio=pixels)
     shown = every_frame(tmp_path / name)
     assert shown.shape == (3, 3, 96, round(160 * 64 / 45)) and numbers(shown) == [0, 1, 2]
 
@@ -310,7 +268,7 @@ def test_what_the_container_cuts_off_is_not_shown(name, tmp_path):
                                   128, 1, 80, 1, -8, 1, 4, 1)
     (tmp_path / 'phone.mp4').write_bytes(content)
     if name == 'phone.mkv':                      # libav's writer makes PixelCrop of it
-        remux(tmp_path / 'phone.mp4', tmp_path / name)
+        remux(tmp_path / name, tmp_path / 'phone.mp4')
     shown = whole[:, :, 12:92, 8:136]
     assert torch.equal(every_frame(tmp_path / name), shown)
     squashed = data.video_file('a', tmp_path / name, 40).read([3])
@@ -352,9 +310,8 @@ def test_hdr_is_shown_in_the_tones_of_an_ordinary_screen(tones, code, tmp_path):
     frame.planes[0].update(np.tile(luma, (96, 1)).tobytes())
     for plane in frame.planes[1:]:
         plane.update(np.full((48, 80), 512, np.uint16).tobytes())
-    frame.pts = 0
-    write_frames(tmp_path / 'phone.mp4', [frame], pixels='yuv420p10le',
-                 options={'crf': '1'}, color_trc=tones, color_primaries=9, colorspace=9)
+    write_video(tmp_path / 'phone.mp4', [frame], pixels='yuv420p10le', options={'crf': '1'},
+                color_trc=tones, color_primaries=9, colorspace=9)
     shown = every_frame(tmp_path / 'phone.mp4')[0].float().mean((0, 1)).numpy()
     assert np.abs(shown - grey).max() < 3    # as they are stored: 97 and 56
 
@@ -385,24 +342,12 @@ def test_frames_that_carry_what_has_no_name(tmp_path):
     assert torch.equal(every_frame(tmp_path / 'a.mov'), shown_at(stored, TURNS['by 90']))
 
 
-def remux(old, new, bits='null'):
-    """The packets of one file in another, through one of libav's bitstream filters."""
-    with av.open(str(old)) as source, av.open(str(new), 'w') as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        bits = av.bitstream.BitStreamFilterContext(bits, source.streams.video[0], stream)
-        for packet in source.demux(video=0):
-            if packet.size:
-                for each in bits.filter(packet):
-                    each.stream = stream
-                    target.mux(each)
-
-
 def test_the_stream_may_say_the_turn(tmp_path):
     """As here, at its first frame alone."""
     write_video(tmp_path / 'plain.ts', 20)
     stored = every_frame(tmp_path / 'plain.ts')
     turn = 'h264_metadata=display_orientation=insert:rotate=90'
-    remux(tmp_path / 'plain.ts', tmp_path / 'a.ts', turn)
+    remux(tmp_path / 'a.ts', tmp_path / 'plain.ts', bits=turn)
     assert torch.equal(every_frame(tmp_path / 'a.ts'), stored.transpose(2, 3).flip(2))
 
 
@@ -410,27 +355,14 @@ def test_the_stream_may_say_what_is_cut_off(tmp_path):
     write_video(tmp_path / 'plain.mp4', 20)
     stored = every_frame(tmp_path / 'plain.mp4')
     sides = 'crop_left=16:crop_right=8:crop_top=4:crop_bottom=12'
-    remux(tmp_path / 'plain.mp4', tmp_path / 'a.mkv', f'h264_metadata={sides}')
+    remux(tmp_path / 'a.mkv', tmp_path / 'plain.mp4', bits=f'h264_metadata={sides}')
     assert torch.equal(every_frame(tmp_path / 'a.mkv'), stored[:, :, 4:-12, 16:-8])
 
 
 @pytest.mark.parametrize('name', ['a.mp4', 'a.mkv'])
 def test_pictures_may_begin_after_the_sound(name, tmp_path):
     """Players and annotation tools count from the file's beginning, be it silent or dark."""
-    with av.open(str(tmp_path / name), 'w') as file:
-        pictures = file.add_stream('libx264', rate=RATE, options={'bf': '0'})
-        pictures.width, pictures.height, pictures.pix_fmt = 160, 96, 'yuv420p'
-        sound = file.add_stream('aac', 48000, layout='mono')
-        for i in range(40):
-            frame = video_frame(i)
-            frame.pts = 10 + i
-            file.mux(pictures.encode(frame))
-        for i in range(50):
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1920), np.float32), 'fltp', 'mono')
-            silence.sample_rate, silence.pts = 48000, i * 1920
-            file.mux(sound.encode(silence))
-        file.mux(pictures.encode())
-        file.mux(sound.encode())
+    write_video(tmp_path / name, 40, options={'bf': '0'}, first=10, sound=2)
     (tmp_path / 'a.csv').write_text('start_seconds,end_seconds,label\n0.4,1.0,1\n1.0,2.0,0\n')
     video, = unchecked('folder', tmp_path)['train']
     assert numbers(video.read([0, 39])) == [0, 39]
