@@ -86,46 +86,29 @@ CUTS = {
 }
 
 
-def box(kind, content):
-    return struct.pack('>I', 8 + len(content)) + kind + content
-
-
-def joined(parts):
-    return b''.join(box(kind, content) for kind, content in parts)
-
-
-def boxes(content):
-    """The boxes of a part of an mp4 -> [(kind, content)]."""
-    found, start = [], 0
-    while start < len(content):
-        size, = struct.unpack('>I', content[start:start + 4])
-        found.append((content[start + 4:start + 8], content[start + 8:start + size]))
-        start += size
-    return found
+def grown(whole, at, content, *boxes):
+    """An mp4 with more in it: the boxes around it, of these kinds, become longer."""
+    moov = whole.index(b'moov')    # at the end, so that its size moves nothing
+    for kind in (b'moov', *boxes):
+        size = whole.index(kind, moov) - 4
+        longer = int.from_bytes(whole[size:size + 4]) + len(content)
+        whole = whole[:size] + longer.to_bytes(4) + whole[size + 4:]
+    return whole[:at] + content + whole[at:]
 
 
 def edit(whole, *parts):
     """The file with an edit list that shows each part: (first frame, number of frames)."""
-    top = boxes(whole)
-    assert top[-1][0] == b'moov'    # at the end, so that its size moves nothing
-    moov = []
-    for kind, content in boxes(top[-1][1]):
-        if kind == b'mvhd':
-            seconds, = struct.unpack('>I', content[12:16])
-        if kind == b'trak':
-            track = dict(boxes(content))
-            before = track.pop(b'edts', bytes(24))
-            delay, = struct.unpack('>i', before[20:24])    # that of B-frames
-            media = dict(boxes(track[b'mdia']))
-            scale, = struct.unpack('>I', media[b'mdhd'][12:16])
-            cut = struct.pack('>II', 0, len(parts))
-            for first, frames in parts:
-                start = delay + first * scale // RATE
-                cut += struct.pack('>Iii', frames * seconds // RATE, start, 1 << 16)
-            track[b'edts'] = box(b'elst', cut)
-            content = joined(track.items())
-        moov.append((kind, content))
-    return joined([*top[:-1], (b'moov', joined(moov))])
+    seconds, = struct.unpack_from('>I', whole, whole.index(b'mvhd') + 16)    # ticks of the film
+    scale, = struct.unpack_from('>I', whole, whole.index(b'mdhd') + 16)      # and of the track
+    start = whole.index(b'elst') + 8
+    count, _, delay, _ = struct.unpack_from('>IIii', whole, start)           # that of B-frames
+    assert count == 1
+    cut = struct.pack('>I', len(parts))
+    for first, frames in parts:
+        begin = delay + first * scale // RATE
+        cut += struct.pack('>Iii', frames * seconds // RATE, begin, 1 << 16)
+    whole = grown(whole, start + 16, bytes(len(cut) - 16), b'trak', b'edts', b'elst')
+    return whole[:start] + cut + whole[start + len(cut):]
 
 
 @pytest.mark.parametrize('name', CUTS)
@@ -179,11 +162,9 @@ def write_with_cover(path, frames):
 
 def cover_first(whole):
     """Tags before the tracks, so that the cover is stream 0, as some taggers leave a file."""
-    top = boxes(whole)
-    assert top[-1][0] == b'moov'
-    moov = dict(boxes(top[-1][1]))
-    tags = moov.pop(b'udta')
-    return joined([*top[:-1], (b'moov', joined([(b'udta', tags), *moov.items()]))])
+    tracks = whole.index(b'moov') + 4
+    tags = whole.index(b'udta') - 4    # the last box
+    return whole[:tracks] + whole[tags:] + whole[tracks:tags]
 
 
 @pytest.mark.parametrize('name', ['after.mp4', 'first.mp4', 'first and cut.mp4'])
@@ -249,15 +230,10 @@ def test_oblong_pixels_are_shown_square(name, tmp_path):
 def with_clean_aperture(whole, *values):
     """An mp4 with a `clap` box (ISO 14496-12): width and height shown, how far right of and below
     the middle, each a fraction."""
-    moov = whole.index(b'moov')
-    start = whole.index(b'avc1', moov) - 4
+    start = whole.index(b'avc1', whole.index(b'moov')) - 4
     end = start + int.from_bytes(whole[start:start + 4])
-    whole = whole[:end] + struct.pack('>I4s8i', 40, b'clap', *values) + whole[end:]
-    for kind in b'moov', b'trak', b'mdia', b'minf', b'stbl', b'stsd', b'avc1':
-        at = whole.index(kind, moov) - 4
-        size = int.from_bytes(whole[at:at + 4]) + 40
-        whole = whole[:at] + size.to_bytes(4) + whole[at + 4:]
-    return whole
+    clap = struct.pack('>I4s8i', 40, b'clap', *values)
+    return grown(whole, end, clap, b'trak', b'mdia', b'minf', b'stbl', b'stsd', b'avc1')
 
 
 @pytest.mark.parametrize('name', ['phone.mp4', 'phone.mkv'])
@@ -342,21 +318,17 @@ def test_frames_that_carry_what_has_no_name(tmp_path):
     assert torch.equal(every_frame(tmp_path / 'a.mov'), shown_at(stored, TURNS['by 90']))
 
 
-def test_the_stream_may_say_the_turn(tmp_path):
-    """As here, at its first frame alone."""
-    write_video(tmp_path / 'plain.ts', 20)
-    stored = every_frame(tmp_path / 'plain.ts')
-    turn = 'h264_metadata=display_orientation=insert:rotate=90'
-    remux(tmp_path / 'a.ts', tmp_path / 'plain.ts', bits=turn)
-    assert torch.equal(every_frame(tmp_path / 'a.ts'), stored.transpose(2, 3).flip(2))
-
-
-def test_the_stream_may_say_what_is_cut_off(tmp_path):
-    write_video(tmp_path / 'plain.mp4', 20)
-    stored = every_frame(tmp_path / 'plain.mp4')
-    sides = 'crop_left=16:crop_right=8:crop_top=4:crop_bottom=12'
-    remux(tmp_path / 'a.mkv', tmp_path / 'plain.mp4', bits=f'h264_metadata={sides}')
-    assert torch.equal(every_frame(tmp_path / 'a.mkv'), stored[:, :, 4:-12, 16:-8])
+@pytest.mark.parametrize('name, change', [
+    ('a.ts', 'display_orientation=insert:rotate=90'),    # at the first frame alone
+    ('a.mp4', 'crop_left=16:crop_right=8:crop_top=4:crop_bottom=12')])
+def test_the_stream_may_say_how_it_is_shown(name, change, tmp_path):
+    plain = tmp_path / f'plain {name}'
+    write_video(plain, 20)
+    stored = every_frame(plain)
+    remux(tmp_path / name, plain, bits=f'h264_metadata={change}')
+    turned = name == 'a.ts'
+    expected = stored.transpose(2, 3).flip(2) if turned else stored[:, :, 4:-12, 16:-8]
+    assert torch.equal(every_frame(tmp_path / name), expected)
 
 
 @pytest.mark.parametrize('name', ['a.mp4', 'a.mkv'])
