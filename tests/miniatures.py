@@ -134,7 +134,7 @@ def penn(root, *, actions=ACTIONS, train=2, val=2, frames=12):
                 action=action, train=1 if split == 'train' else -1, nframes=n,
                 dimensions=[[96, 160, n]], bbox=[[40.0 + i, 24, 80 + i, 72] for i in range(n)],
                 x=np.zeros((n, 13)), y=np.zeros((n, 13)), visibility=np.ones((n, 13))))
-            folder = root / 'penn_action_labels' / split / action
+            folder = root / 'penn_action_labels' / split / f'{action}s'    # as pushups
             folder.mkdir(parents=True, exist_ok=True)
             np.save(folder / f'{name}_{action}.npy', labels)
             written[split][name] = labels
