@@ -39,11 +39,17 @@ def finegym(data, _size, classes):
         known = json.loads(annotation.read_bytes())
         for split, listed in lists.items():
             for event, chosen in listed.items():
-                spans = spans_of(event, chosen, known)
+                video, when = event.rsplit('_E_', 1)
+                segments = known.get(video, {}).get(f'E_{when}', {}).get('segments') or {}
+                # an element of several stages has several times; the field takes the last
+                spans = [(*map(float, segments[segment]['timestamps'][-1]), chosen[segment])
+                         for segment in segments if segment in chosen]
                 path = clips / f'{event}.mp4'
                 if not path.exists():
                     missing.append(f'processed_videos/{path.name} ({split})')
-                elif spans:
+                elif not spans:
+                    missing.append(f'{event} in {annotation.name} ({split})')
+                else:
                     annotate = partial(element_labels, path, spans)
                     videos[split].append(video_file(event, path, annotate=annotate))
     except Exception as error:  # of an annotation that is something else, nearly anything
@@ -63,21 +69,6 @@ def elements(path, classes):
         event, segment, kind = match.groups()
         listed.setdefault(event, {})[segment] = int(kind)
     return listed
-
-
-def spans_of(event, chosen, known):
-    """An event's listed elements -> [(start, end in seconds, class)].
-
-    chosen: {segment: class}. known: the annotation. An element may have several times, as it has
-    several stages; the field takes the last.
-    """
-    video, when = event.rsplit('_E_', 1)
-    segments = known.get(video, {}).get(f'E_{when}', {}).get('segments') or {}
-    spans = []
-    for segment, details in segments.items():
-        if segment in chosen:
-            spans.append((*map(float, details['timestamps'][-1]), chosen[segment]))
-    return spans
 
 
 def element_labels(path, spans, frames):

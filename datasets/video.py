@@ -98,7 +98,7 @@ class Video:
             return self.times()[self.positions(range(self.frames))]
 
     def actor(self, indices):
-        """Where the actor is in the frames as read, bool (n, H, W), or None if it is not known."""
+        """Where the actor is in the frames as read, bool (n, H, W); None: it is not known."""
         if self.mask:
             with suppress(UserError):
                 return self.mask(self.positions(indices))
