@@ -236,18 +236,16 @@ def message(number, content):
 
 def sequence_example(name, images, labels):
     """tf.train.SequenceExample, its integers packed, as TensorFlow does."""
-    def of_bytes(content):
-        return message(1, message(1, content))
-
-    def of_integer(value):
-        return message(3, message(1, varint(int(value) & (1 << 64) - 1)))
+    def feature(kind, value):
+        return message(kind, message(1, value))    # kind 1: bytes, 3: integers
 
     def mapped(key, value):
         return message(1, message(1, key.encode()) + message(2, value))
 
-    context = mapped('name', of_bytes(name.encode())) + mapped('len', of_integer(len(images)))
-    video = b''.join(message(1, of_bytes(image)) for image in images)
-    frame_labels = b''.join(message(1, of_integer(label)) for label in labels)
+    context = mapped('name', feature(1, name.encode()))
+    context += mapped('len', feature(3, varint(len(images))))
+    video = b''.join(message(1, feature(1, image)) for image in images)
+    frame_labels = b''.join(message(1, feature(3, varint(int(label)))) for label in labels)
     lists = mapped('video', video) + mapped('frame_labels', frame_labels)
     return message(1, context) + message(2, lists)
 
@@ -258,41 +256,40 @@ def sequence_example(name, images, labels):
 def finegym(root, *, classes=99, train=2, val=2, frames=40):
     """The annotation, the lists of elements, and a clip for each event; 25 frames a second."""
     written = {'train': {}, 'val': {}}
-    elements = {'train': [], 'val': []}
+    elements = {'train': '', 'val': ''}
     known = {}
-    segments = {'A_0000_0001': [[0.04, 0.48]], 'A_0000_0002': [[0.0, 0.1], [0.4, 0.8]],
-                'A_0001_0002': [[1.0, 1.2]]}
+    times = {'A_0000_0001': [[0.04, 0.48]], 'A_0000_0002': [[0.0, 0.1], [0.4, 0.8]],
+             'A_0001_0002': [[1.0, 1.2]]}
+    segments = {segment: {'timestamps': spans} for segment, spans in times.items()}
     for split, i, n in many(train, val, frames):
         youtube = f'{split}-A_Eb{i}'
-        event = f'E_{100 * i:06d}_{100 * i + 2:06d}'
-        known[youtube] = {
-            event: {'segments': {key: {'timestamps': spans} for key, spans in segments.items()}},
-            'E_009000_009001': {'timestamps': [[9000, 9001]], 'segments': None}}
-        elements[split] += [f'{youtube}_{event}_A_0000_0001 {i}',
-                            f'{youtube}_{event}_A_0000_0002 {classes - 1}']
+        when = f'E_{100 * i:06d}_{100 * i + 2:06d}'
+        event = f'{youtube}_{when}'
+        known[youtube] = {when: {'segments': segments}, 'E_009000_009001': {'segments': None}}
+        elements[split] += f'{event}_A_0000_0001 {i}\n{event}_A_0000_0002 {classes - 1}\n'
         labels = np.full(n, -1)
         labels[1:12 + 1] = i
         labels[10:20 + 1] = classes - 1  # 0.4 s to 0.8 s, inclusive, over the earlier one
-        write_video(root / 'processed_videos' / f'{youtube}_{event}.mp4', n)
-        written[split][f'{youtube}_{event}'] = labels
-    for split, file in (('train', 'train_element_v1.0'), ('val', 'val_element')):
-        (root / f'gym{classes}_{file}.txt').write_text('\n'.join(elements[split]) + '\n')
+        write_video(root / 'processed_videos' / f'{event}.mp4', n)
+        written[split][event] = labels
+    (root / f'gym{classes}_train_element_v1.0.txt').write_text(elements['train'])
+    (root / f'gym{classes}_val_element.txt').write_text(elements['val'])
     (root / 'finegym_annotation_info_v1.0.json').write_text(json.dumps(known))
     return written
 
 
 def k400(root, *, train=4, val=0, frames=12):
     written = {'train': {}, 'val': {}}
-    (root / 'annotations').mkdir(parents=True)
-    for split in ('train', 'val') if val else ('train',):
-        lines = ['label,youtube_id,time_start,time_end,split']
-        for which, i, n in many(train, val, frames):
-            if which == split:
-                label = ('abseiling', 'air drumming')[i % 2]
-                lines.append(f'{label},-_{split}{i:05d},{i},{i + 10},{split}')
-                name = f'-_{split}{i:05d}_{i:06d}_{i + 10:06d}'
-                write_video(root / split / f'{name}.mp4', n)
-                written[split][name] = None
+    tables = {}
+    for split, i, n in many(train, val, frames):
+        label = ('abseiling', 'air drumming')[i % 2]
+        table = tables.setdefault(split, ['label,youtube_id,time_start,time_end,split'])
+        table.append(f'{label},-_{split}{i:05d},{i},{i + 10},{split}')
+        name = f'-_{split}{i:05d}_{i:06d}_{i + 10:06d}'
+        write_video(root / split / f'{name}.mp4', n)
+        written[split][name] = None
+    (root / 'annotations').mkdir()
+    for split, lines in tables.items():
         (root / 'annotations' / f'{split}.csv').write_text('\n'.join(lines))
     return written
 
