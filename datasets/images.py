@@ -116,9 +116,8 @@ def frame_folder(name, files, size=None, **known):
 
 def pages_of(path):
     """The frames in a picture file (ImageJ's TIFF stacks, animated PNG and WebP); [] if there is
-    but one, or if a second page of another size is a thumbnail, or the same picture made smaller.
-    """
-    with suppress(Exception), Image.open(path) as image:    # of one that is broken, reading says why
+    but one: a second page of another size is a thumbnail, or the same picture made smaller."""
+    with suppress(Exception), Image.open(path) as image:    # what is broken is said when it is read
         size = image.size
         image.seek(1)
         if image.size == size:

@@ -213,7 +213,7 @@ def turn_of(frame):
 # Decoding
 
 def read_file(path, indices, size=None):
-    """Yield frames at distinct rising indices, squashed to size x size if given: uint8 (3, H, W)."""
+    """Yield those at distinct rising indices: uint8 (3, H, W), squashed to size x size if given."""
     table = timetable(path)
     width, height = (size, size) if size else table.size
     upside_down, quarters = table.turn

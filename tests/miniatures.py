@@ -145,8 +145,8 @@ def penn(root, *, actions=ACTIONS, train=2, val=2, frames=12):
 # CARL's lists
 
 def carl(root, groups, files=('train.pkl', 'val.pkl'), folder='videos', dtype=torch.int64):
-    """CARL's mp4s and pickled lists. groups: of each action [(split, name, labels)]; of several, the
-    indices of each group are pickled, too."""
+    """CARL's mp4s and pickled lists. groups: of each action [(split, name, labels)]; of several,
+    the indices of each group are pickled, too."""
     written = {'train': {}, 'val': {}}
     for split, file in zip(written, files):
         entries = []

@@ -184,7 +184,8 @@ def test_a_cover_alone_is_no_video(tmp_path):
 def test_pictures_that_come_bit_by_bit(tmp_path):
     """x264's intra refresh: where decoding may begin, the first frames are not whole. Each frame by
     itself is as it is in a row."""
-    still = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    blocks = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
+    still = blocks.repeat(8, 0).repeat(8, 1)
     frames = [av.VideoFrame.from_ndarray(np.roll(still, 3 * i, 1)) for i in range(60)]
     options = {'intra-refresh': '1', 'g': '12', 'bf': '3'}
     write_video(tmp_path / 'a.mp4', frames, options=options)
