@@ -124,13 +124,9 @@ def shown_by_packets(packets):
     A cut without encoding anew leaves an edit list: frames before it are decoded, but not shown.
     """
     shown = [pts for pts, _, _, hidden in packets if not hidden]
-    hidden = [pts for pts, _, _, hidden in packets if hidden]
     keys = [pts for pts, _, key, _ in packets if key]
-    if not shown or not keys or None in shown + hidden or len(set(shown)) < len(shown):
+    if not shown or not keys or None in shown + keys or len(set(shown)) < len(shown):
         return None
-    first, last = min(shown), max(shown)
-    if any(first <= pts <= last for pts in hidden):
-        return None    # after several cuts, times do not rise with the file
     return sorted(pts for pts in shown if pts >= min(keys))    # before a key, nothing decodes
 
 

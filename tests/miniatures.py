@@ -92,10 +92,10 @@ def write_video(path, frames, *, codec='libx264', size=(160, 96), rate=25, optio
             file.mux(track.encode())
 
 
-def remux(path, *files, bits='null'):
-    """The packets of files, one after another, in one stream of another file, through one of
-    libav's bitstream filters."""
-    end = 0
+def remux(path, *files, bits='null', first=0):
+    """The packets of files, one after another, in one stream of another file, from a time in ticks
+    on, through one of libav's bitstream filters."""
+    end = first
     stream = None
     with av.open(str(path), 'w') as target:
         for file in files:

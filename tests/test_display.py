@@ -131,6 +131,13 @@ def test_cut_videos(name, tmp_path):
             assert numbers(video_file(path).read([i])) == [expected[i]]
 
 
+def test_a_video_cut_by_ffmpeg(tmp_path):
+    """Which moves what is cut off before the time 0."""
+    write_video(tmp_path / 'a.mp4', 60)
+    remux(tmp_path / 'cut.mp4', tmp_path / 'a.mp4', first=-10 * 12800 // RATE)
+    assert numbers(every_frame(tmp_path / 'cut.mp4')) == list(range(10, 60))
+
+
 # --------------------------------------------------------------------------------------------------
 # Cover pictures
 
