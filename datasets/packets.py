@@ -3,8 +3,8 @@
 A file is a row of packets, each a frame or, in some formats, a part of one. Most frames are stored
 as what differs from others, so decoding starts at a key frame, which stands alone. A packet says
 when its frame is decoded (dts) and when it is shown (pts): not in the same order, where a frame
-(a B-frame) also needs one that is shown after it. Here alone PyAV reads. A file that is broken is a
-`UserError` of one line.
+(a B-frame) also needs one that is shown after it. A file that is broken is a `UserError` of one
+line.
 """
 import io
 import os
@@ -34,8 +34,8 @@ class Timetable(NamedTuple):
     seconds: np.ndarray  # float (frames,): when each is shown, from the file's start
     shown: np.ndarray    # int64 (frames,), rising: the same in ticks; a damaged one has the time
                          # of the one before it
-    starts: np.ndarray   # int64 (n, 2), rising: the file's begin and each key frame: which frame is
-                         # the first to be decoded from there, and where to seek
+    starts: np.ndarray   # int64 (n, 2), rising: the file's beginning and each key frame: the first
+                         # frame that is decoded from there, and where to seek
     clock: bool          # False: its times are no use, and `shown` counts the frames instead
 
 
