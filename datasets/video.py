@@ -86,10 +86,11 @@ class Video:
 
     def parts(self, size=64, step=1):
         """Every step-th frame, from front to back, yielded as uint8 (up to `size`, 3, H, W)."""
-        positions = self.positions(range(0, self.frames, step))
-        frames = iter(self.decode(positions))
-        for _ in range(0, len(positions), size):
-            yield torch.stack(list(islice(frames, size)))
+        frames = iter(self.decode(self.positions(range(0, self.frames, step))))
+        part = list(islice(frames, size))
+        while part:    # to the end of `frames`, where a file tells what is damaged
+            yield torch.stack(part)
+            part = list(islice(frames, size))
 
     def seconds(self):
         """When each frame is shown, in seconds from the first, (frames,); None without a clock."""
