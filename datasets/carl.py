@@ -4,7 +4,6 @@ What most people have of Penn Action, Pouring and FineGym: for each split a pick
 (name, video_file, frame_label), with several actions in a pair with the indices of each action's.
 """
 import io
-import os
 import pickle
 from collections import OrderedDict
 from functools import partial
@@ -14,7 +13,8 @@ import numpy as np
 import torch
 
 from datasets.labels import checked
-from datasets.video import one_line, video_file
+from datasets.layout import one_line
+from datasets.video import video_file
 from running.errors import UserError
 
 
@@ -26,10 +26,9 @@ def carl(train, val, clips, size, classes, fit=False):
     """
     videos = {'train': [], 'val': []}
     missing = []
-    there = set(os.listdir(clips))
     for split, file in (('train', train), ('val', val)):
         for action, name, video, labels in entries(file, list(classes)):
-            if video not in there:
+            if not (clips / video).exists():
                 missing.append(f'{clips.name}/{video} ({split})')
                 continue
             annotate = partial(checked, f'{file}: {name}', labels, classes[action])
@@ -39,22 +38,20 @@ def carl(train, val, clips, size, classes, fit=False):
 
 
 def entries(file, actions):
-    """Of a pickled list [(action, name, file, labels)]; UserError if it is no such list."""
+    """Yield (action, name, file, labels) of a pickled list; UserError if it is no such list."""
     content = read_pickle(file)
-    listed = []
     try:
         groups = [range(len(content))]
         if len(actions) > 1:
             content, groups = content
         for action, group in zip(actions, groups, strict=True):
-            for entry in [content[int(index)] for index in group]:
-                video = Path(entry['video_file']).name
+            for index in group:
+                entry = content[int(index)]
                 labels = np.asarray(entry['frame_label'])
-                listed.append((action, str(entry['name']), video, labels))
+                yield action, str(entry['name']), Path(entry['video_file']).name, labels
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
             f'{file}: not a list of videos as CARL writes it ({one_line(error)})') from None
-    return listed
 
 
 def read_pickle(path):

@@ -13,44 +13,41 @@ from tqdm import tqdm
 
 from datasets.labels import UNITS, check_labels
 from datasets.layout import NOTE, printable, read_dataset, say
-from datasets.video import one_line
 from running.errors import UserError
 
 BATCH = 4    # videos, train.py's default
 
 
-def doctor(dataset, row, data, videos, remarks, decode=False):
+def doctor(dataset, row, data, videos, remarks, decode):
     """Print it all; the last line sums up. UserError: no video can be read.
 
     videos, remarks: what row.read returned. decode: decode every frame of every video.
     """
-    problems = []
     counted = decode or row.metrics != 'none'    # Kinetics has too many, unless asked
+    problems = []
     if counted:
         videos, problems = check_labels(videos)
     listed = list(dict.fromkeys(videos['train'] + videos['val']))
-    reports = dict.fromkeys(listed, (0, 0, ''))
+    reports = dict.fromkeys(listed, (0, 0, '', ''))
     if counted:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = pool.map(partial(examine, decode=decode), listed)
             reports = dict(zip(listed, tqdm(found, 'videos', len(listed), disable=None)))
     table(row, videos, reports, counted)
-    frames, labelled, unreadable = zip(*reports.values())
-    if row.actor:
-        whys = map(row.actor, listed, frames)
-        problems += [f'{NOTE}no known actor: {why}' for why in whys if why]
-    wrong = {
-        'note': [line.removeprefix(NOTE) for line in remarks + problems if line.startswith(NOTE)],
+    frames, labelled, unreadable, without_actor = zip(*reports.values())
+    notes = [line.removeprefix(NOTE) for line in remarks + problems if line.startswith(NOTE)]
+    notes += [f'no known actor: {why}' for why in filter(None, without_actor)]
+    faults = {
         'missing': [line for line in remarks if not line.startswith(NOTE)],
         'cannot be read': list(filter(None, unreadable)),
         'labels do not fit': [line for line in problems if not line.startswith(NOTE)],
     }
-    wrong = {kind: lines for kind, lines in wrong.items() if lines}
-    for kind, lines in wrong.items():
-        say(f'{kind}: {len(lines)}')
+    for kind, lines in [('note', notes), *faults.items()]:
+        if lines:
+            say(f'{kind}: {len(lines)}')
         for line in lines:
             say(f'    {line}')
-    if len(wrong.get('cannot be read', [])) == len(listed):
+    if len(faults['cannot be read']) == len(listed):
         raise UserError(
             f'{dataset}: none of the {len(listed)} videos in {data} can be read. {row.source}')
     if len(videos['train']) < BATCH:
@@ -60,28 +57,35 @@ def doctor(dataset, row, data, videos, remarks, decode=False):
             f'(--longest)')
     if row.metrics != 'none' and not any(labelled):
         say('no labels: without them nothing tells what is learned beyond the time')
-    lacks = [f'{len(lines)} {kind}' for kind, lines in wrong.items() if kind != 'note']
+    lacks = [f'{len(lines)} {kind}' for kind, lines in faults.items() if lines]
     published = row.published.get('all', (0, 0))
     fewer = sum(max(0, count - len(found)) for count, found in zip(published, videos.values()))
     if fewer:
         lacks.append(f'{fewer} videos fewer than published')
-    verdict = 'usable; see the notes above' if wrong else 'complete'
+    verdict = 'usable; see the notes above' if notes else 'complete'
     if lacks:
         verdict = f'usable, but lacking: {", ".join(lacks)}. {row.source}'
     say(f'{dataset}: {verdict}')
 
 
 def examine(video, decode):
-    """-> its number of frames, of labelled ones, and why it cannot be read"""
+    """-> its number of frames, of labelled ones, why it cannot be read, why its actor is not known.
+    """
     try:
         frames = video.frames_on_disk
         if decode:
             for _ in video.decode(np.arange(frames)):
                 pass
     except UserError as error:
-        return 0, 0, str(error)
+        return 0, 0, str(error), ''
+    without_actor = ''
+    try:
+        if video.mask:
+            video.mask(video.positions([video.frames - 1]))
+    except UserError as error:
+        without_actor = str(error)
     labels = np.array([]) if video.labels is None else video.labels
-    return video.frames, int(np.sum(labels >= 0)), ''
+    return video.frames, int(np.sum(labels >= 0)), '', without_actor
 
 
 def table(row, videos, reports, counted):
@@ -93,7 +97,7 @@ def table(row, videos, reports, counted):
     for position, (split, found) in enumerate(videos.items()):
         for action in [*actions, 'all']:
             some = [reports[video] for video in found if action in (video.action, 'all')]
-            published = row.published[action][position] if action in row.published else '-'
+            published = row.published.get(action, ('-', '-'))[position]
             frames = f'{sum(report[0] for report in some):,}' if counted else '?'
             labelled = f'{sum(report[1] for report in some):,}' if counted else '?'
             say(columns(split, action, f'{len(some):,}', published, frames, labelled))
@@ -112,5 +116,5 @@ def main(datasets):
         videos, remarks = read_dataset(args.dataset, row, args.data, 224, args.label_unit)
         doctor(args.dataset, row, args.data, videos, remarks, args.decode)
     except (UserError, OSError) as error:
-        print(printable(f'data.py: error: {one_line(error)}'), file=sys.stderr)
+        print(printable(f'data.py: error: {error}'), file=sys.stderr)
         sys.exit(2)

@@ -6,16 +6,15 @@
 A frame's label is the class of the listed element that it belongs to, or -1.
 """
 import json
-import os
 import re
 from functools import partial
 
 import numpy as np
 
 from datasets.carl import carl
-from datasets.layout import DataSet, layout
-from datasets.packets import open_video, video_stream
-from datasets.video import one_line, video_file
+from datasets.layout import DataSet, layout, one_line
+from datasets.packets import open_video
+from datasets.video import video_file
 from running.errors import UserError
 
 SOURCE = (
@@ -36,16 +35,21 @@ def finegym(data, _size, classes):
     lists = {'train': elements(train_list, classes), 'val': elements(val_list, classes)}
     videos = {'train': [], 'val': []}
     missing = []
-    there = set(os.listdir(clips))
     try:
         known = json.loads(annotation.read_bytes())
         for split, listed in lists.items():
             for event, chosen in listed.items():
-                spans = spans_of(event, chosen, known)
-                path = str(clips / f'{event}.mp4')
-                if f'{event}.mp4' not in there:
-                    missing.append(f'processed_videos/{event}.mp4 ({split})')
-                elif spans:
+                video, when = event.rsplit('_E_', 1)
+                segments = known.get(video, {}).get(f'E_{when}', {}).get('segments') or {}
+                # an element of several stages has several times; the field takes the last
+                spans = [(*map(float, segments[segment]['timestamps'][-1]), chosen[segment])
+                         for segment in segments if segment in chosen]
+                path = clips / f'{event}.mp4'
+                if not path.exists():
+                    missing.append(f'processed_videos/{path.name} ({split})')
+                elif not spans:
+                    missing.append(f'{event} in {annotation.name} ({split})')
+                else:
                     annotate = partial(element_labels, path, spans)
                     videos[split].append(video_file(event, path, annotate=annotate))
     except Exception as error:  # of an annotation that is something else, nearly anything
@@ -67,28 +71,13 @@ def elements(path, classes):
     return listed
 
 
-def spans_of(event, chosen, known):
-    """An event's listed elements -> [(start, end in seconds, class)].
-
-    chosen: {segment: class}. known: the annotation. An element may have several times, as it has
-    several stages; the field takes the last.
-    """
-    video, when = event.rsplit('_E_', 1)
-    segments = known.get(video, {}).get(f'E_{when}', {}).get('segments') or {}
-    spans = []
-    for segment, details in segments.items():
-        if segment in chosen:
-            spans.append((*map(float, details['timestamps'][-1]), chosen[segment]))
-    return spans
-
-
 def element_labels(path, spans, frames):
     """An event's labels, int64 (frames,): -1, but the class within each (start, end, class).
 
     As the field counts: an element's last frame belongs to it, a later element covers an earlier.
     """
-    with open_video(path) as file:
-        rate = round(float(video_stream(file).average_rate or 25), 2)
+    with open_video(path) as (_, video):
+        rate = round(float(video.average_rate or 25), 2)
     labels = np.full(frames, -1)
     for start, end, kind in spans:
         labels[int(start * rate):int(end * rate) + 1] = kind

@@ -3,17 +3,18 @@
 Cameras and phones store a picture as the sensor saw it and say beside it (EXIF) how to turn it;
 microscopes, X-ray and depth cameras store more than 8 bits a pixel. Pillow leaves both to its user.
 """
-import io
 import os
 import re
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ContainerIO, Image, ImageOps
 
-from datasets.video import Video, one_line
+from datasets.layout import one_line
+from datasets.video import Video
 from running.errors import UserError
 
 IMAGE_FILES = {
@@ -27,7 +28,7 @@ def read_images(files, indices, size=None):
     """Yield the images at `indices`: uint8 (3, H, W), squashed to size x size if given.
 
     files: a folder, or a list. A file is a path; or, within a file, (path, 'page', number) or
-    (path, 'bytes', start, end).
+    (path, 'bytes', start, length).
     """
     files = images_in(files)
     shape = (size, size) if size else None
@@ -57,9 +58,7 @@ def open_image(file, size=None):
         else:
             with open(path, 'rb') as content:
                 if kind == 'bytes':
-                    start, end = place
-                    content.seek(start)
-                    content = io.BytesIO(content.read(end - start))
+                    content = ContainerIO.ContainerIO(content, *place)
                 image = Image.open(content)
                 if size:
                     image.draft('RGB', (size, size))    # decode a JPEG at a half, if enough
@@ -117,15 +116,10 @@ def frame_folder(name, files, size=None, **known):
 
 def pages_of(path):
     """The frames in a picture file (ImageJ's TIFF stacks, animated PNG and WebP); [] if there is
-    but one, if a second page of another size is a thumbnail, or the same picture made smaller, or
-    if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            size = image.size
-            pages = getattr(image, 'n_frames', 1)
-            image.seek(min(1, pages - 1))
-            if pages == 1 or image.size != size:
-                return []
-    except Exception:    # as above; whoever reads it will say why
-        return []
-    return [(path, 'page', i) for i in range(pages)]
+    but one: a second page of another size is a thumbnail, or the same picture made smaller."""
+    with suppress(Exception), Image.open(path) as image:    # what is broken is said when it is read
+        size = image.size
+        image.seek(1)
+        if image.size == size:
+            return [(path, 'page', i) for i in range(image.n_frames)]
+    return []

@@ -27,7 +27,6 @@ class DataSet(NamedTuple):
     own: bool = False        # one's own: a longer video stays whole, thinned out, where published
                              # ones are cut; read takes the unit of labels that are segments, too
     on_disk: bool = True     # False: read(seed) makes it in memory
-    actor: Callable | None = None    # actor(video, frames) -> why it is not known, or None
 
 
 TCC = 'the release of TCC (temporal cycle-consistency learning)'
@@ -84,6 +83,12 @@ def printable(text, encoding=None):
     becomes an escape like \\u6df1, \\x0a: ends of lines, names that are no UTF-8."""
     encoding = encoding or getattr(sys.stdout, 'encoding', None) or 'utf-8'
     return str(text).translate(CONTROL).encode(encoding, 'backslashreplace').decode(encoding)
+
+
+def one_line(error):
+    """What an exception says."""
+    words = getattr(error, 'strerror', None) or str(error)
+    return ' '.join(words.split()) or type(error).__name__
 
 
 def say(line, warning=False):

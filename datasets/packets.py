@@ -1,140 +1,105 @@
-"""Which packets of a video file are its frames, and where to start decoding for each.
+"""A video file: which of its packets are its frames, and how to decode the frames asked for.
 
 A file is a row of packets, each a frame or, in some formats, a part of one. Most frames are stored
 as what differs from others, so decoding starts at a key frame, which stands alone. A packet says
 when its frame is decoded (dts) and when it is shown (pts): not in the same order, where a frame
-(a B-frame) also needs one that is shown after it.
+(a B-frame) also needs one that is shown after it. A file that is broken is a `UserError` of one
+line.
 """
 import io
-import math
 import os
 import re
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from itertools import chain
+from threading import get_ident
 from typing import NamedTuple
 
 import av
 import numpy as np
+import torch
 
-from datasets.layout import say
+from datasets.layout import one_line, say
+from running.errors import UserError
 
 MP4, MKV = 'mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm'
 SEEKABLE = MP4, MKV, 'avi', 'mpegts'    # a GIF, for one, calls each of its frames a key frame
 
 
 class Timetable(NamedTuple):
-    """The frames of a file."""
+    """The frames of a file, and how they are shown."""
     size: tuple          # width and height at which a player shows the first, before turning it
-    cut: tuple           # pixels that it leaves out: left, top, right, bottom
-    turn: np.ndarray     # display matrix: pixel (x, y) is then shown at (x, y, 1) @ turn
+    cut: tuple           # pixels that it leaves out: bottom, top, left, right
+    turn: tuple          # whether it turns all upside down; then by how many quarters, leftwards
     seconds: np.ndarray  # float (frames,): when each is shown, from the file's start
     shown: np.ndarray    # int64 (frames,), rising: the same in ticks; a damaged one has the time
                          # of the one before it
-    keys: np.ndarray     # int64 (key frames,), rising: the first frame that is decoded from each
-    seek: list           # (key frames,): where to seek for each; None: begin at the file's start
+    starts: np.ndarray   # int64 (n, 2), rising: the file's beginning and each key frame: the first
+                         # frame that is decoded from there, and where to seek
     clock: bool          # False: its times are no use, and `shown` counts the frames instead
 
 
+@contextmanager
 def open_video(path):
-    """av.open, without libav's messages, each time, as others undo it: on the way to Python's
-    logging, a decoding thread waits for the lock of whoever frees the decoder and waits for it."""
+    """-> an open file, and of its videos the one that ffmpeg would choose; a cover is none."""
+    # libav's messages, switched off each time, as others undo it: on the way to Python's logging,
+    # a decoding thread waits for the lock of whoever frees the decoder and waits for it
     av.logging.set_level(None)
-    return av.open(str(path), metadata_errors='replace')    # old tags are not UTF-8
-
-
-def video_stream(file):
-    """The video of an open file that ffmpeg would choose; a cover picture is none.
-
-    No other track is read: in a file that was cut off, it may end before the video does."""
-    chosen = file.streams.best('video')
-    if chosen is None or chosen.disposition & av.stream.Disposition.attached_pic:
-        raise ValueError('it holds none')
-    for stream in file.streams:
-        if stream.index != chosen.index:
-            stream.discard = av.stream.Discard.all
-    decoder = chosen.codec_context
-    if not decoder.is_open:
+    with av.open(str(path), metadata_errors='replace') as file:    # old tags are not UTF-8
+        video = file.streams.best('video')
+        cover = av.stream.Disposition.attached_pic
+        if video is None or video.codec_context is None or video.disposition & cover:
+            raise ValueError('it holds none that can be decoded')
+        for stream in file.streams:    # in a file that was cut off, others may end before it does
+            if stream.index != video.index:
+                stream.discard = av.stream.Discard.all
+        decoder = video.codec_context
         decoder.thread_count = 1    # of several, an error takes whole frames of the others with it
         decoder.flags |= av.codec.context.Flags.unaligned    # cropped to the pixel
-    return chosen
+        yield file, video
 
 
-# Matroska's PixelCropLeft, -Top, -Right, -Bottom
-SIDES = b'\x54\xcc', b'\x54\xbb', b'\x54\xdd', b'\x54\xaa'
-
-
-def cropping(stream):
-    """What the container cuts off each picture (mp4's clean aperture, Matroska's PixelCrop), pixels
-    at the left, top, right and bottom. libav reads it and PyAV does not tell; but a Matroska header
-    that libav writes for the same stream has it."""
-    header = io.BytesIO()
+def decode(packet):
+    """The frames that a packet completes; [None] if it does not decode."""
     try:
-        with av.open(header, 'w', format='matroska') as copy:
-            copy.add_stream_from_template(stream)
-            copy.start_encoding()
-    except (ValueError, av.error.FFmpegError):    # a codec that Matroska does not have
-        return 0, 0, 0, 0
-    # the element Video: its size, PixelWidth, PixelHeight and others
-    known = b'\xb0' + matroska_number(stream.width) + b'\xba' + matroska_number(stream.height)
-    before, _, after = header.getvalue().partition(known)
-    size = before[-1] - 0x80 if before[-2:-1] == b'\xe0' else 127    # of two bytes, no less
-    video = after[:size - len(known)]
-    cut = []
-    for side in SIDES:
-        found = re.search(side + rb'(?:\x81(.)|\x82(..))', video, re.DOTALL)
-        cut.append(int.from_bytes(found[1] or found[2]) if found else 0)
-    return tuple(cut)
+        return [] if packet.is_corrupt else packet.decode()    # the file's end cuts it
+    except av.error.FFmpegError:
+        return [None]
 
 
-def matroska_number(value):
-    """A whole number as Matroska writes it: how many bytes, then these."""
-    length = (value.bit_length() + 7) // 8
-    return bytes([0x80 + length]) + value.to_bytes(length)
+def frames_of(file, video):
+    """The frames of an open file from where it stands; None for a packet that does not decode."""
+    return chain.from_iterable(map(decode, file.demux(video)))
 
 
-def frames_of(file):
-    """Yield an open file's frames from where it stands; None for a packet that does not decode."""
-    for packet in file.demux(video_stream(file)):
-        try:
-            frames = [] if packet.is_corrupt else packet.decode()    # the file's end cuts it
-        except av.error.FFmpegError:
-            frames = [None]
-        yield from frames
-
-
-def display_matrix(frame):
-    """How a player turns the frame: (x, y) is shown at (x, y) @ matrix, (2, 2) or larger."""
-    try:
-        return np.frombuffer(bytes(frame.side_data['DISPLAYMATRIX']), np.int32).reshape(3, 3)
-    except (KeyError, ValueError):    # PyAV has no name for something else that the frame carries
-        angle = math.radians(frame.rotation)                          # against the clock
-    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-
+# --------------------------------------------------------------------------------------------------
+# The timetable
 
 def timetable(path):
-    """The timetable of a video file, made once a process; ValueError if too much is damaged."""
-    return timetable_of(str(path), os.stat(path).st_mtime_ns)
+    """The timetable of a video file, made once a process; UserError if it is damaged too much."""
+    try:
+        return timetable_of(str(path), os.stat(path).st_mtime_ns)
+    except Exception as error:  # demuxers and decoders raise a dozen types on a stranger's bytes
+        raise UserError(f'{path}: cannot be read as a video ({one_line(error)})') from None
 
 
 @lru_cache(maxsize=1024)    # of two-minute videos, 50 MB
 def timetable_of(path, _changed):
     packets = []
-    with open_video(path) as file:    # the first frame decides how all are turned
-        first = next(filter(None, frames_of(file)), None)
-    with open_video(path) as file:
-        stream = video_stream(file)
+    first = None    # frame: it decides how all are turned
+    with open_video(path) as (file, video):
         container = file.format.name
-        codec = stream.codec_context.name
-        oblong = stream.sample_aspect_ratio or 1    # a pixel's width / height
-        left, top, right, bottom = cut = cropping(stream)
-        width = stream.width - left - right
-        size = max(1, round(width * oblong)), stream.height - top - bottom
-        tick = float(stream.time_base)
+        codec = video.codec_context.name
+        oblong = video.sample_aspect_ratio or 1    # a pixel's width / height
+        bottom, top, left, right = cut = cropping(video)
+        size = max(1, round((video.width - left - right) * oblong)), video.height - top - bottom
+        tick = float(video.time_base)
         begin = (file.start_time or 0) / av.time_base
-        rate = float(stream.average_rate or 25)
-        for packet in file.demux(stream):
+        rate = float(video.average_rate or 25)
+        for packet in file.demux(video):
+            first = first or next(filter(None, decode(packet)), None)
             if packet.size and not packet.is_corrupt:
                 packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-    turn = np.eye(2) if first is None else display_matrix(first)
     shown = None
     clock = True
     if container in (MP4, MKV) and codec not in ('vp8', 'libvpx'):    # VP8 has hidden frames
@@ -143,16 +108,14 @@ def timetable_of(path, _changed):
         shown, clock = shown_by_decoding(path)
     shown = np.array(shown, np.int64)                                # (frames,)
     seconds = shown * tick - begin if clock else np.arange(len(shown)) / rate
-    seek = []
+    starts = [(-2 ** 63, 0)]
     if clock and container in SEEKABLE:
         for pts, dts, key, _ in packets:
             if key and pts is not None:
-                seek.append((pts, pts if container == MKV or dts is None else dts))
-    seek = sorted(seek) or [(0, None)]
-    keys = np.searchsorted(shown, [pts for pts, _ in seek])
-    keys[0] = 0
-    seek = [position for _, position in seek]
-    return Timetable(size, cut, turn, seconds, shown, keys, seek, clock)
+                starts.append((pts, pts if container == MKV or dts is None else dts))
+    starts = np.array(sorted(starts))
+    starts[:, 0] = np.searchsorted(shown, starts[:, 0])
+    return Timetable(size, cut, turn_of(first), seconds, shown, starts, clock)
 
 
 def shown_by_packets(packets):
@@ -161,24 +124,18 @@ def shown_by_packets(packets):
     A cut without encoding anew leaves an edit list: frames before it are decoded, but not shown.
     """
     shown = [pts for pts, _, _, hidden in packets if not hidden]
-    hidden = [pts for pts, _, _, hidden in packets if hidden]
     keys = [pts for pts, _, key, _ in packets if key]
-    if None in shown + hidden:
+    if not shown or not keys or None in shown + keys or len(set(shown)) < len(shown):
         return None
-    if not keys or not shown:
-        return []
-    first, last = min(shown), max(shown)
-    if len(set(shown)) < len(shown) or any(first <= pts <= last for pts in hidden):
-        return None    # after several cuts, times do not rise with the file
     return sorted(pts for pts in shown if pts >= min(keys))    # before a key, nothing decodes
 
 
 def shown_by_decoding(path):
-    """-> when the frames are shown, and whether by a clock; without one, their places in a row."""
+    """When they are shown, and True; or, if their times are no use, their places and False."""
     shown = []    # the time and the place of each
     lost = 0
-    with open_video(path) as file:
-        for place, frame in enumerate(frames_of(file)):
+    with open_video(path) as (file, video):
+        for place, frame in enumerate(frames_of(file, video)):
             if frame is not None:
                 shown.append((frame.pts, place))
             elif shown:
@@ -204,15 +161,123 @@ def tell_lost(path, lost, frames):
             warning=True)
 
 
-def runs(indices, keys):
-    """Rising indices, cut where seeking skips over 16 frames -> [(key frame to seek, indices)]."""
-    start = np.searchsorted(keys, indices, 'right') - 1    # from which key frame each is decoded
-    skips = keys[start[1:]] > indices[:-1] + 16
-    cuts = np.flatnonzero(skips) + 1
-    return [(key[0], run) for key, run in zip(np.split(start, cuts), np.split(indices, cuts))]
+def file_frames(path):
+    """Number of frames of a video file."""
+    return len(timetable(path).shown)
 
 
 def frame_times(path):
-    """When each frame is shown, in seconds from the file's start, which may be its sound's ->
-    float (frames,)."""
+    """Seconds from the file's start, which may be its sound's, (frames,)."""
     return timetable(path).seconds
+
+
+NUMBER = rb'(?:\x81.|\x82..)'    # of Matroska: how many bytes, then these
+CROPS = re.compile(    # PixelWidth, PixelHeight, others, then those of SIDES that are not 0
+    rb'\xb0%b\xba%b(?:(?:[\x9a\x9d]|\x53.)\x81.)*((?:\x54[\xaa\xbb\xcc\xdd]%b)+)' % (3 * (NUMBER,)),
+    re.DOTALL)
+SIDES = b'\xaa', b'\xbb', b'\xcc', b'\xdd'    # PixelCropBottom, -Top, -Left, -Right
+
+
+def cropping(video):
+    """What the container cuts off each picture (mp4's clean aperture, Matroska's PixelCrop). libav
+    reads it and PyAV does not tell; but a Matroska header that libav writes for it has it."""
+    header = io.BytesIO()
+    try:
+        with av.open(header, 'w', format='matroska') as copy:
+            copy.add_stream_from_template(video)
+            copy.start_encoding()
+    except (ValueError, av.error.FFmpegError):    # a codec that Matroska does not have
+        return 0, 0, 0, 0
+    found = CROPS.search(header.getvalue())
+    known = dict(re.findall(rb'\x54(.)(\x81.|\x82..)', found[1], re.DOTALL)) if found else {}
+    return tuple(int.from_bytes(known.get(side, b'')[1:]) for side in SIDES)
+
+
+def turn_of(frame):
+    """How a player turns a frame, as in Timetable: pixel (x, y) is shown at (a x + c y, b x + d y)
+    where its display matrix is (a, b, 0, c, d, ...)."""
+    if frame is None:
+        return False, 0
+    mirrored = False
+    with suppress(KeyError, ValueError):    # PyAV has no name for something that it carries
+        a, b, _, c, d, *_ = np.frombuffer(frame.side_data['DISPLAYMATRIX'], np.int32).tolist()
+        mirrored = a * d < b * c
+    return mirrored, round(frame.rotation / 90)
+
+
+# --------------------------------------------------------------------------------------------------
+# Decoding
+
+def read_file(path, indices, size=None):
+    """Yield those at distinct rising indices: uint8 (3, H, W), squashed to size x size if given."""
+    table = timetable(path)
+    width, height = (size, size) if size else table.size
+    upside_down, quarters = table.turn
+    lost = 0
+    try:
+        for index, (time, frame) in zip(indices, decoded(path, table, indices)):
+            lost += time != table.shown[index]
+            pixels = rgb(frame, width, height, table.cut)             # (H, W, 3)
+            pixels = np.rot90(pixels[::-1] if upside_down else pixels, quarters)
+            yield torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        tell_lost(str(path), lost, len(indices))
+    except Exception as error:  # as above
+        raise UserError(f'{path}: does not decode ({one_line(error)})') from None
+
+
+def decoded(path, table, indices):
+    """Yield (time, frame) for each index: the frame, or if it is damaged the one before it."""
+    keys, seek = table.starts.T
+    starts = np.searchsorted(keys, indices, 'right') - 1    # from which each is decoded
+    skips = np.flatnonzero(keys[starts[1:]] > indices[:-1] + 16) + 1    # less does not pay
+    with open_video(path) as (file, video):
+        for start, run in zip(starts[[0, *skips]], np.split(indices, skips)):
+            if start:
+                file.seek(int(seek[start]), stream=video)
+            timed = timed_frames(file, video, table.clock)
+            shown = next(timed, None)
+            coming = None
+            if start and (shown is None or shown[0] > table.shown[keys[start]]):
+                # the key frame is damaged; or it is none, and the picture comes bit by bit after it
+                yield from decoded(path, table._replace(starts=table.starts[:1]), run)
+                continue
+            if shown is None:
+                raise ValueError('nothing in it decodes')
+            for time in table.shown[run].tolist():
+                while shown[0] < time:
+                    coming = coming or next(timed, None)
+                    if coming is None or coming[0] > time:
+                        break
+                    shown, coming = coming, None
+                yield shown
+
+
+def timed_frames(file, video, clock):
+    """Yield (time, frame) of an open file from where it stands; without a clock, (place, frame)."""
+    for place, frame in enumerate(frames_of(file, video)):
+        if frame is not None and not (clock and frame.pts is None):
+            yield (frame.pts if clock else place), frame
+
+
+HDR_TONES = 16, 18     # PQ and HLG of ITU-R BT.2100
+SCREEN = {'dst_color_trc': 1, 'dst_color_primaries': 1}    # BT.709, an ordinary one
+
+
+@lru_cache(maxsize=16)
+def reformatter(*_kind):
+    """To set up libswscale costs more than a frame, with HDR's tones 4 s: once for each kind."""
+    return av.video.reformatter.VideoReformatter()
+
+
+def rgb(frame, width, height, cut=(0, 0, 0, 0)):
+    """A frame, without what is cut off, on an ordinary screen -> uint8 (height, width, 3)."""
+    if any(cut):
+        bottom, top, left, right = cut
+        whole = rgb(frame, frame.width, frame.height)
+        part = whole[top:frame.height - bottom, left:frame.width - right]
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(part), 'rgb24')
+    kind = frame.format.name, frame.width, frame.height, frame.color_trc, width, height
+    # no two threads may share one, nor a process and those it is forked into
+    scale = reformatter(os.getpid(), get_ident(), *kind)
+    tones = SCREEN if frame.color_trc in HDR_TONES else {}
+    return scale.reformat(frame, width, height, 'rgb24', **tones).to_ndarray()

@@ -5,7 +5,6 @@
     penn_action_labels/train/<action>/0001_...npy   TCC's: one integer a frame; the folder decides
                                                     split and action
 """
-import os
 from functools import partial
 
 import numpy as np
@@ -14,8 +13,7 @@ import torch
 from datasets.carl import carl
 from datasets.images import frame_folder
 from datasets.labels import read_labels
-from datasets.layout import CARL, TCC, DataSet, layout
-from datasets.video import one_line
+from datasets.layout import CARL, TCC, DataSet, layout, one_line
 from running.errors import UserError
 
 SOURCE = (
@@ -37,7 +35,7 @@ ACTIONS = {  # in the order of CARL's lists: classes, published train videos, va
     'tennis_forehand': (3, 79, 74),
     'tennis_serve': (4, 98, 69)}
 CLASSES = {action: numbers[0] for action, numbers in ACTIONS.items()}
-VIDEOS = {action: numbers[1:] for action, numbers in ACTIONS.items()}
+PUBLISHED = {action: numbers[1:] for action, numbers in ACTIONS.items()}
 
 
 def penn(data, size):
@@ -49,7 +47,6 @@ def penn(data, size):
     if number == 1:
         return carl(*found, size, CLASSES, fit=True)
     frames, *label_folders = found
-    there = set(os.listdir(frames))
     videos = {'train': [], 'val': []}
     missing = []
     for split, labels in zip(videos, label_folders):
@@ -57,7 +54,7 @@ def penn(data, size):
             # the folder's name may have an ending: pushups, bowling
             for file in sorted(labels.glob(f'{action}*/*.npy')):
                 name = file.name[:4]
-                if name not in there:
+                if not (frames / name).exists():
                     missing.append(f'frames/{name} ({split}, {action})')
                     continue
                 # where frames and labels differ in number, the more numerous are sampled down
@@ -70,48 +67,30 @@ def penn(data, size):
 
 def actor_mask(path, size, indices):
     """The actor's box in a Penn Action .mat file -> bool (n, size, size), empty in frames beyond
-    the last box; None without a file that can be read."""
+    the last box. UserError: there is none. SciPy reads no MATLAB 7.3, which is HDF5, and says so.
+    """
+    from scipy.io import loadmat
     try:
-        boxes = actor_boxes(path)
-    except UserError:
-        return None
-    lacking = np.zeros((max(0, np.max(indices) + 1 - len(boxes)), 4))
-    x1, y1, x2, y2 = np.concatenate([boxes, lacking])[indices].T[:, :, None]    # each (n, 1)
+        mat = loadmat(path, variable_names=['bbox', 'dimensions'])
+        height, width = np.asarray(mat['dimensions'], float).ravel()[:2]
+        boxes = np.asarray(mat['bbox'], float).reshape(-1, 4)           # x1, y1, x2, y2
+    except Exception as error:  # SciPy's reader raises a dozen types on a broken file
+        raise UserError(
+            f'{path}: cannot be read as a Penn Action annotation ({one_line(error)})') from None
+    if min(indices) >= len(boxes):
+        raise UserError(f'{path}: {len(boxes)} boxes for {max(indices) + 1} frames')
+    lacking = np.zeros((max(0, max(indices) + 1 - len(boxes)), 4))
+    boxes = np.concatenate([boxes, lacking]) / (width, height, width, height)
+    x1, y1, x2, y2 = boxes[indices].T[:, :, None]                   # each (n, 1)
     pixel = (np.arange(size) + 0.5) / size                          # (S,): centres of the pixels
     across = (x1 <= pixel) & (pixel < x2)                           # (n, S)
     down = (y1 <= pixel) & (pixel < y2)                             # (n, S)
     return torch.from_numpy(down[:, :, None] & across[:, None, :])  # (n, S, S)
 
 
-def actor_boxes(path):
-    """x1, y1, x2, y2 of every frame, as shares of the frame's width and height -> (frames, 4).
-    UserError: there are none. SciPy reads no MATLAB 7.3, which is HDF5, and says so."""
-    from scipy.io import loadmat
-    try:
-        mat = loadmat(path, variable_names=['bbox', 'dimensions'])
-        height, width = np.asarray(mat['dimensions'], float).ravel()[:2]
-        boxes = np.asarray(mat['bbox'], float).reshape(-1, 4)
-    except Exception as error:  # SciPy's reader raises a dozen types on a broken file
-        raise UserError(
-            f'{path}: cannot be read as a Penn Action annotation ({one_line(error)})') from None
-    return boxes / (width, height, width, height)
-
-
-def without_actor(video, frames):
-    """Why the actor of a video with so many frames is not known, or not in all of them; or None."""
-    if video.mask is None:                # CARL's files have no boxes
-        return None
-    path, _ = video.mask.args
-    try:
-        boxes = len(actor_boxes(path))
-    except UserError as error:
-        return str(error)
-    return f'{path}: {boxes} boxes for {frames} frames' if boxes < frames else None
-
-
 ROW = DataSet(
-    penn, SOURCE, stride=2, actor=without_actor,
-    published=VIDEOS | {'all': (1140, 966)},
+    penn, SOURCE, stride=2,
+    published=PUBLISHED | {'all': (1140, 966)},
     paper=dict(
         classification=(.9421, .0004), progression=(.931, .006),
         tau=(.989, .002), ap5=(.9299, .0006)))

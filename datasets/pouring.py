@@ -11,8 +11,7 @@ from functools import partial
 from datasets.carl import carl
 from datasets.images import frame_folder
 from datasets.labels import checked
-from datasets.layout import CARL, TCC, DataSet, layout
-from datasets.video import one_line
+from datasets.layout import CARL, TCC, DataSet, layout, one_line
 from running.errors import UserError
 
 SOURCE = f'TFRecords: {TCC}. Or prepared, as train.pkl, val.pkl and videos/: {CARL}'
@@ -35,8 +34,7 @@ def pouring(data, size):
 
 
 def videos_in(path, size):
-    """The videos of a TFRecord file; UserError if it is damaged."""
-    videos = []
+    """Yield the videos of a TFRecord file; UserError if it is damaged."""
     at = 0
     try:
         with open(path, 'rb') as file:    # of which only what is looked at is read
@@ -47,15 +45,13 @@ def videos_in(path, size):
             if end + 4 > len(content):
                 raise ValueError('cut off')
             name, images, labels = sequence_example(content, (start, end))
-            images = [(path, 'bytes', *image) for image in images]
-            videos.append(frame_folder(
-                name, images, size, action='pouring',
-                annotate=partial(checked, name, labels, CLASSES)))
+            images = [(path, 'bytes', first, last - first) for first, last in images]
+            annotate = partial(checked, name, labels, CLASSES)
+            yield frame_folder(name, images, size, action='pouring', annotate=annotate)
             at = end + 4
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
             f'{path}: damaged from byte {at} on ({one_line(error)}); fetch it anew') from None
-    return videos
 
 
 # ----------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ Every frame is a `picture` of a number, so that whoever reads it can tell which 
 function writes one layout into a folder and returns what it wrote:
 {'train': {name: labels}, 'val': {name: labels}}.
 """
-import csv
 import io
 import json
 import pickle
@@ -57,22 +56,63 @@ def write_images(folder, frames, suffix='.jpg', size=(160, 96)):
         Image.fromarray(picture(i, *size)).save(folder / f'{i + 1:06d}{suffix}', quality=90)
 
 
+def video_frame(number, size=(160, 96)):
+    return av.VideoFrame.from_ndarray(picture(number, *size), format='rgb24')
+
+
 def write_video(path, frames, *, codec='libx264', size=(160, 96), rate=25, options=None, form=None,
-                repeat=1):
-    """A video file of `frames` pictures, each `repeat` times; H.264 with B-frames and several key
-    frames by default."""
+                repeat=1, first=0, pixels=None, sound=0, tags=None, **encoder):
+    """A video file; H.264 with B-frames and several key frames by default.
+
+    frames: PyAV's, or the number of pictures, each `repeat` times. first: the time of the first one
+    in frames. sound: seconds of silence from 0 on. encoder: attributes of the encoder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(frames, int):
+        frames = [video_frame(i // repeat, size) for i in range(frames * repeat)]
     options = {'bf': '3', 'g': '24'} if options is None else options
     with av.open(str(path), 'w', options=form or {}) as file:
+        file.metadata.update(tags or {})
         stream = file.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height = size
-        stream.pix_fmt = {'gif': 'rgb8', 'mjpeg': 'yuvj420p'}.get(codec, 'yuv420p')
-        for i in range(frames * repeat):
-            frame = av.VideoFrame.from_ndarray(picture(i // repeat, *size), format='rgb24')
-            frame.pts = i
-            frame.time_base = Fraction(1, rate)
+        stream.pix_fmt = pixels or {'gif': 'rgb8', 'mjpeg': 'yuvj420p'}.get(codec, 'yuv420p')
+        for name, value in encoder.items():
+            setattr(stream.codec_context, name, value)
+        audio = file.add_stream('aac', 48000, layout='mono') if sound else None
+        for i, frame in enumerate(frames):
+            frame.pts = first + i
+            frame.time_base = 1 / Fraction(rate)
             file.mux(stream.encode(frame))
-        file.mux(stream.encode())
+        for i in range(sound * 25):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1920), np.float32), 'fltp', 'mono')
+            silence.sample_rate = 48000
+            silence.pts = i * 1920
+            file.mux(audio.encode(silence))
+        for track in file.streams:
+            file.mux(track.encode())
+
+
+def remux(path, *files, bits='null', first=0):
+    """The packets of files, one after another, in one stream of another file, from a time in ticks
+    on, through one of libav's bitstream filters."""
+    end = first
+    stream = None
+    with av.open(str(path), 'w') as target:
+        for file in files:
+            start = end
+            with av.open(str(file)) as source:
+                video = source.streams.video[0]
+                if stream is None:
+                    stream = target.add_stream_from_template(video)
+                    changed = av.bitstream.BitStreamFilterContext(bits, video, stream)
+                for packet in source.demux(video):
+                    if packet.size:
+                        packet.pts += start
+                        packet.dts += start
+                        end = max(end, packet.pts + packet.duration)
+                        for each in changed.filter(packet):
+                            each.stream = stream
+                            target.mux(each)
 
 
 def many(train, val, frames):
@@ -94,7 +134,7 @@ def penn(root, *, actions=ACTIONS, train=2, val=2, frames=12):
                 action=action, train=1 if split == 'train' else -1, nframes=n,
                 dimensions=[[96, 160, n]], bbox=[[40.0 + i, 24, 80 + i, 72] for i in range(n)],
                 x=np.zeros((n, 13)), y=np.zeros((n, 13)), visibility=np.ones((n, 13))))
-            folder = root / 'penn_action_labels' / split / action
+            folder = root / 'penn_action_labels' / split / f'{action}s'    # as pushups
             folder.mkdir(parents=True, exist_ok=True)
             np.save(folder / f'{name}_{action}.npy', labels)
             written[split][name] = labels
@@ -104,58 +144,48 @@ def penn(root, *, actions=ACTIONS, train=2, val=2, frames=12):
 # --------------------------------------------------------------------------------------------------
 # CARL's lists
 
-def penn_carl(root, *, actions=ACTIONS, train=2, val=2, frames=12):
-    """CARL's: (videos, each action's indices) pickled, and mp4s; all 13 actions listed."""
+def carl(root, groups, files=('train.pkl', 'val.pkl'), folder='videos', dtype=torch.int64):
+    """CARL's mp4s and pickled lists. groups: of each action [(split, name, labels)]; of several,
+    the indices of each group are pickled, too."""
     written = {'train': {}, 'val': {}}
-    for split in written:
+    for split, file in zip(written, files):
         entries = []
-        groups = []
-        for action in ACTIONS:
+        indices = []
+        for group in groups:
             first = len(entries)
-            for which, i, n in many(train, val, frames):
-                if which == split and action in actions:
-                    name = f'{action}{split}{i}'
-                    labels = phases(n, ACTIONS[action])
-                    entries.append(entry(root, 'videos', name, n, labels, written[split]))
-                    entries[-1]['action_label'] = [*ACTIONS].index(action)
-            groups.append([*range(first, len(entries))])
-        dump((entries, groups), root / f'{split}.pkl')
+            for name, labels in [video for which, *video in group if which == split]:
+                write_video(root / folder / f'{name}.mp4', len(labels))
+                written[split][name] = labels
+                entries.append({
+                    'id': len(entries), 'name': name, 'video_file': f'{folder}/{name}.mp4',
+                    'seq_len': len(labels), 'frame_label': torch.tensor(labels, dtype=dtype)})
+            indices.append([*range(first, len(entries))])
+        dump((entries, indices) if len(groups) > 1 else entries, root / file)
     return written
+
+
+def penn_carl(root, *, actions=ACTIONS, train=2, val=2, frames=12):
+    """All 13 actions are listed."""
+    groups = []
+    for action in ACTIONS:
+        some = many(train, val, frames) if action in actions else []
+        classes = ACTIONS[action]
+        groups.append([(split, f'{action}{split}{i}', phases(n, classes)) for split, i, n in some])
+    return carl(root, groups)
 
 
 def pouring_carl(root, *, train=2, val=2, frames=12):
-    written = {'train': {}, 'val': {}}
-    for split in written:
-        entries = []
-        for which, i, n in many(train, val, frames):
-            if which == split:
-                name = f'{split}_pour_{i}'
-                entries.append(entry(root, 'videos', name, n, phases(n, 5), written[split]))
-        dump(entries, root / f'{split}.pkl')
-    return written
+    some = many(train, val, frames)
+    return carl(root, [[(split, f'{split}_pour_{i}', phases(n, 5)) for split, i, n in some]])
 
 
-def finegym_carl(root, *, classes=99, train=2, val=2, frames=30):
-    written = {'train': {}, 'val': {}}
-    for split, list_name in (('train', 'train_v1.0'), ('val', 'val')):
-        entries = []
-        for which, i, n in many(train, val, frames):
-            if which == split:
-                labels = np.where(np.arange(n) < n // 2, np.arange(n) // 4, -1)
-                name = f'vid{split}_E_{i:06d}_{i + 9:06d}'
-                entries.append(entry(root, 'processed_videos', name, n, labels, written[split],
-                                     torch.float32))
-                entries[-1]['event_label'] = 1
-        dump(entries, root / f'gym{classes}_{list_name}.pkl')
-    return written
-
-
-def entry(root, folder, name, frames, labels, written, dtype=torch.int64):
-    """A video of CARL's lists, which is written, too."""
-    write_video(root / folder / f'{name}.mp4', frames)
-    written[name] = labels
-    return {'id': len(written) - 1, 'name': name, 'video_file': f'{folder}/{name}.mp4',
-            'seq_len': frames, 'frame_label': torch.tensor(labels, dtype=dtype)}
+def finegym_carl(root, *, train=2, val=2, frames=30):
+    listed = []
+    for split, i, n in many(train, val, frames):
+        labels = np.where(np.arange(n) < n // 2, np.arange(n) // 4, -1)
+        listed.append((split, f'vid{split}_E_{i:06d}_{i + 9:06d}', labels))
+    files = 'gym99_train_v1.0.pkl', 'gym99_val.pkl'
+    return carl(root, [listed], files, 'processed_videos', torch.float32)
 
 
 def dump(content, path):
@@ -169,18 +199,14 @@ def pouring(root, *, train=3, val=2, frames=12):
     """The TFRecords of TCC's authors: two files of train, one of val."""
     root.mkdir(parents=True, exist_ok=True)
     written = {'train': {}, 'val': {}}
-    records = {'train': [], 'val': []}
     for split, i, n in many(train, val, frames):
         name = f'{split}_pour_{i}'
         labels = phases(n, 5)
         written[split][name] = labels
-        images = [jpeg(j) for j in range(n)]
-        records[split].append(framed(sequence_example(name, images, labels)))
-    half = (train + 1) // 2
-    for file, content in (('train-0-of-2', records['train'][:half]),
-                          ('train-1-of-2', records['train'][half:]),
-                          ('val-0-of-1', records['val'])):
-        (root / f'pouring_{file}.tfrecord').write_bytes(b''.join(content))
+        record = sequence_example(name, [jpeg(j) for j in range(n)], labels)
+        part = f'{2 * i // train}-of-2' if split == 'train' else '0-of-1'
+        with open(root / f'pouring_{split}-{part}.tfrecord', 'ab') as file:
+            file.write(framed(record))
     return written
 
 
@@ -210,18 +236,16 @@ def message(number, content):
 
 def sequence_example(name, images, labels):
     """tf.train.SequenceExample, its integers packed, as TensorFlow does."""
-    def of_bytes(content):
-        return message(1, message(1, content))
-
-    def of_integer(value):
-        return message(3, message(1, varint(int(value) & (1 << 64) - 1)))
+    def feature(kind, value):
+        return message(kind, message(1, value))    # kind 1: bytes, 3: integers
 
     def mapped(key, value):
         return message(1, message(1, key.encode()) + message(2, value))
 
-    context = mapped('name', of_bytes(name.encode())) + mapped('len', of_integer(len(images)))
-    video = b''.join(message(1, of_bytes(image)) for image in images)
-    frame_labels = b''.join(message(1, of_integer(label)) for label in labels)
+    context = mapped('name', feature(1, name.encode()))
+    context += mapped('len', feature(3, varint(len(images))))
+    video = b''.join(message(1, feature(1, image)) for image in images)
+    frame_labels = b''.join(message(1, feature(3, varint(int(label)))) for label in labels)
     lists = mapped('video', video) + mapped('frame_labels', frame_labels)
     return message(1, context) + message(2, lists)
 
@@ -232,43 +256,41 @@ def sequence_example(name, images, labels):
 def finegym(root, *, classes=99, train=2, val=2, frames=40):
     """The annotation, the lists of elements, and a clip for each event; 25 frames a second."""
     written = {'train': {}, 'val': {}}
-    elements = {'train': [], 'val': []}
+    elements = {'train': '', 'val': ''}
     known = {}
-    segments = {'A_0000_0001': [[0.04, 0.48]], 'A_0000_0002': [[0.0, 0.1], [0.4, 0.8]],
-                'A_0001_0002': [[1.0, 1.2]]}
+    times = {'A_0000_0001': [[0.04, 0.48]], 'A_0000_0002': [[0.0, 0.1], [0.4, 0.8]],
+             'A_0001_0002': [[1.0, 1.2]]}
+    segments = {segment: {'timestamps': spans} for segment, spans in times.items()}
     for split, i, n in many(train, val, frames):
         youtube = f'{split}-A_Eb{i}'
-        event = f'E_{100 * i:06d}_{100 * i + 2:06d}'
-        known[youtube] = {
-            event: {'segments': {key: {'timestamps': spans} for key, spans in segments.items()}},
-            'E_009000_009001': {'timestamps': [[9000, 9001]], 'segments': None}}
-        elements[split] += [f'{youtube}_{event}_A_0000_0001 {i}',
-                            f'{youtube}_{event}_A_0000_0002 {classes - 1}']
+        when = f'E_{100 * i:06d}_{100 * i + 2:06d}'
+        event = f'{youtube}_{when}'
+        known[youtube] = {when: {'segments': segments}, 'E_009000_009001': {'segments': None}}
+        elements[split] += f'{event}_A_0000_0001 {i}\n{event}_A_0000_0002 {classes - 1}\n'
         labels = np.full(n, -1)
         labels[1:12 + 1] = i
         labels[10:20 + 1] = classes - 1  # 0.4 s to 0.8 s, inclusive, over the earlier one
-        write_video(root / 'processed_videos' / f'{youtube}_{event}.mp4', n)
-        written[split][f'{youtube}_{event}'] = labels
-    for split, file in (('train', 'train_element_v1.0'), ('val', 'val_element')):
-        (root / f'gym{classes}_{file}.txt').write_text('\n'.join(elements[split]) + '\n')
+        write_video(root / 'processed_videos' / f'{event}.mp4', n)
+        written[split][event] = labels
+    (root / f'gym{classes}_train_element_v1.0.txt').write_text(elements['train'])
+    (root / f'gym{classes}_val_element.txt').write_text(elements['val'])
     (root / 'finegym_annotation_info_v1.0.json').write_text(json.dumps(known))
     return written
 
 
 def k400(root, *, train=4, val=0, frames=12):
     written = {'train': {}, 'val': {}}
-    (root / 'annotations').mkdir(parents=True)
-    for split in ('train', 'val') if val else ('train',):
-        with open(root / 'annotations' / f'{split}.csv', 'w', newline='') as file:
-            table = csv.writer(file)
-            table.writerow(['label', 'youtube_id', 'time_start', 'time_end', 'split'])
-            for which, i, n in many(train, val, frames):
-                if which == split:
-                    label = ('abseiling', 'air drumming')[i % 2]
-                    table.writerow([label, f'-_{split}{i:05d}', i, i + 10, split])
-                    name = f'-_{split}{i:05d}_{i:06d}_{i + 10:06d}'
-                    write_video(root / split / f'{name}.mp4', n)
-                    written[split][name] = None
+    tables = {}
+    for split, i, n in many(train, val, frames):
+        label = ('abseiling', 'air drumming')[i % 2]
+        table = tables.setdefault(split, ['label,youtube_id,time_start,time_end,split'])
+        table.append(f'{label},-_{split}{i:05d},{i},{i + 10},{split}')
+        name = f'-_{split}{i:05d}_{i:06d}_{i + 10:06d}'
+        write_video(root / split / f'{name}.mp4', n)
+        written[split][name] = None
+    (root / 'annotations').mkdir()
+    for split, lines in tables.items():
+        (root / 'annotations' / f'{split}.csv').write_text('\n'.join(lines))
     return written
 
 

@@ -60,15 +60,12 @@ def films():
     return {'train': train, 'val': val}
 
 
-def unit_length(x):
-    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-
-
 def random_videos(count, seed=0, width=6, classes=3, shortest=3, longest=20):
     """Unit embeddings of random lengths -> [(n, D)], [labels (n,)]; some frames have no label."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(shortest, longest, count)
-    embeddings = [unit_length(rng.normal(size=(n, width))) for n in lengths]
+    embeddings = [rng.normal(size=(n, width)).astype(np.float32) for n in lengths]
+    embeddings = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in embeddings]
     labels = [phases(n, classes) for n in lengths]
     for one in labels:
         one[rng.random(len(one)) < 0.15] = -1
