@@ -3,7 +3,6 @@ import math
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist

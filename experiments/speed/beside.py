@@ -98,7 +98,7 @@ def aligned(folder, seed):
     z, _ = embedded(seed, 2, 2000, 2000)
 
     def make():
-        align(videos, z, Path(folder, 'aligned.mp4'))
+        align(videos, z, Path(folder, 'aligned.mp4'), times=[None, None])
         return np.loadtxt(Path(folder, 'aligned.csv'), str, delimiter=',').shape[0]
     return make
 
