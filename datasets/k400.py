@@ -11,8 +11,8 @@ import os
 import re
 from pathlib import Path
 
-from datasets.layout import NOTE, DataSet, readable, shortened
-from datasets.video import VIDEO_FILES, one_line, video_file
+from datasets.layout import NOTE, DataSet, one_line, readable, shortened
+from datasets.video import VIDEO_FILES, video_file
 from running.errors import UserError
 
 SOURCE = ('annotations/train.csv and train/*.mp4, or train/<class>/*.mp4: '

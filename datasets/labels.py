@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.layout import NOTE, readable, say, shortened
+from datasets.layout import NOTE, one_line, readable, say, shortened
 from datasets.tables import LABELS, are_numbers, decoded, find_column, number, read_table, said
-from datasets.video import one_line
 from running.errors import UserError
 
 LABEL_FILES = ('.npy', '.txt', '.csv', '.tsv')

@@ -13,7 +13,6 @@ from itertools import islice
 import numpy as np
 import torch
 
-from datasets.layout import one_line  # noqa: F401, for users of this file
 from datasets.packets import file_frames, frame_times, read_file
 from running.errors import UserError
 

@@ -35,7 +35,7 @@ ROWS = (2.85, 2.05, 1.1)  # inches: where the first, the second and the last fra
 # The architecture
 
 def stages(rows, settings):
-    """The boxes, from rows of running.counting.architecture -> [(title, text, parameters, trained)]."""
+    """The boxes, from rows of counting.architecture -> [(title, text, parameters, trained)]."""
     parameters = {row[0]: row[3] for row in rows}
     trained = {row[0]: row[4] for row in rows}
     fusion = [name for name in parameters if name.startswith(('mtf.blocks', 'mtf.out'))]

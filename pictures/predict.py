@@ -101,7 +101,8 @@ def predict(embedded, embeddings, videos, others, paths, *, fit, times, clock):
     """
     times, notes = known_times(videos, times)
     found = teachers(embedded, embeddings, fit)
-    chosen = [teacher_of(video, found) for video in videos]
+    for video in videos:    # all, before the first is written
+        teacher_of(video, found)
     for action, share in clock.items():
         found[action] = found[action]._replace(clock=share)
         notes.append(f'{action or "phases"}: {how_sure(found[action])}')

@@ -161,7 +161,7 @@ def test_metrics_are_logged_before_a_picture_that_fails(network, tmp_path, monke
 
 def test_pictures_tables_and_files_that_fail_are_notes(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(figures, 'draw_all', fail)
-    monkeypatch.setattr(evaluate, 'write_json', fail)
+    monkeypatch.setattr(command, 'write_json', fail)
     monkeypatch.setattr(np, 'save', full_disk)
     evaluate.main([str(checkpoint), '--json', str(tmp_path / 'a'), '--figures',
                    str(tmp_path / 'b'), '--embeddings', str(tmp_path / 'c')])

@@ -67,7 +67,8 @@ def as_array(tensor):
 def moved(module, to):
     for part in module.modules():
         for name, weight in part.named_parameters(recurse=False):
-            part._parameters[name] = torch.nn.Parameter(weight.detach().to(to), weight.requires_grad)
+            moved = weight.detach().to(to)
+            part._parameters[name] = torch.nn.Parameter(moved, weight.requires_grad)
         for name, buffer in part.named_buffers(recurse=False):
             if isinstance(to, torch.device) or buffer.is_floating_point():
                 part._buffers[name] = buffer.to(to)

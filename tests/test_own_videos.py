@@ -130,7 +130,10 @@ def test_a_broken_video_ends_it_before_anything_is_written(command, tmp_path):
     ('{here}/two.pt --predict {here}', 'take one checkpoint'),
 ])
 def test_what_is_wrong_is_said_before_work_begins(command, tmp_path, monkeypatch, arguments, words):
-    monkeypatch.setattr(evaluation.command, 'load_models', lambda *_, **__: pytest.fail('work has begun'))
+    def begin(*_, **__):
+        pytest.fail('work has begun')
+
+    monkeypatch.setattr(evaluation.command, 'load_models', begin)
     write_video(tmp_path / 'a.mp4', 2)
     (tmp_path / 'serve.csv').write_text('0,1,up')         # the labels of serve.avi, say
     before = {path: path.read_bytes() for path in tmp_path.glob('*.*')}
