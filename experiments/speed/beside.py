@@ -32,34 +32,38 @@ import loss
 # --------------------------------------------------------------------------------------------------
 # The jobs: of a folder and a seed, a function whose result is a number
 
-def embedded(seed, videos, least=30, most=110):
-    """Unit-length embeddings [(n_i, 128)] of videos of four phases, and their labels [(n_i,)]."""
+def embedded(videos, seed, least, most, phases=2):
+    """Unit-length embeddings (n_i, 128) of videos that go through some phases, each at its own
+    pace, and their labels (n_i,)."""
     rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(0).normal(size=(4, 128))
+    speed, start = np.random.default_rng(0).normal(size=(2, 128))
     z = []
     labels = []
     for n in rng.integers(least, most + 1, videos):
-        labels.append(np.arange(n) * 4 // n)
-        x = centres[labels[-1]] + 4 * rng.normal(size=(n, 128))
+        progress = np.linspace(0, 1, n) ** rng.uniform(0.5, 2)
+        x = np.cos(4 * progress[:, None] * speed + 3 * start) + rng.normal(size=(n, 128))
         z.append((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32))
+        labels.append((progress * phases).astype(np.int64).clip(0, phases - 1))
     return z, labels
 
 
 def tau(folder, seed):
-    return partial(evaluate.kendalls_tau, embedded(seed, 200)[0])
+    return partial(evaluate.kendalls_tau, embedded(200, seed, 30, 110)[0])
 
 
 def retrieval(folder, seed):
-    return partial(evaluate.retrieval, *embedded(seed, 200))
+    return partial(evaluate.retrieval, *embedded(200, seed, 30, 110))
 
 
 def scored(metric, folder, seed):
-    return partial(getattr(evaluate, metric), *embedded(seed, 107), *embedded(seed + 1, 106))
+    train = embedded(107, seed, 30, 110, 4)
+    val = embedded(106, seed + 1, 30, 110, 4)
+    return partial(getattr(evaluate, metric), *train, *val)
 
 
 def labelled(folder, seed):
     """Which frames have labels, of 300,000 that all have, as FineGym's."""
-    z, labels = embedded(seed, 3000, 100, 100)
+    z, labels = embedded(3000, seed, 100, 100)
     return lambda: len(evaluate.labelled_only(z, labels)[0])
 
 
@@ -95,7 +99,7 @@ def aligned(folder, seed):
     """Two videos of 2,000 frames -> a film and a table."""
     from pictures.align import align
     videos = [data.video_file(name, Path(folder, 'film2000.mp4')) for name in 'ab']
-    z, _ = embedded(seed, 2, 2000, 2000)
+    z, _ = embedded(2, seed, 2000, 2000)
 
     def make():
         align(videos, z, Path(folder, 'aligned.mp4'), times=[None, None])

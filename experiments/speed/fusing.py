@@ -11,7 +11,7 @@ from lstp import LSTP
 from mtf import MTF
 from speed.measure import (
     CUDA, DEVICE, DTYPE, autocast, bytes_needed, compare, cost, row, size, span, timed)
-from speed.scores import embedded
+from speed.beside import embedded
 from speed.training import prepared
 
 

@@ -9,6 +9,7 @@ import data
 import evaluate
 from loss import scl
 from speed import plain
+from speed.beside import embedded
 from speed.measure import DEVICE, compare, row
 
 
@@ -36,21 +37,6 @@ def contrast(sizes):
 
 # --------------------------------------------------------------------------------------------------
 # Metrics
-
-def embedded(videos, seed, least, most, phases=2):
-    """Unit-length embeddings (n_i, 128) of videos that go through some phases, each at its own
-    pace, and their labels (n_i,)."""
-    rng = np.random.default_rng(seed)
-    speed, start = np.random.default_rng(0).normal(size=(2, 128))
-    z = []
-    labels = []
-    for n in rng.integers(least, most + 1, videos):
-        progress = np.linspace(0, 1, n) ** rng.uniform(0.5, 2)
-        x = np.cos(4 * progress[:, None] * speed + 3 * start) + rng.normal(size=(n, 128))
-        z.append((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32))
-        labels.append((progress * phases).astype(np.int64).clip(0, phases - 1))
-    return z, labels
-
 
 def earlier(sizes):
     """Classification and progression beside the field's calls of scikit-learn: L-BFGS at its
