@@ -79,7 +79,8 @@ def draw_view(rng, length, frames, block, near=None, reach=0):
     """One view: a block of the video, and in it T frames at random, in order -> int64 (T,).
 
     The block is 1 to 1.5 times as long as the video ('length', CARL: it starts at frame 0 and may
-    run past the end) or as the clip ('clip': it starts within `reach` frames of `near`).
+    run past the end) or as the clip ('clip': it starts within `reach` frames of `near`, view a's
+    first frame; view a itself has None, and starts anywhere).
 
         video  |0 . . . . . . . . . . . . . . . length-1|
         block  |------------------------------------------------------|
@@ -153,18 +154,18 @@ class Clips(Dataset):
 
     def draw(self, rng, index):
         """Both views of one video; VideoPairs: one of each of two."""
-        return self.read(rng, self.videos[index], 2)
+        return self.read(rng, self.videos[index], count=2)
 
-    def read(self, rng, video, views):
+    def read(self, rng, video, count):
         """So many views of a video -> the part of an item that is known of them. Errors: UserError,
         of why it cannot be read and its name."""
         try:
             time, length, step = self.times(rng, video)
-            time = time[:views]                                           # (views, T)
+            time = time[:count]                                           # (count, T)
             valid = time < length
             time = np.minimum(time, length - 1)
             # rng: SeenVideo of --versions draws from it which version each view comes from
-            frames = video.views(rng, time * step)                        # (views * T, 3, H, W)
+            frames = video.views(rng, time * step)                        # (count * T, 3, H, W)
             labels = np.full(time.shape, -1)
             if video.action in self.first_class and video.labels is not None:
                 phases = video.labels[time * step]
@@ -176,7 +177,7 @@ class Clips(Dataset):
             'names': [video.name],
             'frames': list(frames.split(self.T)),
             'time': torch.from_numpy(time),
-            'length': torch.full((views,), length),
+            'length': torch.full((count,), length),
             'valid': torch.from_numpy(valid),
             'labels': torch.from_numpy(labels),
         }

@@ -7,7 +7,7 @@
 
 A whole video is one sequence for MTF, cut into equal ones only where it is very long: its frames go
 through backbone and LSTP in parts, their entities through MTF together (evaluation/embedding.py).
-Embeddings: one (n, D) array a video, of unit length but for controls; labels: int (n,), -1 = none.
+Embeddings: an (n, D) array a video, of unit length but for the clock's; labels: int (n,), -1: none.
 
 ours: controls. The `clock` sees no pixel, only how far into its video a frame is; `untrained` has
 fresh random weights (seed 0) on the same backbone; `frozen` is that backbone's features, without
@@ -249,6 +249,7 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
         if getattr(first.backbone, 'gives_cls', False):
             networks['frozen (CLS)'] = Frozen(first.backbone, cls=True)
 
+    # one's own long videos are thinned out, published ones cut
     embedded, embeddings, skipped = embed_splits(
         networks, videos, settings, whole=row.own, folder=folder)
     if not is_rank0():
@@ -264,8 +265,8 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
     notes = [f'{dataset} has no phases: nothing to measure']
     if phases:
         rows = {name: score(dataset, embedded, embeddings[name], device) for name in embeddings}
-        # in the place of embeddings the records themselves, grouped
-        notes = remarks(by_action(dataset, embedded, embedded), embedded, skipped)
+        records = by_action(dataset, embedded, embedded)    # lists of them, in place of embeddings
+        notes = remarks(records, embedded, skipped)
     return {'dataset': dataset, 'paper': row.paper, 'rows': rows, 'remarks': notes,
             'skipped': skipped, 'embedded': embedded, 'embeddings': embeddings}
 
@@ -276,7 +277,7 @@ def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
     result = assess({'trained': model}, videos, settings, controls=controls)
     if result is None:
         return {}
-    print_result(result, {'trained': ['trained']})
+    print_result(result, {'trained': ['trained']})    # one group, of one model
     means = result['rows'].get('trained', {}).get('mean', {})
     if log:
         log(**means)
@@ -286,7 +287,7 @@ def evaluate(model, videos, settings, *, controls=True, picture=None, log=None):
 
 
 def main(argv=None):
-    from evaluation.command import main as command    # late: it asks for what stands above
+    from evaluation.command import main as command    # late: it imports this file
     command(argv)
 
 

@@ -43,8 +43,9 @@ def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0
     other view:
         G_ij = exp(-(s_i - s_j)^2 / (2 sigma2)), each row divided by its sum
         p_ij = exp(z_i.z_j / temperature) / sum_{k in Neg(i)} exp(z_i.z_k / temperature)
-        L_i  = sum_j G_ij (log G_ij - log(p_ij + 1e-6)),  which is KL(G_i || p_i) but for the 1e-6
-    mean over a video's frames, both views, then over videos; without a target, L_i is 0.
+        L_i  = sum_j G_ij (log G_ij - log(p_ij + 1e-6))
+    which, with single negatives, is KL(G_i || p_i) but for the 1e-6; 0 without a target. Mean over
+    a video's frames, both views, then over videos.
     negatives: Neg(i), positives included, is 'single', the other view of the same video, or
     'batch', all frames of this process's batch but those of i's own view. sigma2: in frames^2.
 

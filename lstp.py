@@ -6,7 +6,7 @@ A pooler turns the tokens of one frame into a few entity tokens, for every frame
 
 F frames, P patches, L*C channels of the L chosen backbone layers of width C, N entities of width d.
 The marks say where a line comes from if not from the paper: `CARL:` the method it builds on,
-`release:` the authors' code, `ours:` neither. Widths and numbers of heads are the release's.
+`release:` the authors' code, `ours:` neither. Widths, where no mark says so, are the release's.
 """
 import math
 
@@ -58,7 +58,7 @@ class LSTP(Pooler):
         only the N queries and the N pooled vectors:
             q . (W_k f + b_k) = (W_k^T q) . f + q . b_k
             A (W_v f + b_v)   = W_v (A f) + (sum of A) b_v
-        For three layers of a ViT-B/8 that is 14 million multiply-adds a frame, not 1,389.
+        For three layers of a ViT-B/8 that is 14 million multiply-adds a frame, not 1,389 million.
         """
         query = self.own + self.shared                                          # (N, d)
         for_patches = query @ self.key.weight                                   # (N, L*C), W_k^T q

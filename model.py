@@ -42,7 +42,8 @@ class ViT(nn.Module):
     layers: blocks, counted from 1 as in the paper, whose outputs are the patch features; the last
     by default. trained_size: pixels a side of the pictures that its positions were trained on.
     Attributes set later: image_size, pixels a side of the frames, by build_backbone; gives_cls, by
-    build_model: False where nobody reads CLS, so that the pass stops after the last of `layers`.
+    build_model: False where no pooler reads CLS and the last block is not among `layers`: the pass
+    then stops after the last of them.
     """
     # backbones/dinov2.py and dinov3.py have others of these three
     block = Block
@@ -159,7 +160,7 @@ def backbones():
 class MVFormer(nn.Module):
     """Frozen backbone, pooler, MTF and, for training, the head that the objective puts on top."""
 
-    frames_at_once = {'cpu': 32, 'mps': 32, 'cuda': 160}  # of a call of the backbone: its memory
+    frames_at_once = {'cpu': 32, 'mps': 32, 'cuda': 160}  # in a call of the backbone, for memory
 
     def __init__(self, backbone, pool, mtf, head=None):
         super().__init__()
@@ -198,15 +199,16 @@ class MVFormer(nn.Module):
     def forward(self, clips, valid=None, project=False, normalize=True):
         """clips (B, T, 3, height, width), valid bool (B, T) -> embeddings (B, T, D), float32.
 
-        valid: False = padding, which repeats one frame at a clip's end. project: through the head,
-        as SCL trains it; evaluation never does. normalize: to unit length.
+        clips: or, with --versions, packed features (B, T, 1, P + 1, L*C), which the backbone hands
+        on (running/features.py). valid: False = padding, which repeats one frame at a clip's end.
+        project: through the head, as SCL trains it, not in evaluation. normalize: to unit length.
         """
         b = len(clips)
         images = rearrange(clips, 'b t c h w -> (b t) c h w')
         if valid is None:
             entities, _ = self.entities(images)                                    # (B*T, N, d)
         else:
-            # on the CPU, where a batch's lies: nonzero on a GPU would make the CPU wait for it
+            # on the CPU, where a batch has it: there nonzero waits for no GPU
             needed, place = without_repeats(valid.cpu())
             needed, place, valid = on_device([needed, place, valid], images.device)
             entities, _ = self.entities(images[needed])
@@ -267,7 +269,8 @@ def without_repeats(valid):
 @dataclass
 class Architecture:
     """What the model is made of; train.py adds how it is trained. `setting` (running/settings.py)
-    takes a field's default, what --help says of its flag, and its limits."""
+    takes a field's default, what --help says of its flag, its limits, and the group in --help of
+    this field and those after it."""
     backbone: str = setting('dino_vitb8', '%(choices)s', choices=backbones, group='model')
     weights: str = setting(None, "a file of backbone weights, or 'random'", metavar='FILE')
     train_backbone: list = setting((), 'parts to fine-tune, e.g. layer4', metavar='PARTS')
@@ -293,8 +296,10 @@ class Architecture:
 
     def resolve(self):
         """Fill in what follows from backbone and pooler. Returns self. Errors: UserError."""
-        if self.backbone not in backbones():
-            raise UserError(f'backbone {self.backbone!r}: choose from {", ".join(backbones())}')
+        for name, known in dict(backbone=backbones(), pool=POOLERS, readout=READOUTS).items():
+            value = getattr(self, name)
+            if value not in known:
+                raise UserError(f'{name} {value!r}: choose from {", ".join(known)}')
         row = backbones()[self.backbone]
         if self.layers is None:
             self.layers = [row.layers]
@@ -328,6 +333,7 @@ def build_model(settings, backbone=None):
     if backbone is None:
         backbone = build_backbone(s.backbone, weights=s.weights, layers=s.layers,
                                   image_size=s.image_size)
+        # with the last block CLS costs nothing, and the control `frozen` takes it
         backbone.gives_cls = row.cls and (make_pool.needs_cls or row.layers in s.layers)
         if s.train_backbone:
             unfreeze(backbone, s)
@@ -387,7 +393,7 @@ def load_model(path, weights=None):
 
 def main():
     """Print the architecture as a table."""
-    from running.counting import main as print_table    # late: it counts what stands above
+    from running.counting import main as print_table    # late: it imports this file
     print_table()
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al., 2017) of B sequences of S tokens of width C.
-    rotation: nothing, but for DINOv3, whose own split_heads takes it."""
+    rotation: nothing here; of DINOv3 (backbones/dinov3.py) cosine and sine, for its split_heads."""
 
     def __init__(self, width, heads):
         super().__init__()

@@ -42,7 +42,7 @@ from running.workers import start_worker, watched
 # ----------------------------------------------------------------------------------------------
 # Settings: the paper's for Penn Action, and where another data set differs
 
-PRESETS = {
+PRESETS = {    # release: of the published sets frames, layers, widths, block; ours: the others
     # wide entities, lr 1e-3: LSTP has few steps here to sharpen its attention, and under Adam the
     # logits of its queries grow with the learning rate and the root of their width
     'synthetic': dict(backbone='tiny', frames=16, entity_width=1024, fc_width=256, epochs=12,
@@ -128,7 +128,7 @@ def train(settings, fresh=False):
     objective = OBJECTIVES[s.loss]
     clips = make_clips(s, objective, videos['train'])
     model = make_model(s, objective, clips.classes, resumed)
-    # of every checkpoint, the part that stays the same
+    # of every checkpoint, the part that stays the same (s.weights may have been filled in by now)
     about = dict(settings=asdict(s), backbone=fingerprint(model.backbone),
                  videos=[video.name for video in videos['train']])
     prepare(model, s, device)
@@ -163,7 +163,7 @@ def train(settings, fresh=False):
         announce(s, model, clips, videos, step, world, device)
 
         def save():
-            log.report()
+            log.report()    # first: it raises where a loss is not finite, and nothing is saved
             checkpoint = about | dict(model=model.trained_state(), step=step,
                                       optimizer=optimizer.state_dict())
             if teacher:
@@ -215,7 +215,7 @@ def train(settings, fresh=False):
             step += 1
             if teacher:
                 teacher.follow(model, step / last_step)
-            # the last: a mean cosine within views, near 1 where the embeddings have collapsed
+            # the last: a mean cosine within views of what the loss sees, near 1 where all is alike
             log.add(step, lr, batch['names'], loss, norm, resemblance(z, valid))
             skipped |= batch['skipped']
             if step % epoch_steps == 0:

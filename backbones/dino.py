@@ -1,4 +1,5 @@
-"""DINO (Caron et al., ICCV 2021): the ViT of model.py in the sizes that were released."""
+"""DINO (Caron et al., ICCV 2021): the ViT of model.py in the sizes that were released. SMALL and
+BASE are also those of DINOv2 and DINOv3."""
 from functools import partial
 
 from model import Backbone, ViT
@@ -7,8 +8,8 @@ SMALL = dict(width=384, depth=12, heads=6)
 BASE = dict(width=768, depth=12, heads=12)
 
 
-def row(name, patch_size, sizes):
-    file = f'dino_{name}{patch_size}_pretrain'
+def row(size, patch_size, sizes):
+    file = f'dino_{size}{patch_size}_pretrain'
     return Backbone(
         partial(ViT, trained_size=224, patch_size=patch_size, **sizes),
         layers=sizes['depth'], image_size=224, patch_size=patch_size,

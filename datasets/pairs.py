@@ -22,8 +22,8 @@ class VideoPairs(Clips):
         partners = [other for other in self.videos
                     if other.action == video.action and other is not video] or [video]
         partner = partners[rng.integers(len(partners))]
-        first = self.read(rng, video, 1)
-        second = self.read(rng, partner, 1)
+        first = self.read(rng, video, count=1)
+        second = self.read(rng, partner, count=1)
         item = {key: first[key] + second[key] for key in ('names', 'frames')}
         for key in ('time', 'length', 'valid', 'labels'):
             item[key] = torch.cat([first[key], second[key]])

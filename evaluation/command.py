@@ -19,7 +19,8 @@ from running.errors import UserError
 from running.processes import half_dtype, join_processes
 from running.record import attempt
 
-TABLE_FLAGS = ['focus', 'figures', 'embeddings', 'json']  # that go with the table
+TABLE_FLAGS = ('focus', 'figures', 'embeddings', 'json')  # that go with the table
+# alike in all checkpoints, for every frame is decoded once
 SAME_FRAMES = ('dataset', 'data', 'data_seed', 'label_unit', 'image_size')
 SEED_FLAGS = ('seed', 'out', 'init', 'features', 'workers', 'device', 'save_every', 'eval_every',
               'compile')                                  # in which seeds of one model may differ
@@ -34,9 +35,9 @@ def parse(argv=None):
         help='or its folder; seeds of one model are one row: mean ± 2 standard deviations')
     add('--dataset', metavar='NAME', help='the data set [that of training]')
     add('--data', metavar='DIR', help='its folder [where it was at training]')
-    add('--label-unit', choices=UNITS, help='of segments [as at training]')
+    add('--label-unit', choices=UNITS, help='unit of labels that are segments [as at training]')
     add('--weights', metavar='FILE',
-        help='of the frozen backbone [as at training]')
+        help='weights of the frozen backbone [as at training]')
     add('--workers', metavar='N', type=int,
         help='processes that decode videos [as at training]')
     add('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
@@ -46,7 +47,7 @@ def parse(argv=None):
     add('--figures', metavar='DIR', type=Path,
         help='all pictures of the first checkpoint')
     add('--embeddings', metavar='DIR', type=Path,
-        help='its array (n, D) of each video, DIR/val/*.npy; of each frame a line, index.csv')
+        help='an array (n, D) of each video, DIR/val/*.npy; of each frame a line, index.csv')
     add('--json', metavar='FILE', type=Path, help='all numbers of the table')
 
     own = parser.add_argument_group("one's own videos, instead of the table")
@@ -58,13 +59,13 @@ def parse(argv=None):
     add = own.add_argument
     add('--method', choices=list(METHODS), help='how they are aligned [dtw]')
     add('--out', metavar='PATH', type=Path,
-        help='of the film [aligned.mp4], or folder of the phases [predicted]')
+        help='the film [aligned.mp4], or the folder of the phases [predicted]')
     return parser.parse_args(argv)
 
 
 def check_arguments(args):
-    """Flags that do not go together are refused, and no output replaces a file. Errors: UserError,
-    OSError, each one line."""
+    """Flags that do not go together are refused, and no output replaces a file; --out is filled in,
+    and folders are made. Errors: UserError, OSError, each one line."""
     for number, path in enumerate(args.checkpoints):
         if path.is_dir():
             args.checkpoints[number] = path / 'checkpoint.pt'
@@ -73,10 +74,11 @@ def check_arguments(args):
     files = [args.json]
     folders = [args.figures, args.embeddings]
     own = args.align or args.predict
-    goes = 'goes with the table, not with' if own else 'goes with'
-    for flag in TABLE_FLAGS if own else ['out']:
-        if getattr(args, flag):
-            raise UserError(f'--{flag} {goes} --align or --predict')
+    if args.out and not own:
+        raise UserError('--out goes with --align or --predict')
+    for flag in TABLE_FLAGS:
+        if own and getattr(args, flag):
+            raise UserError(f'--{flag} goes with the table, not with --align or --predict')
     if args.method and not args.align:
         raise UserError('--method goes with --align')
     for path in args.align or filter(None, [args.predict]):
@@ -185,4 +187,4 @@ def run(args):
 
 
 def main(argv=None):
-    end_well('evaluate.py', run, parse(argv))
+    end_well('evaluate.py', run, parse(argv), stopped='stopped')

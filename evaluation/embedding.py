@@ -61,8 +61,8 @@ class Frames(IterableDataset):
 
 
 class Frozen(nn.Module):
-    """The control `frozen`, in the place of an MVFormer: of each frame one vector of the backbone's
-    last layer, its CLS token or the mean of its patches, as it is."""
+    """The control `frozen`, in the place of an MVFormer: of each frame one vector of the backbone,
+    its CLS token or the mean of its patches in the last of the chosen layers."""
 
     def __init__(self, backbone, *, cls):
         super().__init__()
@@ -84,7 +84,8 @@ class Frozen(nn.Module):
 def entities_of(networks, frames):
     """uint8 (F, 3, H, W) -> entities (F, N, d) of each network; a shared backbone runs once."""
     images = data.center(frames, networks[0].backbone.image_size)
-    first = {network.backbone: network for network in reversed(networks)}    # of each backbone
+    # of each backbone the first network, which is an MVFormer: Frozen has no `features`
+    first = {network.backbone: network for network in reversed(networks)}
     features = {backbone: network.features(images) for backbone, network in first.items()}
     return [network.pool(*features[network.backbone])[0] for network in networks]
 
@@ -179,7 +180,7 @@ def embed_splits(networks, videos, settings, *, whole, folder=None):
         for number, about, arrays in results:
             file = files[own[number]]
             found[file] = about
-            if folder and arrays:
+            if folder and arrays:    # after a failure it is None, and no more are saved
                 folder = attempt('embeddings from here on', save, folder, file, arrays[0])
             for name, array in zip(networks, arrays or []):
                 shares[name][file] = array[about[1]]

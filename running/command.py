@@ -36,7 +36,7 @@ def on_stop(handler):
 
 
 def interrupt(number, frame=None):
-    raise KeyboardInterrupt(number, 'stopped')
+    raise KeyboardInterrupt(number)
 
 
 class StopSignals:
@@ -55,8 +55,9 @@ class StopSignals:
             yield
 
 
-def end_well(program, function, *arguments):
-    """Call the function; if it does not end by itself, say why and exit. All commands' main."""
+def end_well(program, function, *arguments, stopped='stopped; the same command goes on'):
+    """Call the function; if it does not end by itself, say why and exit. All commands' main.
+    stopped: what is said where a signal ended it and nothing more is known."""
     for stream in sys.stdout, sys.stderr:
         with suppress(AttributeError):                    # a notebook's cannot, and shows all
             stream.reconfigure(errors='backslashreplace')    # letters that a screen lacks
@@ -68,14 +69,14 @@ def end_well(program, function, *arguments):
             wait_for_all()
     except torch.OutOfMemoryError:
         code = 2
-        line = f'{program}: error: out of GPU memory; a lower --batch or --frames needs less'
+        line = f'{program}: error: out of GPU memory; training needs less with a lower --batch'
     except (UserError, OSError) as error:
         code = 2
         line = f'{program}: error: {" ".join(str(error).split()) or repr(error)}'
-    except KeyboardInterrupt as stopped:
-        number, why = stopped.args or (signal.SIGINT, 'stopped')
+    except KeyboardInterrupt as signalled:
+        number, *why = signalled.args or [signal.SIGINT]
         code = 128 + number
-        line = f'{program}: {why}; the same command goes on' if is_rank0() else ''
+        line = f'{program}: {" ".join(why) or stopped}' if is_rank0() else ''
     if line:
         print('\n' + line, file=sys.stderr, flush=True)
     told = os.environ.get('TORCHELASTIC_ERROR_FILE')

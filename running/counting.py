@@ -14,7 +14,7 @@ SECTIONS = {'backbone': '3.2', 'pool': '3.3'}             # of the paper; the re
 
 
 def architecture(settings):
-    """The parts of a model in the order of a clip's way, of a clip of T frames: rows of
+    """The parts of a model in the order in which a clip of T frames passes them: rows of
     (name, paper's section, output shape, parameters, trained?, multiply-adds as PyTorch counts)."""
     with torch.device('meta'):                            # no memory, no time
         model = build_model(settings | dict(weights='random'))
@@ -35,7 +35,7 @@ def architecture(settings):
         weights = list(module.parameters())
         parameters = sum(weight.numel() for weight in weights)
         trained = any(weight.requires_grad for weight in weights)
-        own = flops.get(f'MVFormer.{name}', {})           # an average multiplies nothing
+        own = flops.get(f'MVFormer.{name}', {})           # none for a part without weights
         macs = sum(own.values()) // 2
         rows.append((name, SECTIONS.get(name, '3.4'), shapes[name], parameters, trained, macs))
     return rows
@@ -47,6 +47,7 @@ def remember_shape(shapes, name, module, inputs, output):
 
 
 def main():
+    """The command of model.py."""
     parser = argparse.ArgumentParser(
         description='The architecture of MV-Former as a table; the defaults are for Penn Action.')
     add_arguments(parser, Architecture())

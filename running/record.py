@@ -185,5 +185,5 @@ class Log:
             print_rank0(line, flush=True)
         if cosine > ALIKE and len(self.recent) == self.steps and not self.collapsed:
             self.collapsed = True                         # said once
-            print_rank0(f'\nnote: the embeddings of an epoch are all alike (mean cosine '
-                        f'{cosine:.3f} between frames of a view): they have collapsed')
+            print_rank0(f'\nnote: what the loss sees of an epoch is all alike (mean cosine '
+                        f'{cosine:.3f} between frames of a view): it has collapsed')

@@ -31,9 +31,9 @@ def parse_flags(preset, argv=None):
     first.add_argument('--backbone')
     known, _ = first.parse_known_args(argv)
     defaults = preset(known.dataset)
-    other = models.backbones().get(known.backbone)
-    if defaults.image_size and other:                     # folder's 112 pixels, fewer of a tiny one
-        defaults.image_size = min(defaults.image_size, other.image_size)
+    row = models.backbones().get(known.backbone)
+    if defaults.image_size and row:    # a data set's own (folder: 112), at most the backbone's
+        defaults.image_size = min(defaults.image_size, row.image_size)
     parser = argparse.ArgumentParser(
         usage='%(prog)s [options]', allow_abbrev=False,
         description=f'Train MV-Former. In brackets: the defaults for --dataset {defaults.dataset}.',
@@ -73,7 +73,7 @@ def check(s, world, videos):
 
 
 def last_checkpoint(s, path):
-    """What the run goes on from, or None. Errors: UserError."""
+    """What the run goes on from, or None; fills in s.weights from it. Errors: UserError."""
     if not path.exists():
         return None
     try:
@@ -142,7 +142,7 @@ def say_if_far_apart(s, clips, most=100):
         time = torch.from_numpy(time)[None]                                # (1, 2, T)
         shares.append(float(without_target(time, time < length, s.sigma2)))
     share = sum(shares) / max(1, len(shares))
-    longest = int(5 * math.sqrt(s.sigma2) * s.frames)     # so long, under 1 % have no target
+    longest = int(5 * math.sqrt(s.sigma2) * s.frames)     # so long, about 1 % have no target
     if share > 0.05:
         print_rank0(f'note: sigma2 {s.sigma2:g}: {share:.0%} of the frames drawn have no frame of '
                     f'the other view within reach, and learn nothing; raise --sigma2 or --frames, '
@@ -165,7 +165,7 @@ def leave_if_asked(stop, batch, step, save):
     wait_for_all()
     if any(died):
         raise UserError(f'step {step} is saved: {DIED}')
-    raise KeyboardInterrupt(max(stops), f'stopped at step {step}')
+    raise KeyboardInterrupt(max(stops), f'stopped at step {step}; the same command goes on')
 
 
 @torch.no_grad()

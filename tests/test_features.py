@@ -150,7 +150,7 @@ def test_one_version_and_pairs_of_videos(made):
 
 
 def test_killed_at_any_moment_it_goes_on(made, tmp_path, monkeypatch):
-    """Killed after each count of frames seen: what is whole stays, the rest is made, bit for bit."""
+    """Killed after each count of frames seen: what is whole stays, the rest is made, bit by bit."""
     look = features.look
     whole = content(made)
     kept = {}
