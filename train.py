@@ -133,7 +133,7 @@ def train(settings, fresh=False):
                  videos=[video.name for video in videos['train']])
     prepare(model, s, device)
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=s.lr, weight_decay=s.weight_decay)
+    optimizer = torch.optim.Adam(parameters, lr=s.lr, weight_decay=s.weight_decay, fused=True)
     teacher = objective.teacher(model) if objective.teacher else None
     step = resume(resumed, videos['train'], optimizer, teacher, path) if resumed else 0
     epoch_steps = len(clips) // s.batch

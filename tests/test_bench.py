@@ -7,7 +7,7 @@ import torch
 import bench
 import data
 from model import backbones
-from speed import measure
+from speed import beside, measure
 from speed.training import batch_of, made_videos, prepared, released_stepper, stepper, work_of
 
 DATASET, CHANGES = bench.TINY_STEP
@@ -66,3 +66,12 @@ def test_the_work_of_a_frame_is_what_pytorch_counts():
     assert 2 * frozen == counted + attention
     rows = [weight for weight in model.mtf.blocks.parameters() if weight.dim() == 2]
     assert trained > s.entities * sum(weight.numel() for weight in rows)
+
+
+def test_a_job_is_done_in_two_checkouts(monkeypatch, capsys):
+    job = 'labelled frames of 300,000'
+    monkeypatch.setattr(beside, 'JOBS', {job: None})
+    monkeypatch.setattr(beside, 'write_files', lambda folder: None)
+    beside.compare_checkouts(str(beside.ROOT), runs=1)
+    line, = [line for line in capsys.readouterr().out.splitlines() if job in line]
+    assert line.endswith(' 0.0e+00')          # the same project, the same result
