@@ -14,7 +14,6 @@ import copy
 import itertools
 import json
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +24,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import data
 import evaluate
 import train
+from backbones.build import to_half
 from evaluation.embedding import EmbeddedVideo
 from experiment import numbers, print_difference
 from loss import OBJECTIVES
 from model import build_model
 from pictures.align import by_clock, match
 from running.features import SeenVideo, see
-from running.processes import on_device, pick_device
+from running.processes import half_dtype, on_device, pick_device
 
 METRICS = ('classification', 'progression', 'tau', 'ap5', 'bottom')
 LAYERS = [4, 8, 12]
@@ -248,10 +248,12 @@ def main():
     args.device = pick_device()
     s = train.preset('folder')
     model = build_model(dict(backbone=args.backbone, weights=args.weights, layers=LAYERS,
-                             image_size=s.image_size))
+                             image_size=s.image_size)).to(args.device)
+    to_half(model.backbone, args.backbone, half_dtype(args.device))
     videos = data.load('folder', args.data, image_size=s.image_size)
     videos = see(model, videos, args.features, VERSIONS,
                  dict(crop=s.crop, jitter=s.jitter, hue=s.hue), device=args.device)
+    model.backbone.float()                    # from here on it only hands features on
     args.out.parent.mkdir(parents=True, exist_ok=True)
     setting = dict(epochs=args.epochs, lr=args.lr)
     records = []
@@ -271,7 +273,6 @@ def main():
         for row in args.rows.split(';'):
             if (row, seed) in known:
                 continue
-            begin = time.perf_counter()
             kind = ROWS[row][-1]
             if kind not in kinds:
                 kinds[kind] = reduced(videos, kind)
@@ -279,8 +280,7 @@ def main():
             network = make_model(row, seed, args, model.backbone)
             loss = train_row(network, own['train'], seed, args)
             z = {split: embed(network, own[split], args.device) for split in own}
-            keep(row, seed, scores(own, z, args.moment), loss=loss,
-                 seconds=time.perf_counter() - begin)
+            keep(row, seed, scores(own, z, args.moment), loss=loss)
     if ('clock', 0) not in known:
         for row, seed, values in controls(videos, model.backbone, args):
             keep(row, seed, values)
