@@ -47,6 +47,7 @@ def clip_name(video, start, end):
 def contents(data):
     """Files at any depth -> videos {name: path}, tables."""
     clips = {}
+    replaced = set()
     tables = []
     for folder, folders, files in os.walk(data, followlinks=True):
         folders.sort()
@@ -59,8 +60,13 @@ def contents(data):
                 tables.append(path)
             elif path.suffix.lower() not in VIDEO_FILES:
                 continue
-            elif name not in clips or '/replacement' in f'/{path.relative_to(data).as_posix()}':
+            elif '/replacement' in f'/{readable(path, data)}':
                 clips[name] = path
+                replaced.add(name)
+            elif name not in clips:
+                clips[name] = path
+            elif name not in replaced:
+                clips[readable(path, data)] = path    # a second of its name is one by itself
     return clips, tables
 
 
