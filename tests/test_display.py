@@ -324,3 +324,24 @@ def test_pictures_may_begin_after_the_sound(name, tmp_path):
     video, = unchecked('folder', tmp_path)['train']
     assert numbers(video.read([0, 39])) == [0, 39]
     assert video.labels.tolist() == [1] * 15 + [0] * 25
+
+
+def test_seconds_count_from_the_files_beginning_whatever_its_clock_says(tmp_path):
+    write_video(tmp_path / 'a.ts', 12, options={'bf': '0'}, first=10)
+    with av.open(str(tmp_path / 'a.ts')) as file:
+        assert file.start_time > 0
+    seconds = data.video_file('a', tmp_path / 'a.ts').seconds()
+    assert np.allclose(seconds, np.arange(12) / 25, atol=1e-3)
+
+
+def test_what_comes_before_the_first_key_frame_is_not_shown(tmp_path):
+    """As of a stream that was joined late: nothing there decodes."""
+    write_video(tmp_path / 'whole.mkv', 40, options={'bf': '0', 'g': '12'})
+    with av.open(str(tmp_path / 'whole.mkv')) as source, \
+            av.open(str(tmp_path / 'late.mkv'), 'w') as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in list(source.demux(video=0))[1:]:
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    assert numbers(every_frame(tmp_path / 'late.mkv')) == list(range(12, 40))
