@@ -224,10 +224,10 @@ class MVFormer(nn.Module):
     def embed(self, video, most=1000):
         """Any video, in eval mode -> unit-length embeddings of its frames (n, D), float32 NumPy.
 
-        video: a file or a folder of images, squashed to S x S pixels; or a data.Video, of whose
-        frames the central S x S are seen. One of more than `most` frames is thinned out, and the
-        others are interpolated, as evaluate.py does for `folder` (a longer video of Penn, Pouring
-        or FineGym it cuts). Errors: UserError.
+        video: a file or a folder of images, squashed to S x S pixels (the backbone's image_size);
+        or a data.Video, of whose frames the central S x S are seen. One of more than `most` frames
+        is thinned out, and the others are interpolated, as evaluate.py does for `folder` (a longer
+        video of Penn, Pouring or FineGym it cuts). Errors: UserError.
         """
         import data                                       # late: a model needs no videos
         from evaluation.embedding import embed, evaluating

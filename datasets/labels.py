@@ -108,6 +108,7 @@ def segments(table, start, end, label, unit, lasting):
     point events, which last no time. lasting: the column `end` is a duration."""
     rows = [row for row in zip(table[start], table[end], table[label]) if row[2]]
     unit, scale = unit_of(f'{start} {end}', rows, unit)
+    # a point event may have no duration at all
     timed = [row for row in rows if not lasting or said(row)[1]]
     timed.sort(key=lambda row: number(row[0], row))
     spans = [[number(row[0], row), number(row[1], row)] for row in timed]

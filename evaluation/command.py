@@ -81,7 +81,7 @@ def check_arguments(args):
             raise UserError(f'--{flag} goes with the table, not with --align or --predict')
     if args.method and not args.align:
         raise UserError('--method goes with --align')
-    for path in args.align or filter(None, [args.predict]):
+    for path in filter(None, [*(args.align or []), args.predict]):
         if not path.exists():
             raise UserError(f'{path}: is not there')
     if own and len(args.checkpoints) > 1:

@@ -147,12 +147,14 @@ def evaluating(networks):
     as_written = nullcontext()
     if torch.cuda.is_available():    # frames come in parts of other sizes than those of training
         as_written = torch.compiler.set_stance('force_eager')
-    with as_written, torch.backends.cudnn.flags(allow_tf32=False):
-        for network in modes:
-            network.eval()
-        yield
-    for network, mode in modes.items():
-        network.train(mode)
+    try:
+        with as_written, torch.backends.cudnn.flags(allow_tf32=False):
+            for network in modes:
+                network.eval()
+            yield
+    finally:
+        for network, mode in modes.items():
+            network.train(mode)
 
 
 def embed_splits(networks, videos, settings, *, whole, folder=None):

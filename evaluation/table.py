@@ -41,15 +41,15 @@ def mean_row(rows):
 
 
 def spread(rows, names):
-    """{action: {metric: (mean, 2 population standard deviations)}} over the models `names`; of one
-    model the value alone, (value,). {} where nothing was measured."""
+    """{action: {metric: (mean, 2 population standard deviations)}} over the models `names`; NaN for
+    the second of one model. {} where nothing was measured."""
     table = {}
     for action, row in rows.get(names[0], {}).items():
         table[action] = {}
         for metric in row:
             values = [rows[name][action][metric] for name in names]
-            deviation = [2 * float(np.std(values))] if len(names) > 1 else []
-            table[action][metric] = float(np.mean(values)), *deviation
+            deviation = 2 * float(np.std(values)) if len(names) > 1 else math.nan
+            table[action][metric] = float(np.mean(values)), deviation
     return table
 
 
@@ -90,10 +90,10 @@ def print_table(result, groups):
 
 
 def cell(numbers):
-    """(mean, deviation), (value,) or None -> as it is printed."""
+    """(mean, deviation), whose deviation may be NaN, or None -> as it is printed."""
     if not numbers or math.isnan(numbers[0]):
         return '-'
-    return ' ± '.join(f'{number:.4f}' for number in numbers)
+    return ' ± '.join(f'{number:.4f}' for number in numbers if math.isfinite(number))
 
 
 def remarks(actions, embedded, skipped):
@@ -134,7 +134,8 @@ def verdict(rows, names, columns):
     for name in CONTROLS.keys() & rows.keys():
         above[name] = set()
         for metric in measured:
-            value, margin, *_ = *means[metric], MARGIN
+            value, deviation = means[metric]
+            margin = deviation if len(names) > 1 else MARGIN
             if value - margin > rows[name]['mean'][metric]:
                 above[name].add(metric)
     every = set.intersection(*above.values())

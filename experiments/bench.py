@@ -102,8 +102,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description='Speed and memory on the machine at hand.')
     parser.add_argument('--only', nargs='+', choices=PARTS, default=PARTS, metavar='PART',
                         help=', '.join(PARTS))
-    parser.add_argument('--beside', metavar='DIR',
-                        help='instead: the same jobs in this checkout and in another')
+    parser.add_argument('--beside', metavar='DIR', help='instead: jobs here and in another one')
     parser.add_argument('--tiny', action='store_true', help='small sizes: do all parts run?')
     arguments = parser.parse_args(argv)
     sizes = GPU if measure.CUDA else CPU

@@ -178,14 +178,13 @@ def film_entities(network, embedded, path, *, wanted=3, longest=200):
 # Alignment: what the distances between embeddings are good for
 
 class Pair(NamedTuple):
-    """Two videos of an action, by their positions; for each frame of the query (n,) a frame of the
-    other, the most similar one or the one as far into it, and whether it is of another phase."""
+    """Two videos of an action, by their positions, and for each frame of the query (n,):"""
     query: int
     other: int
-    nearest: np.ndarray
-    clock: np.ndarray
-    wrong: np.ndarray
-    clock_wrong: np.ndarray
+    nearest: np.ndarray        # the most similar frame of the other
+    clock: np.ndarray          # the one as far into it
+    wrong: np.ndarray          # bool: the nearest is of another phase; False without labels
+    clock_wrong: np.ndarray    # bool: that by the clock is
 
 
 def labelled(one):
@@ -205,8 +204,10 @@ def pairs_of(embedded, embeddings, most=12):
         for query, other in permutations(positions[:most], 2):
             nearest = (embeddings[query] @ embeddings[other].T).argmax(1)
             clock = by_clock(len(nearest), len(embeddings[other]))
+            own = embedded[query].labels
             its = embedded[other].labels
-            wrong, clock_wrong = embedded[query].labels != its[np.stack([nearest, clock])]
+            wrong = own != its[nearest]
+            clock_wrong = own != its[clock]
             pairs.append(Pair(query, other, nearest, clock, wrong, clock_wrong))
     if not pairs:
         raise UserError('no action has two val videos')

@@ -207,6 +207,9 @@ def test_a_long_video_is_one_thinned_sequence(saved, tmp_path):
     video = data.frame_folder('squat', tmp_path / 'squat')
     z = mvf.train().embed(video, most=3)
     assert mvf.training                                   # as it was
+    with pytest.raises(UserError):
+        mvf.embed(tmp_path / 'absent.mp4')
+    assert mvf.training                                   # whatever happens
     mvf.eval()
     with torch.no_grad():
         known = mvf(data.center(video.read([0, 3, 6]), 24)[None], normalize=False)[0]

@@ -4,7 +4,7 @@
 
 Each job runs in a process of its own, which imports the project from one of the two; they take
 turns. A row has the median time of a second call (on a CPU in one thread the time computed there),
-the memory of the first, and how far the two results are apart.
+the memory of the first, and how far the two results are apart; of the demo the time on the wall.
 """
 import json
 import os
@@ -23,11 +23,12 @@ if __name__ == '__main__':
     sys.path[:0] = [checkout, str(ROOT / 'experiments')]
 
 import torch
-from speed.measure import bytes_needed, row, seconds, size, span
 
 import data
 import evaluate
 import loss
+from speed.measure import bytes_needed, row, seconds, size, span
+
 
 # --------------------------------------------------------------------------------------------------
 # The jobs: of a folder and a seed, a function whose result is a number
@@ -96,7 +97,7 @@ def listing(folder, seed):
 
 
 def aligned(folder, seed):
-    """Two videos of 2,000 frames -> a film and a table."""
+    """Two videos of 2,000 frames -> a film and a table; the result: its rows."""
     from pictures.align import align
     videos = [data.video_file(name, Path(folder, 'film2000.mp4')) for name in 'ab']
     z, _ = embedded(2, seed, 2000, 2000)
@@ -184,8 +185,8 @@ def compare_checkouts(other, runs=3):
             there, here = np.array(there), np.array(here)                   # (runs, 3)
             (old, old_size, _), (new, new_size, _) = np.median(there, 0), np.median(here, 0)
             apart = np.abs(there[:, 2] - here[:, 2]).max()
-            row(f'  {job}', span(old), span(new), f'{new / old:.2f}', size(old_size),
-                size(new_size), f'{apart:.1e}')
+            memory = [size(needed) if needed else '-' for needed in (old_size, new_size)]
+            row(f'  {job}', span(old), span(new), f'{new / old:.2f}', *memory, f'{apart:.1e}')
 
 
 if __name__ == '__main__':
