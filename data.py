@@ -228,21 +228,13 @@ def augmentation(size, crop, jitter, hue):
         v2.RandomGrayscale(0.2)])
 
 
-def has_pixels(frames):
-    """False: packed features, of running/features.py. Errors: UserError where they are neither."""
-    if frames.dtype not in (torch.uint8, torch.float16) or frames.ndim != 4:
-        raise UserError(f'frames are {frames.dtype} {tuple(frames.shape)}: a video must decode to '
-                        f'torch.uint8 (n, 3, H, W), 0 to 255')
-    return frames.dtype == torch.uint8
-
-
 def augment(frames, seed, size, *, crop=0.8, jitter=0.8, hue=0.2):
     """A view augmented: uint8 (T, 3, H, W) on any device -> normalised (T, 3, S, S).
 
     crop: smallest share of the area that is kept; jitter, hue: strengths. Drawn from the seed on
     the CPU, so that no GPU is waited for, and the global generators stay as they are.
     """
-    if not has_pixels(frames):             # features of --versions: nothing to augment
+    if frames.dtype == torch.float16:      # features of --versions: nothing to augment
         return frames.float()
     height, width = frames.shape[2:]
     if min(1, 4 / 3 * height / width, 4 / 3 * width / height) < crop:
@@ -268,18 +260,13 @@ def views(batch, size, device='cpu', **strength):
 def center(frames, size):
     """CARL: at evaluation the central S x S pixels -> normalised (n, 3, S, S). ours: a shorter side
     is taken whole."""
-    if not has_pixels(frames):
+    if frames.dtype == torch.float16:
         return frames.float()
     height, width = frames.shape[2:]
     top = max(0, math.ceil((height - size) / 2))
     left = max(0, math.ceil((width - size) / 2))
     frames = frames[:, :, top:top + min(size, height), left:left + min(size, width)]
-    return normalise(resize(frames, size))
-
-
-def resize(frames, size):
-    """uint8 (n, 3, H, W) -> (n, 3, S, S) in [0, 1]: bilinear, without antialias."""
-    return F.interpolate(frames.float() / 255, (size, size), mode='bilinear', align_corners=False)
+    return normalise(F.interpolate(frames.float() / 255, (size, size), mode='bilinear'))
 
 
 @cache

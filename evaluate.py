@@ -41,15 +41,11 @@ def classification(train, train_labels, val, val_labels):
     val_x, val_y = labelled_only(val, val_labels)
     if not x or not val_x:
         return math.nan
-    predicted = predict_phases(np.concatenate(x), np.concatenate(y), np.concatenate(val_x))
+    y = np.concatenate(y)
+    predicted = y[0]                                       # where there is one class alone
+    if len(np.unique(y)) > 1:
+        predicted = fit_classifier(np.concatenate(x), y).predict(np.concatenate(val_x))
     return float(np.mean(predicted == np.concatenate(val_y)))
-
-
-def predict_phases(x, y, queries):
-    """Classes of the queries (m, D) by softmax regression on x (n, D), y (n,) -> (m,)."""
-    if len(np.unique(y)) == 1:
-        return np.full(len(queries), y[0])
-    return fit_classifier(x, y).predict(queries)
 
 
 def fit_classifier(x, y):
@@ -246,7 +242,7 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
     if controls and phases:
         networks = networks | {'untrained': untrained(settings, first)}
         networks['frozen (mean of patches)'] = Frozen(first.backbone, cls=False)
-        if getattr(first.backbone, 'gives_cls', False):
+        if models.backbones()[settings['backbone']].cls:
             networks['frozen (CLS)'] = Frozen(first.backbone, cls=True)
 
     # one's own long videos are thinned out, published ones cut

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from backbones.weights import load_trained, read_file
+from backbones.weights import load_checkpoint, load_trained
 from lstp import POOLERS
 from mtf import MTF, READOUTS, Block
 from running.errors import UserError
@@ -33,17 +33,15 @@ from running.settings import setting
 class Features(NamedTuple):
     """What a backbone makes of F frames."""
     patches: torch.Tensor          # (F, P, L*C), of the chosen layers, without the final norm
-    cls: torch.Tensor | None       # (F, C), with the final norm; None if the backbone gives none
+    cls: torch.Tensor | None       # (F, C), with the final norm; None of a backbone without one
 
 
 class ViT(nn.Module):
     """The Vision Transformer (Dosovitskiy et al., ICLR 2021) of DINO (Caron et al., ICCV 2021).
 
     layers: blocks, counted from 1 as in the paper, whose outputs are the patch features; the last
-    by default. trained_size: pixels a side of the pictures that its positions were trained on.
-    Attributes set later: image_size, pixels a side of the frames, by build_backbone; gives_cls, by
-    build_model: False where no pooler reads CLS and the last block is not among `layers`: the pass
-    then stops after the last of them.
+    by default. trained_size: pixels a side of the pictures that its positions were trained on;
+    image_size: of the frames, which build_backbone may change.
     """
     # backbones/dinov2.py and dinov3.py have others of these three
     block = Block
@@ -53,7 +51,6 @@ class ViT(nn.Module):
     def __init__(self, layers=None, *, trained_size, patch_size, width, depth, heads):
         super().__init__()
         self.layers = list(layers or [depth])
-        self.gives_cls = True
         self.image_size = trained_size
         self.patch_size = patch_size
         self.width = width
@@ -113,15 +110,13 @@ class ViT(nn.Module):
         final norm, which was trained on the last block's output alone; CLS with it, as DINO."""
         x = self.tokens(images)                                   # (F, prefix + P, C)
         arguments = self.block_arguments(images)
-        last = len(self.blocks) if self.gives_cls else max(self.layers)
         chosen = {}
-        for number, block in enumerate(self.blocks[:last], 1):
+        for number, block in enumerate(self.blocks, 1):
             x = block(x, **arguments)
             if number in self.layers:
                 chosen[number] = x[:, self.prefix:]               # (F, P, C)
         patches = torch.cat([chosen[number] for number in self.layers], -1)
-        cls = self.norm(x[:, 0]) if self.gives_cls else None
-        return Features(patches, cls)                             # (F, P, L*C), (F, C)
+        return Features(patches, self.norm(x[:, 0]))              # (F, P, L*C), (F, C)
 
     def attention_map(self, images):
         """images (F, 3, H, W) -> the last block's attention, CLS over patches, (F, heads, P)."""
@@ -226,21 +221,10 @@ class MVFormer(nn.Module):
 
         video: a file or a folder of images, squashed to S x S pixels (the backbone's image_size);
         or a data.Video, of whose frames the central S x S are seen. One of more than `most` frames
-        is thinned out, and the others are interpolated, as evaluate.py does for `folder` (a longer
-        video of Penn, Pouring or FineGym it cuts). Errors: UserError.
+        is thinned out, and the others are interpolated. Errors: UserError.
         """
-        import data                                       # late: a model needs no videos
-        from evaluation.embedding import embed, evaluating
-        device = next(self.mtf.parameters()).device
-        if isinstance(video, (str, Path)):
-            open_video = data.frame_folder if Path(video).is_dir() else data.video_file
-            video = open_video(str(video), video, self.backbone.image_size)
-        with evaluating([self]):
-            found = embed([self], [video], limit=most, whole=True, device=device)
-            _, why, arrays = next(found)
-        if arrays is None:
-            raise UserError(why)
-        return arrays[0]
+        from evaluation.embedding import embed_one        # late: a model needs no videos
+        return embed_one(self, video, most)
 
     def trained_state(self):
         """What a checkpoint keeps: the trained weights, and the buffers outside the backbone."""
@@ -288,18 +272,8 @@ class Architecture:
     dropout: float = setting(0.1, 'dropout rate of the MTF', least=0, most=0.99)
     frames: int = setting(80, 'T, frames of a training clip', least=2)
 
-    @classmethod
-    def from_dict(cls, settings):
-        """Of a dict, perhaps with other settings too; what is absent has its default."""
-        own = [each.name for each in fields(cls) if each.name in settings]
-        return cls(**{name: settings[name] for name in own}).resolve()
-
     def resolve(self):
         """Fill in what follows from backbone and pooler. Returns self. Errors: UserError."""
-        for name, known in dict(backbone=backbones(), pool=POOLERS, readout=READOUTS).items():
-            value = getattr(self, name)
-            if value not in known:
-                raise UserError(f'{name} {value!r}: choose from {", ".join(known)}')
         row = backbones()[self.backbone]
         if self.layers is None:
             self.layers = [row.layers]
@@ -318,12 +292,12 @@ class Architecture:
 def build_model(settings, backbone=None):
     """The model that a dict of settings describes, in eval mode, without a head.
 
-    settings: of Architecture; others in it are passed over. backbone: one to share; it gives
-    CLS from now on if this pooler reads it.
-    Errors: UserError.
+    settings: of Architecture; others in it are passed over, and what is absent has its default.
+    backbone: one to share. Errors: UserError.
     """
     from backbones.build import build_backbone, unfreeze    # late: they know the backbones
-    s = Architecture.from_dict(settings)
+    own = [each.name for each in fields(Architecture) if each.name in settings]
+    s = Architecture(**{name: settings[name] for name in own}).resolve()
     row = backbones()[s.backbone]
     make_pool = POOLERS[s.pool]
     if make_pool.needs_cls and not row.cls:
@@ -333,12 +307,8 @@ def build_model(settings, backbone=None):
     if backbone is None:
         backbone = build_backbone(s.backbone, weights=s.weights, layers=s.layers,
                                   image_size=s.image_size)
-        # with the last block CLS costs nothing, and the control `frozen` takes it
-        backbone.gives_cls = row.cls and (make_pool.needs_cls or row.layers in s.layers)
         if s.train_backbone:
             unfreeze(backbone, s)
-    elif make_pool.needs_cls:
-        backbone.gives_cls = True                         # others may share it that do not need it
     pool = make_pool(backbone.channels, backbone.width, entities=s.entities,
                      width=s.entity_width, disjoint=s.disjoint)
     if s.disjoint and not hasattr(pool, 'disjoint'):
@@ -347,32 +317,6 @@ def build_model(settings, backbone=None):
               fc_width=s.fc_width, depth=s.depth, merge=s.merge, embedding=s.embedding,
               readout=s.readout, dropout=s.dropout)
     return MVFormer(backbone, pool, mtf).eval()
-
-
-# ----------------------------------------------------------------------------------------------
-# Checkpoints
-
-def load_checkpoint(path):
-    """What train.py wrote: settings, videos (names), backbone (a fingerprint), model, optimizer,
-    step, and the teacher if there is one.
-
-    path: the file, or the folder of its run. Also from a checkpoint of CARL or of the authors'
-    release (backbones/released.py): there 'backbone' is None, since it is in the file itself.
-    Errors: UserError.
-    """
-    if Path(path).is_dir():
-        path = Path(path, 'checkpoint.pt')
-    checkpoint = read_file(path)
-    from backbones.released import is_released, translate    # late: it knows the backbones
-    if is_released(checkpoint):
-        return translate(checkpoint, path)
-    for name, kind in dict(settings=dict, model=dict, backbone=int).items():
-        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(name), kind):
-            raise UserError(f'{path}: a file of tensors, but no checkpoint of train.py')
-    for each in fields(Architecture):
-        if each.name not in checkpoint['settings']:
-            raise UserError(f'{path}: its settings lack {each.name}; train again')
-    return checkpoint
 
 
 def load_model(path, weights=None):
@@ -391,11 +335,6 @@ def load_model(path, weights=None):
     return model
 
 
-def main():
-    """Print the architecture as a table."""
-    from running.counting import main as print_table    # late: it imports this file
-    print_table()
-
-
 if __name__ == '__main__':
+    from running.counting import main    # late: it imports this file
     main()

@@ -7,7 +7,7 @@ The batch size is the global one, whatever the number of processes. The same com
 where the run stopped: every random number comes from (seed, epoch or step, video or process), so a
 resumed run ends with the same weights as one that was never stopped. What the paper leaves out (T,
 widths, Adam, learning rate, cosine, weight decay, clipping) is from the authors' configuration
-files. Around the loop: running/run.py; what an objective's row says: objectives/objective.py.
+files. What the loop needs, and what surrounds it, is in running/run.py.
 """
 import math
 import os
@@ -25,16 +25,13 @@ import data
 import evaluate
 import model as models
 from backbones.weights import fingerprint
-from datasets.pairs import VideoPairs, interleaved_views
 from loss import OBJECTIVES
-from running.batchnorm import share_batchnorm
 from running.command import StopSignals, end_well, on_stop
 from running.features import see
-from running.processes import (join_processes, mixed_precision, on_device, print_rank0,
-                               rank0_first)
+from running.processes import join_processes, mixed_precision, on_device, print_rank0
 from running.record import Log, open_folder, report_skipped, save_checkpoint
-from running.run import (announce, check, last_checkpoint, leave_if_asked, parse_flags, prepare,
-                         resemblance, resume)
+from running.run import (announce, check, last_checkpoint, leave_if_asked, make_clips,
+                         make_model, parse_flags, prepare, resemblance, resume)
 from running.settings import check_limits, setting
 from running.workers import start_worker, watched
 
@@ -43,8 +40,7 @@ from running.workers import start_worker, watched
 # Settings: the paper's for Penn Action, and where another data set differs
 
 PRESETS = {    # release: of the published sets frames, layers, widths, block; ours: the others
-    # wide entities, lr 1e-3: LSTP has few steps here to sharpen its attention, and under Adam the
-    # logits of its queries grow with the learning rate and the root of their width
+    # wide entities and a high lr: LSTP has few steps here in which to sharpen its attention
     'synthetic': dict(backbone='tiny', frames=16, entity_width=1024, fc_width=256, epochs=12,
                       lr=1e-3, jitter=0.4, hue=0., workers=0),
     'penn': dict(),
@@ -106,10 +102,6 @@ class Settings(models.Architecture):
 def preset(dataset):
     """The settings for a data set: the paper's, or ours where the paper has no such set."""
     return Settings(**PRESETS.get(dataset, {}) | dict(dataset=dataset))
-
-
-def parse(argv=None):
-    return parse_flags(preset, argv)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -239,37 +231,6 @@ def seed_step(seed, step, rank):
     torch.manual_seed(int(drawn))
 
 
-# ----------------------------------------------------------------------------------------------
-# What the run is made of
-
-def make_clips(s, objective, videos):
-    kind = VideoPairs if s.pairs == 'videos' else data.Clips
-    sample = interleaved_views if objective.interleaved else data.two_views
-    return kind(videos, frames=s.frames, seed=s.seed, with_labels=objective.labels, sample=sample,
-                block=s.block, shift=s.shift, longest=s.longest)
-
-
-def make_model(s, objective, classes, resumed):
-    """The model with the weights to start from, on the CPU."""
-    start = resumed
-    source = Path(s.out) / 'checkpoint.pt'
-    if s.init and not resumed:
-        source = s.init
-        start = models.load_checkpoint(source)
-        if start['backbone'] is None:                     # a checkpoint that brings its backbone
-            s.weights = s.weights or s.init
-    torch.manual_seed(s.seed)
-    with rank0_first():                                   # it fetches the weights, the others wait
-        model = models.build_model(asdict(s))
-    if objective.head:
-        model.head = objective.head(s.embedding, classes)
-    if start:
-        same = start['settings']['loss'] == s.loss        # else it is another objective's head
-        models.load_trained(model, start, source, head=same)
-    share_batchnorm(model)                                # of several processes: over all rows
-    return model
-
-
 def loader(s, clips, step, rank, world, device):
     return DataLoader(
         clips, batch_sampler=batches(len(clips), s, step, rank, world), collate_fn=data.collate,
@@ -291,7 +252,7 @@ def batches(count, settings, first_step, rank, world):
 
 
 def main():
-    end_well('train.py', train, *parse())
+    end_well('train.py', train, *parse_flags(preset))
 
 
 if __name__ == '__main__':

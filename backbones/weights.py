@@ -130,6 +130,26 @@ def fingerprint(module):
     return total
 
 
+def load_checkpoint(path):
+    """What train.py wrote: settings, videos (names), backbone (a fingerprint), model, optimizer,
+    step, and the teacher if there is one.
+
+    path: the file, or the folder of its run. Also from a checkpoint of CARL or of the authors'
+    release (backbones/released.py): there 'backbone' is None, since it is in the file itself.
+    Errors: UserError.
+    """
+    if Path(path).is_dir():
+        path = Path(path, 'checkpoint.pt')
+    checkpoint = read_file(path)
+    from backbones.released import is_released, translate    # late: they build on the ViT
+    if is_released(checkpoint):
+        return translate(checkpoint, path)
+    for name, kind in dict(settings=dict, model=dict, backbone=int).items():
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(name), kind):
+            raise UserError(f'{path}: a file of tensors, but no checkpoint of train.py')
+    return checkpoint
+
+
 def load_trained(model, checkpoint, source, head=True):
     """Put a checkpoint's weights into a model of the same settings; its head only where the model
     has one and `head` is True. Errors: UserError."""

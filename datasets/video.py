@@ -77,7 +77,7 @@ class Video:
     def read(self, indices):
         """Decode frames: any order, repeats allowed, each decoded once -> uint8 (n, 3, H, W)."""
         distinct, back = np.unique(self.positions(indices), return_inverse=True)
-        return torch.stack([*self.decode(distinct)])[torch.from_numpy(back)]
+        return stacked([*self.decode(distinct)])[torch.from_numpy(back)]
 
     def views(self, rng, time):
         """Time stamps (views, T) -> frames (views * T, 3, H, W). features.py draws from rng."""
@@ -88,7 +88,7 @@ class Video:
         frames = iter(self.decode(self.positions(range(0, self.frames, step))))
         part = list(islice(frames, size))
         while part:    # to the end of `frames`, where a file tells what is damaged
-            yield torch.stack(part)
+            yield stacked(part)
             part = list(islice(frames, size))
 
     def seconds(self):
@@ -101,6 +101,15 @@ class Video:
         if self.mask:
             with suppress(UserError):
                 return self.mask(self.positions(indices))
+
+
+def stacked(frames):
+    """What `decode` yields -> uint8 (n, 3, H, W). Errors: UserError."""
+    frames = torch.stack(frames)
+    if frames.dtype != torch.uint8 or frames.ndim != 4:
+        raise UserError(f'frames are {frames.dtype} {tuple(frames.shape[1:])}: a video must decode '
+                        f'to torch.uint8 (3, H, W), 0 to 255')
+    return frames
 
 
 def video_file(name, path, size=None, **known):

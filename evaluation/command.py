@@ -8,6 +8,7 @@ import data
 import evaluate
 import model as models
 from backbones.build import to_half
+from backbones.weights import load_checkpoint, load_trained
 from datasets.labels import UNITS
 from evaluation.focus import print_focus
 from evaluation.own_videos import align_files, predict_folder
@@ -116,7 +117,7 @@ def load_models(paths, device, **given):
     all_settings = {}
     shared = {}               # backbones, by what they are
     for path in map(str, paths):
-        checkpoint = models.load_checkpoint(path)
+        checkpoint = load_checkpoint(path)
         settings = dict(dataset=None, workers=min(4, os.cpu_count()), label_unit=None)
         settings = settings | checkpoint['settings'] | given
         all_settings[path] = settings
@@ -133,7 +134,7 @@ def load_models(paths, device, **given):
         kind = [settings[name] for name in ('backbone', 'weights', 'layers')]
         key = path if own else str(kind)
         network = models.build_model(settings, shared.get(key))
-        models.load_trained(network, checkpoint, path)
+        load_trained(network, checkpoint, path)
         shared[key] = network.backbone
         networks[path] = network.to(device)
     for path, network in networks.items():    # now that no checkpoint is compared with it any more

@@ -9,6 +9,7 @@ import math
 import re
 from collections import defaultdict
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -135,6 +136,20 @@ def embed(networks, videos, *, limit=1000, whole=False, device='cpu', workers=0)
         for network, entities in zip(networks, zip(*parts)):
             arrays.append(embed_entities(network, torch.cat(entities), part[0], limit))
         yield number, part, arrays
+
+
+def embed_one(network, video, most):
+    """MVFormer.embed: of a file, a folder of images or a data.Video -> (n, D)."""
+    if isinstance(video, (str, Path)):
+        open_video = data.frame_folder if Path(video).is_dir() else data.video_file
+        video = open_video(str(video), video, network.backbone.image_size)
+    device = next(network.mtf.parameters()).device
+    with evaluating([network]):
+        found = embed([network], [video], limit=most, whole=True, device=device)
+        _, why, arrays = next(found)
+    if arrays is None:
+        raise UserError(why)
+    return arrays[0]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def cover(masks, seed, backbone):
     size = backbone.grid * backbone.patch_size
     white = masks[:, None].expand(-1, 3, -1, -1).byte() * 255
     if seed is None:
-        white = data.resize(white, size)
+        white = F.interpolate(white.float() / 255, (size, size), mode='bilinear')
     else:
         white = data.denormalise(data.augment(white, seed, size, jitter=0, hue=0))
     return F.avg_pool2d(white[:, :1], backbone.patch_size).flatten(1)

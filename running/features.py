@@ -56,8 +56,6 @@ def see(model, videos, folder, versions, strength, *, longest=0, device='cpu', r
     process makes its share of what the folder lacks. strength: options of data.augment; longest:
     that of data.Clips, which reads no other frames of a version. Errors: UserError, OSError."""
     backbone = model.backbone
-    # this model may not read CLS; others that share these may
-    backbone.gives_cls = hasattr(backbone, 'cls_token')
     take_packed(backbone)
     distinct = list(dict.fromkeys(videos['train'] + videos['val']))
     key = dict(weights=fingerprint(backbone), layers=getattr(backbone, 'layers', None),

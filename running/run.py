@@ -1,9 +1,10 @@
-"""What surrounds train.py's loop: its flags, what is refused before the first step, where a run
-goes on, what it says of itself, and how it is left."""
+"""What surrounds train.py's loop: its flags, what is refused before the first step, what a run is
+made of and where it goes on, what it says of itself, and how it is left."""
 import argparse
 import math
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,12 @@ import torch.nn.functional as F
 import data
 import model as models
 from backbones.build import to_half
-from backbones.weights import load_strictly
+from backbones.weights import load_checkpoint, load_strictly, load_trained
+from datasets.pairs import VideoPairs, interleaved_views
 from loss import OBJECTIVES, time_target
+from running.batchnorm import share_batchnorm
 from running.errors import UserError
-from running.processes import all_gather, half_dtype, print_rank0, wait_for_all
+from running.processes import all_gather, half_dtype, print_rank0, rank0_first, wait_for_all
 from running.settings import add_arguments, refuse_changes
 from running.workers import DIED
 
@@ -77,7 +80,7 @@ def last_checkpoint(s, path):
     if not path.exists():
         return None
     try:
-        resumed = models.load_checkpoint(path)
+        resumed = load_checkpoint(path)
     except UserError as error:
         raise UserError(f'{error}; choose another --out, or --fresh to begin anew') from None
     refuse_changes(s, resumed['settings'], MAY_CHANGE, path)
@@ -85,6 +88,34 @@ def last_checkpoint(s, path):
         raise UserError(f'{path}: lacks what Adam knew; choose another --out, or --fresh')
     s.weights = s.weights or resumed['settings']['weights']
     return resumed
+
+
+def make_clips(s, objective, videos):
+    kind = VideoPairs if s.pairs == 'videos' else data.Clips
+    sample = interleaved_views if objective.interleaved else data.two_views
+    return kind(videos, frames=s.frames, seed=s.seed, with_labels=objective.labels, sample=sample,
+                block=s.block, shift=s.shift, longest=s.longest)
+
+
+def make_model(s, objective, classes, resumed):
+    """The model with the weights to start from, on the CPU."""
+    start = resumed
+    source = Path(s.out) / 'checkpoint.pt'
+    if s.init and not resumed:
+        source = s.init
+        start = load_checkpoint(source)
+        if start['backbone'] is None:                     # a checkpoint that brings its backbone
+            s.weights = s.weights or s.init
+    torch.manual_seed(s.seed)
+    with rank0_first():                                   # it fetches the weights, the others wait
+        model = models.build_model(asdict(s))
+    if objective.head:
+        model.head = objective.head(s.embedding, classes)
+    if start:
+        same = start['settings']['loss'] == s.loss        # else it is another objective's head
+        load_trained(model, start, source, head=same)
+    share_batchnorm(model)                                # of several processes: over all rows
+    return model
 
 
 def resume(resumed, videos, optimizer, teacher, path):

@@ -61,7 +61,7 @@ def test_the_work_of_a_frame_is_what_pytorch_counts():
     images = torch.randn(1, 3, s.image_size, s.image_size)
     counted = measure.flops(lambda: model.features(images))
     tokens = 1 + model.backbone.grid ** 2
-    attention = max(s.layers) * 4 * tokens ** 2 * model.backbone.width    # of the blocks that run
+    attention = len(model.backbone.blocks) * 4 * tokens ** 2 * model.backbone.width
     frozen, trained = work_of(s)
     assert 2 * frozen == counted + attention
     rows = [weight for weight in model.mtf.blocks.parameters() if weight.dim() == 2]

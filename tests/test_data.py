@@ -246,9 +246,10 @@ def test_one_draw_serves_a_whole_clip_and_leaves_the_global_generators():
 def test_frames_that_are_no_bytes_are_refused_in_one_line():
     """Of a user's own reader: colours from 0 to 1 would all become black."""
     for frames in noise(2, 3, 40, 40) / 255, noise(2, 40, 40):
-        for prepare in (lambda: data.center(frames, 24)), (lambda: data.augment(frames, 0, 24)):
+        video = data.Video('mine', lambda: 2, lambda indices: frames[indices])
+        for read in (lambda: video.read([1, 0])), (lambda: list(video.parts())):
             with pytest.raises(UserError, match='uint8'):
-                prepare()
+                read()
 
 
 def seen_share(shade):

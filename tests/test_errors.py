@@ -25,6 +25,7 @@ import train
 from backbones.weights import fingerprint
 from miniatures import phases, write_images, write_video
 from pictures import figures
+from running.run import parse_flags
 
 SCRIPTS = {'train.py': train, 'evaluate.py': evaluate, 'data.py': data, 'model.py': model}
 SMALL = ('train.py --dataset folder --backbone tiny --data videos --batch 3 --workers 0 '
@@ -110,7 +111,6 @@ def bad_runs(whole, state):
     """whole: the checkpoint of a finished run; state: its backbone's weights."""
     torch.save({key: value + 1 for key, value in state.items()}, 'other.pt')
     settings, weights = whole['settings'], whole['model']
-    without_pool = {key: value for key, value in settings.items() if key != 'pool'}
     headless = {key: value for key, value in weights.items() if key != 'pool.own'}
     diverged = weights | {'pool.own': weights['pool.own'] * torch.nan}
     runs = {
@@ -119,7 +119,6 @@ def bad_runs(whole, state):
         'code': {'settings': settings, 'model': Code()},
         'like': whole | {'settings': 3},
         'no adam': {key: value for key, value in whole.items() if key != 'optimizer'},
-        'no pool': whole | {'settings': without_pool},
         'headless': whole | {'model': headless},
         'diverged': whole | {'model': diverged},
         'synthetic': whole | {'settings': settings | {'dataset': 'synthetic', 'data': None}},
@@ -142,7 +141,7 @@ def stage(tmp_path_factory):
         for number in range(5):
             split = 'train' if number < 3 else 'val'
             video(Path('videos', split, str(number)), count=4 + number % 2)
-        settings = vars(train.parse(shlex.split(SMALL)[1:])[0].resolve())
+        settings = vars(parse_flags(train.preset, shlex.split(SMALL)[1:])[0].resolve())
         whole = model.build_model(settings)
         whole.head = loss.projection_head(8)
         checkpoint = dict(settings=settings, model=whole.trained_state(), optimizer={}, step=1,
@@ -213,7 +212,6 @@ CASES = [
     ('evaluate.py videos', 'videos/checkpoint.pt: no such file'),
     ('evaluate.py runs/code', f'checkpoint.pt: {NOT_WHOLE}'),
     ('evaluate.py runs/like', 'checkpoint.pt: ... no checkpoint of train.py'),
-    ('evaluate.py "runs/no pool"', 'checkpoint.pt: its settings lack pool; train again'),
     ('evaluate.py runs/headless', 'checkpoint.pt does not fit: ... "pool.own"'),
     ('evaluate.py runs/diverged', 'this model has diverged; train again with a lower --lr'),
     ('evaluate.py run --weights other.pt', 'another backbone ... give --weights'),

@@ -115,8 +115,8 @@ def test_a_released_checkpoint(checkpoint, monkeypatch, capsys):
     settings = {name: value for name, value in SETTINGS.items() if name != 'workers'}
     settings |= dict(dataset=None, limit=7)
     content = dict(settings=settings, model=own.state_dict(), backbone=None)
-    load = models.load_checkpoint
-    monkeypatch.setattr(models, 'load_checkpoint',
+    load = command.load_checkpoint
+    monkeypatch.setattr(command, 'load_checkpoint',
                         lambda path: content if path == 'released.pt' else load(path))
     with pytest.raises(SystemExit):
         evaluate.main(['released.pt'])

@@ -17,10 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import data
 import evaluate
 import train
+from backbones.weights import load_checkpoint
 from datasets.synthetic import synthetic
 from evaluation import command
 from evaluation.focus import focus
-from model import load_checkpoint, load_model
+from model import load_model
 from pictures import figures
 from running import run
 

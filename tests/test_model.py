@@ -9,6 +9,7 @@ from torch import nn
 
 import data
 import model
+from running import counting
 from backbones.weights import fingerprint
 from backbones.released import rename
 from loss import projection_head, scl
@@ -147,30 +148,12 @@ def test_a_part_that_acts_on_nothing_that_is_read_is_not_trained():
     assert 'backbone.norm.bias' in saved
 
 
-@pytest.mark.parametrize('pool', ['lstp', 'cls'])
-def test_blocks_behind_the_last_one_needed_are_left_out(pool):
-    mvf = model.build_model(settings(layers=[2], pool=pool))
-    ran = []
-    for number, block in enumerate(mvf.backbone.blocks, 1):
-        block.register_forward_hook(lambda *_, number=number: ran.append(number))
-    mvf.features(torch.randn(1, 3, 24, 24))
-    assert ran == ([1, 2, 3, 4] if pool == 'cls' else [1, 2])
-
-
-def test_a_shared_backbone_gives_cls_once_somebody_reads_it():
-    backbone = model.build_model(settings(layers=[2])).backbone
-    assert backbone(torch.randn(1, 3, 24, 24)).cls is None
-    late = model.build_model(settings(layers=[2], pool='cls'), backbone)
-    model.build_model(settings(layers=[2]), backbone)
-    assert late(torch.randn(1, 8, 3, 24, 24)).isfinite().all()
-
-
 # ------------------------------------------------------------------- files, the table
 
 @pytest.fixture
 def saved(tmp_path):
     """A model, and its checkpoint as train.py writes it."""
-    s = asdict(model.Architecture.from_dict(settings()))
+    s = asdict(model.Architecture(**settings()).resolve())
     mvf = model.build_model(s)
     checkpoint = dict(settings=s, model=mvf.trained_state(), step=1,
                       backbone=fingerprint(mvf.backbone))
@@ -220,7 +203,7 @@ def test_a_long_video_is_one_thinned_sequence(saved, tmp_path):
 
 def test_the_table_counts_every_part(monkeypatch, capsys):
     monkeypatch.setattr('sys.argv', 'model.py --backbone tiny --frames 16'.split())
-    model.main()
+    counting.main()
     lines = capsys.readouterr().out.splitlines()
     assert 'T = 16 frames' in lines[0] and 'N = 3 entities' in lines[0]
     mvf = model.build_model(dict(backbone='tiny', weights='random', frames=16))

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import train
 from evaluation import command
 from miniatures import write_video
+from running.run import parse_flags
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -104,7 +106,8 @@ def test_command_is_understood(script, arguments):
     """Every command of train.py and evaluate.py is one that their parsers take."""
     arguments = shlex.split(arguments.replace('...', ''))
     arguments = [word for word in arguments if word != '--help']
-    dict(train=train, evaluate=command)[script].parse(arguments)
+    parse = dict(train=partial(parse_flags, train.preset), evaluate=command.parse)[script]
+    parse(arguments)
 
 
 @pytest.mark.parametrize('name', ['README.md', 'RESULTS.md'])

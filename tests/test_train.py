@@ -22,7 +22,8 @@ from lstp import POOLERS
 from made import grey
 from pictures import figures
 from running.record import save_checkpoint
-from running.run import say_if_far_apart, without_target
+from running.run import (make_clips, make_model, parse_flags, say_if_far_apart,
+                         without_target)
 
 ROOT = Path(train.__file__).parent
 TINY = ('--dataset folder --backbone tiny --weights random --layers 1 --image-size 24 --frames 4 '
@@ -95,7 +96,7 @@ def test_presets_are_the_papers():
 
 
 def settings_of(flags):
-    settings, _ = train.parse(flags.split())
+    settings, _ = parse_flags(train.preset, flags.split())
     return settings.resolve()
 
 
@@ -171,7 +172,7 @@ def test_every_trained_weight_has_a_gradient(changes):
     for name, value in changes.items():
         setattr(s, name, value)
     objective = loss.OBJECTIVES[s.loss]
-    model = train.make_model(s.resolve(), objective, 3, None)
+    model = make_model(s.resolve(), objective, 3, None)
     clips = torch.randn(2, 6, 3, 24, 24)                              # two views of one video
     valid = torch.ones(1, 2, 6, dtype=torch.bool)
     time = torch.arange(6).expand(1, 2, 6)
@@ -322,7 +323,7 @@ def test_a_checkpoint_is_written_no_more_often_than_told(
 
 def share_without_target(s, length):
     """Of the frames that training draws from a video of so many, those without a target in SCL."""
-    clips = train.make_clips(s, loss.OBJECTIVES['scl'], [grey('long', length)])
+    clips = make_clips(s, loss.OBJECTIVES['scl'], [grey('long', length)])
     shares = []
     for seed in range(40):
         time, length, _ = clips.times(np.random.default_rng(seed), clips.videos[0])
@@ -342,9 +343,9 @@ def test_frames_of_long_videos_have_targets():
 def test_frames_too_far_apart_are_said_before_the_first_step(capsys):
     s = train.Settings(frames=32, sigma2=10.)
     objective = loss.OBJECTIVES['scl']
-    say_if_far_apart(s, train.make_clips(s, objective, [grey('short', 264)]))
+    say_if_far_apart(s, make_clips(s, objective, [grey('short', 264)]))
     assert capsys.readouterr().out == ''
-    say_if_far_apart(s, train.make_clips(s, objective, [grey('long', 18000)]))
+    say_if_far_apart(s, make_clips(s, objective, [grey('long', 18000)]))
     said = capsys.readouterr().out
     for part in ('sigma2 10: 9', '--frames', '--sigma2', '--longest 505'):
         assert part in said

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import model
-from backbones.weights import backbone_state, load_weights, read_file
+from backbones.weights import backbone_state, load_checkpoint, load_weights, read_file
 from running.errors import UserError
 from test_backbones import official_state, reference
 
@@ -290,7 +290,7 @@ def test_no_file_runs_anything(tmp_path):
         path.write_bytes(pickle.dumps(content))
         refused(DINO, path)
         with pytest.raises(UserError, match='torch.save'):
-            model.load_checkpoint(path)
+            load_checkpoint(path)
     assert not (tmp_path / 'ran').exists()
     pickle.loads(path.read_bytes())                       # it would have
     assert (tmp_path / 'ran').exists()
