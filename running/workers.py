@@ -2,6 +2,9 @@
 import multiprocessing.queues
 import os
 import signal
+import traceback
+
+from running.errors import UserError
 
 DIED = ('a process that decodes videos died, most likely for want of memory (or of /dev/shm); the '
         'same command with fewer --workers, or 0, goes on')
@@ -22,16 +25,26 @@ def start_worker(_number):
 
 
 def watched(loader):
-    """Yield a DataLoader's batches, and None as the last one where a worker has died."""
+    """Yield a DataLoader's batches, and None as the last one where a worker has died. Errors: those
+    of the workers, a UserError as its one line again."""
     try:
         iterator = iter(loader)
         if hasattr(signal, 'SIGCHLD'):
             # a worker's death is then noticed while waiting for a batch, never within a step
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         yield from iterator
-    except (RuntimeError, ConnectionError, EOFError) as error:
+    except Exception as error:
+        # its traceback and the loader hold one another, and then the loader's end is waited for,
+        # ten seconds for each worker
+        traceback.clear_frames(error.__traceback__)
+        if isinstance(error, UserError):    # PyTorch has put the worker's traceback before it
+            line = str(error).splitlines()[-1]
+            raise UserError(line.split('UserError: ', 1)[-1]) from None
         # a dead worker shows as a broken connection where it died while handing a batch over
-        told = ('DataLoader worker', 'shared memory', 'in memory thread')
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in told):
+        died = isinstance(error, (ConnectionError, EOFError))
+        if isinstance(error, RuntimeError):
+            words = 'DataLoader worker (pid', 'shared memory', 'in memory thread'
+            died = any(each in str(error) for each in words)
+        if not died:
             raise
         yield None

@@ -7,6 +7,7 @@ test_own_videos.py; weights in test_weights.py.
 """
 import hashlib
 import json
+import multiprocessing
 import re
 import shlex
 import shutil
@@ -27,7 +28,7 @@ from miniatures import phases, write_images, write_video
 from pictures import figures
 from running.run import parse_flags
 
-SCRIPTS = {'train.py': train, 'evaluate.py': evaluate, 'data.py': data, 'model.py': model}
+SCRIPTS = {'train.py': train, 'evaluate.py': evaluate, 'data.py': data}
 SMALL = ('train.py --dataset folder --backbone tiny --data videos --batch 3 --workers 0 '
          '--weights random --epochs 1 --frames 2 --layers 1 --entities 1 --entity-width 8 '
          '--fc-width 8 --embedding 8 --out new ')
@@ -219,7 +220,8 @@ CASES = [
                                        'first checkpoint folder; evaluate them one by one'),
 
     # videos and labels: where none is left that can be read
-    ('train --data "zero bytes" --workers 1', '.mp4: cannot be read as a video'),
+    ('train --data "zero bytes" --workers 1',
+     '100 videos in a row cannot be read; the last: ... .mp4: cannot be read as a video'),
     ('evaluate.py run --data words', '.txt has class names, ... classes.txt'),
 ]
 
@@ -233,7 +235,9 @@ def test_bad_input(command, line, run, here):
     code, _, errors = run(command)
     assert code == 2, errors
     assert says(line, the_line(errors)), errors
+    assert 'Traceback' not in errors
     assert not (here / 'harm').exists(), 'code from a file was run'
+    assert not multiprocessing.active_children(), 'a worker was left behind'
 
 
 @pytest.mark.parametrize('environment, command, line', [
