@@ -146,8 +146,7 @@ def test_a_checkpoint_goes_to_the_cpu_and_back(half, step, tmp_path):
     assert {state['exp_avg'].device for state in adam.state.values()} == {DEVICE}
 
 
-@pytest.mark.parametrize('half', HALVES, ids=str)
-@pytest.mark.parametrize('pool', ['lstp', 'fwb'])
+@pytest.mark.parametrize('half, pool', zip(HALVES, ['lstp', 'fwb']), ids=str)
 def test_training_and_evaluation_in_half_precision(half, pool, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(data, 'load', lambda *_, **__: VIDEOS)
     for place in run, command:
