@@ -58,39 +58,37 @@ PRESETS['finegym288'] = PRESETS['finegym99']
 
 @dataclass
 class Settings(models.Architecture):
-    dataset: str = setting('synthetic', '%(choices)s', choices=list(data.DATASETS), group='data')
+    dataset: str = setting('synthetic', '%(choices)s', choices=data.DATASETS, group='data')
     data: str = setting(None, 'the folder it lies in', metavar='DIR')
-    data_seed: int = setting(0, 'draws a set made in memory', least=0)
+    data_seed: int = setting(0, 'draws a set made in memory')
     label_unit: str = setting(None, 'of segments: %(choices)s', choices=['seconds', 'frames'])
-    crop: float = setting(0.8, 'smallest share of the area that a crop keeps', least=0.01, most=1)
-    jitter: float = setting(0.8, 'strength of the colour jitter', least=0)
-    hue: float = setting(0.2, 'strength of its hue shift', least=0, most=0.5)
-    block: str = setting('length', "a view comes from a stretch of 1 to 1.5 times the video's "
-                         "length, or the clip's",
+    crop: float = setting(0.8, 'smallest share of a frame that is kept', least=0.01, most=1)
+    jitter: float = setting(0.8, 'strength of the colour jitter')
+    hue: float = setting(0.2, 'strength of its hue shift', most=0.5)
+    block: str = setting('length', "a view's stretch: 1 to 1.5 times the video's or the clip's",
                          choices=['length', 'clip'])
-    longest: int = setting(0, 'of a video with more frames train on every k-th; 0: on all', least=0)
-    versions: int = setting(0, 'K: the frozen backbone sees K augmented versions of each '
-                            'video, once; 0: anew each step', least=0)
-    features: str = setting(None, 'where versions lie; else in the run', metavar='DIR')
-    shift: float = setting(0.8, 'block=clip: reach of the second view, in clips', least=0)
-    loss: str = setting('scl', '%(choices)s', choices=list(OBJECTIVES), group='objective')
+    longest: int = setting(0, 'frames; of a longer video every k-th counts; 0: all')
+    versions: int = setting(0, 'K: each video is seen in K versions, once; 0: anew each step')
+    features: str = setting(None, 'where they lie; else in the run', metavar='DIR')
+    shift: float = setting(0.8, 'block=clip: reach of the second view, in clips')
+    loss: str = setting('scl', '%(choices)s', choices=OBJECTIVES, group='objective')
     negatives: str = setting('single', "scl: frames of the other view, or of a process's batch",
                              choices=['single', 'batch'])
-    sigma2: float = setting(10., 'scl: width of its target, in frames squared', least=1e-3)
+    sigma2: float = setting(10., 'scl: width of its target, in frames^2', least=1e-3)
     temperature: float = setting(0.1, 'scl: of its softmax', least=1e-3)
-    pairs: str = setting('views', 'compare two views of a video, or two videos of an action',
+    pairs: str = setting('views', 'two views of a video, or two videos of an action',
                          choices=['views', 'videos'])
     epochs: int = setting(500, 'passes over the videos', least=1, group='optimisation')
     batch: int = setting(4, 'videos a step, over all processes', least=1)
-    lr: float = setting(1e-4, 'learning rate of Adam, before the cosine', least=0)
-    weight_decay: float = setting(1e-5, 'L2 penalty', least=0)
-    seed: int = setting(0, 'draws weights, clips and dropout', least=0)
-    init: str = setting(None, 'start from the weights of this checkpoint', metavar='CKPT')
+    lr: float = setting(1e-4, 'learning rate, before the cosine')
+    weight_decay: float = setting(1e-5, 'L2 penalty')
+    seed: int = setting(0, 'draws weights, clips and dropout')
+    init: str = setting(None, 'a checkpoint to start from', metavar='FILE')
     out: str = setting(None, 'its folder; else runs/DATASET', metavar='DIR', group='run')
     device: str = setting(None, '%(choices)s; else the best', choices=['cuda', 'mps', 'cpu'])
-    workers: int = setting(min(4, os.cpu_count()), 'decoding processes of each trainer', least=0)
-    eval_every: int = setting(0, 'evaluate every so many epochs; 0: at the end', least=0)
-    save_every: float = setting(60., 'seconds between checkpoints', metavar='SECONDS', least=0)
+    workers: int = setting(min(4, os.cpu_count()), 'decoding processes of a trainer')
+    eval_every: int = setting(0, 'evaluate every so many epochs; 0: at the end')
+    save_every: float = setting(60., 'seconds between checkpoints')
     compile: bool = setting(True, 'torch.compile the backbone (CUDA)')
 
     def resolve(self):
@@ -233,8 +231,9 @@ def seed_step(seed, step, rank):
 
 def loader(s, clips, step, rank, world, device):
     return DataLoader(
-        clips, batch_sampler=batches(len(clips), s, step, rank, world), collate_fn=data.collate,
-        num_workers=s.workers, worker_init_fn=start_worker, pin_memory=device.type == 'cuda')
+        clips, batch_sampler=batches(len(clips), s, step, rank, world),
+        collate_fn=data.collate, pin_memory=device.type == 'cuda',
+        num_workers=s.workers, worker_init_fn=start_worker)
 
 
 def batches(count, settings, first_step, rank, world):

@@ -8,7 +8,7 @@ from running.errors import UserError
 
 def setting(default, help, **about):
     """A field and its flag. about: argparse's choices (or a function that returns them) and
-    metavar, the group in --help, and the least and most that are allowed."""
+    metavar, the group in --help, and the least (else 0) and most that are allowed."""
     return field(default=default, metadata=dict(help=help, **about))
 
 
@@ -43,7 +43,7 @@ def check_limits(settings):
     """Refuse a number below its least or above its most. Errors: UserError."""
     for each in fields(settings):
         value = getattr(settings, each.name)
-        least = each.metadata.get('least', value)
+        least = each.metadata.get('least', 0)
         most = each.metadata.get('most', sys.float_info.max)
         if each.type in (int, float) and not least <= value <= most:
             bound = f'at most {most}' if value > least else f'at least {least}'
