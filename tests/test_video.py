@@ -117,6 +117,19 @@ def test_broken_videos_are_errors_of_one_line(tmp_path):
         assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('codec', ['mjpeg', 'mpeg4'])
+def test_a_frame_that_the_end_of_the_file_cuts_is_none(codec, tmp_path):
+    """libav would give what it has of it, the rest grey."""
+    path = tmp_path / 'a.avi'
+    write_video(path, 20, codec=codec, options={})
+    with av.open(str(path)) as file:
+        *_, last = [packet for packet in file.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes()[:last.pos + last.size // 2])
+    video = video_file(path)
+    assert video.frames == 19
+    assert numbers(video.read(range(19))) == list(range(19))
+
+
 def test_a_cut_recording_ends_where_its_frames_end(tmp_path):
     """A fragmented mp4, whose sound lies after its pictures, cut off amid the pictures."""
     path = tmp_path / 'a.mp4'
