@@ -211,7 +211,8 @@ def train(settings, fresh=False):
             if step % epoch_steps == 0:
                 report_skipped(path.with_name('skipped.txt'), skipped)
                 skipped = {}
-            if time.time() - saved > s.save_every:
+            # every process asks its own clock, so where nothing is pending, which all would report
+            if time.time() - saved > s.save_every and not log.pending:
                 save()
                 saved = time.time()
         evaluate_now(final=True)

@@ -255,6 +255,25 @@ def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, videos, run,
     assert without_time(whole / 'log.jsonl') == without_time(stopped / 'log.jsonl')
 
 
+def test_a_save_by_the_clock_is_no_meeting(tmp_path, videos, run, monkeypatch):
+    """Every process has its own clock. To report what is pending, as on a GPU the values of ten
+    steps, all must come together: a process that saves a step before the others would wait."""
+    reported = []
+
+    class Log(train.Log):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options | dict(every=3))
+
+        def report(self):
+            reported.append(len(self.pending))
+            super().report()
+
+    monkeypatch.setattr(train, 'Log', Log)
+    flags = ['--batch', 2, '--epochs', 2, '--save-every', 0]    # four steps an epoch
+    assert run('--out', tmp_path, *videos, *flags)[0] == 0
+    assert [steps for steps in reported if steps] == [3, 1, 3, 1]
+
+
 def kill_after(lines, out, *flags):
     """Kill a run once its log has so many lines -> the step that it has saved."""
     log = out / 'log.jsonl'
