@@ -1,7 +1,8 @@
 """Videos in, clips out, by the protocol of CARL ([9]), which the paper follows (section 4).
 
-A `Video` decodes the frames asked for, uint8 (n, 3, H, W). `Clips` draws two views of T frames of
-each; `views` augments them on the device that trains, (B, 2, T, 3, S, S). Evaluation calls `center`
+A `Video` (datasets/video.py) has `frames` (how many), `action` and `labels` (a phase each, or None)
+and decodes the frames asked for, uint8 (n, 3, H, W). `Clips` draws two views of T frames of each;
+`views` augments them on the device that trains, (B, 2, T, 3, S, S). Evaluation calls `center`
 instead. `python data.py NAME --data DIR` tells what of a data set is there.
 """
 import math
@@ -24,7 +25,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 # --------------------------------------------------------------------------------------------------
-# Data sets by name
+# Data sets by name, each a row datasets.layout.DataSet
 
 DATASETS = {
     'synthetic': synthetic.ROW,
@@ -64,7 +65,7 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
 # Two views of a video, as CARL draws them
 
 def two_views(rng, length, frames, *, block='length', shift=0.8):
-    """Time stamps of two views of a video -> int64 (2, T), rising; those >= length are padding.
+    """Time stamps of two views of a video -> int64 (2, T), rising to the first >= length: padding.
 
     block: as in `draw_view`. shift: view b's block starts at most so many clip lengths from view
     a's first drawn frame; of use only with block='clip', for a 'length' block starts at frame 0.
@@ -79,8 +80,8 @@ def draw_view(rng, length, frames, block, near=None, reach=0):
     """One view: a block of the video, and in it T frames at random, in order -> int64 (T,).
 
     The block is 1 to 1.5 times as long as the video ('length', CARL: it starts at frame 0 and may
-    run past the end) or as the clip ('clip': it starts within `reach` frames of `near`, view a's
-    first frame; view a itself has None, and starts anywhere).
+    run past the end); or as the clip ('clip'), and then starts within `reach` frames of `near`,
+    view a's first frame; view a itself (near None) starts anywhere.
 
         video  |0 . . . . . . . . . . . . . . . length-1|
         block  |------------------------------------------------------|
@@ -89,17 +90,17 @@ def draw_view(rng, length, frames, block, near=None, reach=0):
     n = min(length, frames)
     while True:
         size = math.ceil(rng.uniform(1, 1.5) * (length if block == 'length' else n))
-        last = length - size                # where the last block starts that fits; < 0: none does
-        low, high = 0, last                 # a start from low to high-1. CARL: so view a never
-                                            # starts at `last`, but view b can
+        last = length - size                # the last start that fits; < 0: none
+        low, high = 0, last                 # it starts at low .. high-1; CARL: view a never at
+                                            # `last`, view b perhaps
         if near is not None:
             low = max(0, min(last, near - reach))
             high = min(last + 1, near + reach + 1)
         start = rng.integers(low, max(1, high))
-        view = np.full(frames, length)
-        view[:n] = start + np.sort(rng.choice(size, n, replace=False))
-        if view[0] < length:                # ours: of a short video all may be padding; draw again
-            return view
+        time = np.full(frames, length)
+        time[:n] = start + np.sort(rng.choice(size, n, replace=False))
+        if time[0] < length:                # ours: of a short video all may be padding; draw again
+            return time
 
 
 class Clips(Dataset):
@@ -143,7 +144,7 @@ class Clips(Dataset):
             try:
                 item = self.draw(rng, index)
             except UserError as error:
-                reason, name = error.args
+                reason, name = error.args                                 # as `read` raises it
                 skipped[name] = reason
                 index = int(rng.integers(len(self.videos)))
                 continue
@@ -153,18 +154,18 @@ class Clips(Dataset):
         raise UserError(f'100 videos in a row cannot be read; the last: {reason}')
 
     def draw(self, rng, index):
-        """Both views of one video; VideoPairs: one of each of two."""
+        """Both views of one video; VideoPairs (datasets/pairs.py): one view of each of two."""
         return self.read(rng, self.videos[index], count=2)
 
     def read(self, rng, video, count):
-        """So many views of a video -> the part of an item that is known of them. Errors: UserError,
-        of why it cannot be read and its name."""
+        """So many views of a video -> an item, less seeds and skipped. Errors: UserError(why it
+        cannot be read, its name)."""
         try:
             time, length, step = self.times(rng, video)
             time = time[:count]                                           # (count, T)
             valid = time < length
             time = np.minimum(time, length - 1)
-            # rng: SeenVideo of --versions draws from it which version each view comes from
+            # rng: with --versions it draws from which version each view is (running/features.py)
             frames = video.views(rng, time * step)                        # (count * T, 3, H, W)
             labels = np.full(time.shape, -1)
             if video.action in self.first_class and video.labels is not None:
@@ -238,8 +239,8 @@ def augment(frames, seed, size, *, crop=0.8, jitter=0.8, hue=0.2):
         return frames.float()
     height, width = frames.shape[2:]
     if min(1, 4 / 3 * height / width, 4 / 3 * width / height) < crop:
-        # FineGym's 640 x 360 has no crop of aspect 4/3 and 0.8 of the area. CARL: then the whole
-        # frame, squashed; torchvision would cut out the middle
+        # of FineGym's 640 x 360 a crop of aspect 4/3 has at most 4/3 * 360/640 = 0.75. CARL: then
+        # the whole frame, squashed; torchvision would cut out the middle
         crop = None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(seed))
@@ -247,8 +248,8 @@ def augment(frames, seed, size, *, crop=0.8, jitter=0.8, hue=0.2):
 
 
 def views(batch, size, device='cpu', **strength):
-    """A batch of `collate` -> its augmented clips (B, 2, T, 3, S, S) on the device; or, as they
-    are, packed features in their place (B, 2, T, 1, P + 1, L*C)."""
+    """A batch of `collate` -> its augmented clips (B, 2, T, 3, S, S) on the device. Packed features
+    pass as they are, (B, 2, T, 1, P + 1, L*C)."""
     clips = []
     for frames, seeds in zip(batch['frames'], batch['seeds'].tolist()):
         for view, seed in zip(frames, seeds):
@@ -271,7 +272,7 @@ def center(frames, size):
 
 @cache
 def statistics(device):
-    """Mean and standard deviation (2, 3, 1, 1), kept on each device: to send them is to wait."""
+    """Mean and standard deviation (2, 3, 1, 1), kept on each device: a copy to it is waited for."""
     return torch.tensor([MEAN, STD], device=device)[:, :, None, None]
 
 
@@ -279,12 +280,6 @@ def normalise(frames):
     """Colours in [0, 1], (..., 3, H, W) -> as the backbones were trained on them."""
     mean, std = statistics(frames.device)
     return (frames - mean) / std
-
-
-def denormalise(frames):
-    """Undo `normalise`."""
-    mean, std = statistics(frames.device)
-    return frames * std + mean
 
 
 def main():

@@ -5,8 +5,9 @@
     python evaluate.py CKPT --align A.mp4 B.mp4     a film: the same moment of one's own videos
     python evaluate.py CKPT --predict DIR           their phases (both: evaluation/own_videos.py)
 
-A whole video is one sequence for MTF, cut into equal ones only where it is very long: its frames go
-through backbone and LSTP in parts, their entities through MTF together (evaluation/embedding.py).
+A whole video is one sequence for MTF, cut into equal ones above 1,000 frames (FineGym: 2,000). Its
+frames go through backbone and LSTP in parts, their entities through MTF together
+(evaluation/embedding.py).
 Embeddings: an (n, D) array a video, of unit length but for the clock's; labels: int (n,), -1: none.
 
 ours: controls. The `clock` sees no pixel, only how far into its video a frame is; `untrained` has
@@ -32,12 +33,12 @@ BLOCK = 2 ** 22  # similarities that tau and retrieval compute at once
 
 
 # --------------------------------------------------------------------------------------------------
-# The four metrics: lists of embeddings (n_i, D) and labels (n_i,) -> a number, or NaN. The frames
-# of a video that has labels are its labelled ones; tau and retrieval take every stride-th of them.
+# The four metrics: lists of embeddings (n_i, D) and labels (n_i,) -> a number, or NaN. Of a video
+# with labels these are its labelled frames alone; tau and retrieval take every stride-th of them.
 
 def classification(train, train_labels, val, val_labels):
     """Phase classification: accuracy (0..1) of softmax regression on val frames."""
-    x, y = labelled_only(train, train_labels)
+    x, y = labelled_only(train, train_labels)              # without the videos that have none
     val_x, val_y = labelled_only(val, val_labels)
     if not x or not val_x:
         return math.nan
@@ -54,17 +55,18 @@ def fit_classifier(x, y):
     By Newton's method, in 5 to 10 steps, to a gradient of 1e-6 a frame: closer changed no frame's
     class where it was tried. The usual L-BFGS, at its default tolerance, stops too early.
     """
-    from sklearn.linear_model import LogisticRegression
-    # Two classes are fitted by one logistic function: its C = 2 is the two-class softmax at C = 1.
+    from sklearn.linear_model import LogisticRegression    # here: slow to import
+    # Of two classes it fits the difference of the weights, w = w1 - w2, for which
+    # |w1|^2 + |w2|^2 = |w|^2 / 2: then C = 2 is what C = 1 is to more classes.
     C = 2 if len(np.unique(y)) == 2 else 1
     classifier = LogisticRegression(C=C, solver='newton-cg', tol=1e-6, max_iter=1000)
     return classifier.fit(x.astype(np.float64), y)
 
 
 def progression(train, train_labels, val, val_labels):
-    """Phase progression: R^2 on val, mean over all phases but the last, of regressions of the
-    signed time since the phase's end as a share of the labelled frames. This is TCC's protocol;
-    the paper has it shorter, "how much time is left until the next action phase boundary"."""
+    """Phase progression: for each phase but that of the highest number a linear regression of
+    `time_since_end`; the mean of their R^2 on val. This is TCC's protocol; the paper has it
+    shorter, "how much time is left until the next action phase boundary"."""
     from sklearn.linear_model import LinearRegression
     x, y = labelled_only(train, train_labels)
     val_x, val_y = labelled_only(val, val_labels)
@@ -107,28 +109,28 @@ def kendalls_tau(embeddings, stride=1):
     if len(videos) < 2:
         return math.nan
     lengths = [len(video) for video in videos]
-    frames = torch.cat(videos)                             # (M, D)
+    database = torch.cat(videos)                           # (M, D)
     taus = []
     for own, queries in enumerate(videos):
         nearest = []
-        for _, near in closeness(queries, frames):
+        for _, near in closeness(queries, database):
             by_video = near.split(lengths, dim=1)
             nearest.append(torch.stack([part.argmax(1) for part in by_video]))
         nearest = torch.cat(nearest, dim=1).int().numpy()  # (V, n): of each frame, in each video
         taus.extend(np.delete(rank_correlation(nearest), own))
-    return mean(taus)
+    return mean(taus)                                      # of those that are numbers
 
 
 def as_tensors(arrays):
     return [torch.from_numpy(np.ascontiguousarray(x, np.float32)) for x in arrays]
 
 
-def closeness(queries, frames):
-    """queries (n, D), frames (M, D) -> parts of the queries (F, D) and their closeness (F, M):
+def closeness(queries, database):
+    """queries (n, D), database (M, D) -> parts of the queries (Q, D) and their closeness (Q, M):
     q.f - |f|^2 / 2 falls as the distance |q - f| grows, also where lengths differ."""
-    half = frames.square().sum(1) / 2                      # (M,)
-    for part in queries.split(max(1, BLOCK // len(frames))):
-        yield part, (part @ frames.T).sub_(half)
+    half = database.square().sum(1) / 2                    # (M,)
+    for part in queries.split(max(1, BLOCK // len(database))):
+        yield part, (part @ database.T).sub_(half)
 
 
 def rank_correlation(sequences):
@@ -151,25 +153,25 @@ def retrieval(embeddings, labels, k=5, stride=1):
     """Fine-grained frame retrieval, AP@k (0..1): of a frame's k nearest frames in other videos,
     what share has its label; mean over frames, then over videos.
 
-    float32 finds k + 3 candidates, which float64 ranks anew, for rounding may swap near ties; of
-    equal ones the earlier frame comes first.
+    float32 finds a few more, k + 3 candidates, which float64 ranks anew, for rounding may swap near
+    ties; of equal ones the earlier frame comes first.
     """
     embeddings, labels = labelled_only(embeddings, labels)
     if len(embeddings) < 2:
         return math.nan
     videos = as_tensors([x[::stride] for x in embeddings])
-    frames = torch.cat(videos)                                                # (M, D)
+    database = torch.cat(videos)                                              # (M, D)
     labels = torch.from_numpy(np.concatenate([y[::stride] for y in labels]))  # (M,)
     scores = []
     start = 0
     for video in videos:
         stop = start + len(video)
         nearest = []
-        for queries, near in closeness(video, frames):
+        for queries, near in closeness(video, database):
             near[:, start:stop] = -math.inf  # a video is not searched for its own frames
-            several = min(k + 3, len(frames) - len(video))
-            candidates = near.topk(several).indices.sort(dim=1).values        # (F, k + 3)
-            away = queries[:, None].double() - frames[candidates].double()
+            several = min(k + 3, len(database) - len(video))
+            candidates = near.topk(several).indices.sort(dim=1).values        # (Q, k + 3)
+            away = queries[:, None].double() - database[candidates].double()
             rank = away.square().sum(-1).argsort(dim=1, stable=True)[:, :k]
             nearest.append(candidates.gather(1, rank))
         right = labels[torch.cat(nearest)] == labels[start:stop, None]        # (n, k)
@@ -196,7 +198,7 @@ def score(dataset, embedded, embeddings, device='cpu'):
     row = data.DATASETS[dataset]        # a datasets.layout.DataSet
     rows = {}
     for action, lists in by_action(dataset, embedded, embeddings).items():
-        _, train_labels, val, val_labels = lists
+        _, train_labels, val, val_labels = lists    # as of `classification`
         if row.metrics == 'linear':
             rows[action] = {'classification': linear_classifier(*lists, device=device)}
             continue
@@ -247,7 +249,7 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
 
     # one's own long videos are thinned out, published ones cut
     embedded, embeddings, skipped = embed_splits(
-        networks, videos, settings, whole=row.own, folder=folder)
+        networks, videos, settings, thin=row.own, folder=folder)
     if not is_rank0():
         return None
     if folder:

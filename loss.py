@@ -1,5 +1,4 @@
-"""SCL, by which the paper trains MV-Former (section 4; the formulas are in CARL, its [9]), and the
-table of all objectives.
+"""SCL, by which the paper trains MV-Former (section 4), and the table of all objectives.
 
 An objective is one function,
     loss(z, time, length, valid, **options) -> scalar
@@ -38,25 +37,24 @@ from objectives.vsp_p import vsp_p
 @objective
 def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0.1):
     """Sequence contrastive loss: a frame resembles frames of the other view that are near in time.
+    CARL: Chen et al., Frame-wise Action Representations for Long Videos via Sequence Contrastive
+    Learning, CVPR 2022 (the paper's [9]).
 
-    z: the projection head's output, unit length. For frame i of one view, over the frames j of the
-    other view:
+    z: the projection head's output, unit length; length: of use to other objectives alone. For
+    frame i of one view, over the frames j of the other view:
         G_ij = exp(-(s_i - s_j)^2 / (2 sigma2)), each row divided by its sum
         p_ij = exp(z_i.z_j / temperature) / sum_{k in Neg(i)} exp(z_i.z_k / temperature)
         L_i  = sum_j G_ij (log G_ij - log(p_ij + 1e-6))
-    which, with single negatives, is KL(G_i || p_i) but for the 1e-6; 0 without a target. Mean over
-    a video's frames, both views, then over videos.
+    which, with single negatives, is KL(G_i || p_i) but for the 1e-6; L_i is 0 where G_i is (no
+    target). Mean over a video's frames, both views, then over videos.
     negatives: Neg(i), positives included, is 'single', the other view of the same video, or
     'batch', all frames of this process's batch but those of i's own view. sigma2: in frames^2.
-
-    Chen et al., Frame-wise Action Representations for Long Videos via Sequence Contrastive
-    Learning, CVPR 2022 (the paper's [9]).
     """
     target = time_target(time, valid, sigma2)                         # G: (B, 2, T, T)
 
     # Dimension 1 holds the two views: flip(1) puts each view's partner in its place.
     other = z.flip(1)
-    other_valid = valid.flip(1)[:, :, None]
+    other_valid = valid.flip(1)[:, :, None]                           # (B, 2, 1, T)
     logits = einsum(z, other, 'b v i d, b v j d -> b v i j') / temperature
     logits = logits.masked_fill(~other_valid, NEVER)                  # (B, 2, T, T)
 
@@ -66,7 +64,7 @@ def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0
     log_normaliser = negative_logits.logsumexp(-1, keepdim=True)
     p = torch.exp(logits - log_normaliser)                            # (B, 2, T, T)
 
-    # CARL: a floor of 1e-6, without which the loss moves in the third decimal.
+    # CARL: + 1e-6, without which the loss differs in the third decimal.
     # xlogy(G, G) is G log G, and 0 where G is 0.
     divergence = torch.xlogy(target, target) - target * torch.log(p + 1e-6)
     return masked_mean(divergence.sum(-1), valid, (1, 2)).mean()

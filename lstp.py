@@ -4,9 +4,10 @@ A pooler turns the tokens of one frame into a few entity tokens, for every frame
 
     patches (F, P, L*C), cls (F, C)  ->  entities (F, N, d), attention (F, N, P) or None
 
-F frames, P patches, L*C channels of the L chosen backbone layers of width C, N entities of width d.
-The marks say where a line comes from if not from the paper: `CARL:` the method it builds on,
-`release:` the authors' code, `ours:` neither. Widths, where no mark says so, are the release's.
+F frames (in code F is torch.nn.functional), P patches, L*C channels of the L chosen backbone layers
+of width C, N entities of width d. The marks say where a line comes from if not from the paper:
+`CARL:` the method it builds on, `release:` the authors' code, `ours:` neither. Unmarked widths,
+rates and initial weights are the release's.
 """
 import math
 
@@ -17,7 +18,7 @@ from torch import nn
 
 
 class Pooler(nn.Module):
-    """What a pooler tells model.py of itself, beside `num_entities` (N) and `width` (d)."""
+    """Made of channels (L*C), cls_width (C). It tells model.py num_entities (N), width (d), and:"""
     needs_cls = False               # reads the CLS token, which not every backbone has
     append_ids = False              # its tokens get a one-hot id in mtf.py, to be told apart
     multi_layer_by_default = False  # unless told otherwise it reads several layers, not the last
@@ -62,8 +63,8 @@ class LSTP(Pooler):
         """
         query = self.own + self.shared                                          # (N, d)
         for_patches = query @ self.key.weight                                   # (N, L*C), W_k^T q
-        # the same for all patches, so the softmax cancels it; but DistributedDataParallel wants
-        # every parameter used
+        # q . b_k is the same for all patches, so the softmax cancels it; but
+        # DistributedDataParallel wants every parameter used
         constant = query @ self.key.bias                                        # (N,)
         logits = F.linear(patches, for_patches, constant) / math.sqrt(self.width)   # (F, P, N)
         attention = self.keep_strongest(logits.mT.softmax(-1))                  # (F, N, P)

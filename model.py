@@ -1,6 +1,6 @@
 """MV-Former (paper, section 3 and Figure 2): the backbone, and the whole model put together.
 
-    clips (B, T, 3, H, W)
+    clips (B, T, 3, height, width)
       --backbone-->  patches (F, P, L*C), cls (F, C)      ViT below, section 3.2; F = B*T
       --LSTP------>  entities (B, T, N, d)                lstp.py, section 3.3
       --MTF------->  embeddings (B, T, D)                 mtf.py, section 3.4
@@ -33,7 +33,7 @@ from running.settings import setting
 class Features(NamedTuple):
     """What a backbone makes of F frames."""
     patches: torch.Tensor          # (F, P, L*C), of the chosen layers, without the final norm
-    cls: torch.Tensor | None       # (F, C), with the final norm; None of a backbone without one
+    cls: torch.Tensor | None       # (F, C), with the final norm; None: a backbone without CLS
 
 
 class ViT(nn.Module):
@@ -56,7 +56,7 @@ class ViT(nn.Module):
         self.width = width
         self.channels = width * len(self.layers)
         self.trained_grid = trained_size // patch_size
-        self.patch_embed = nn.Module()              # for the name alone, patch_embed.proj in DINO
+        self.patch_embed = nn.Module()              # so that weights are named as DINO's
         self.patch_embed.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.trained_grid ** 2, width))
@@ -85,12 +85,12 @@ class ViT(nn.Module):
         patches = rearrange(patches, '1 d r c -> 1 (r c) d')
         return torch.cat([cls, patches.to(cls.dtype)], 1)
 
-    def interpolate(self, grid, rows, columns):
+    def interpolate(self, code, rows, columns):
         """(1, C, M, M) -> (1, C, rows, columns). DINO's + 0.1, against rounding down, shifts the
         grid a little, and its features depend on it."""
         M = self.trained_grid
         factors = (rows + 0.1) / M, (columns + 0.1) / M
-        return F.interpolate(grid, scale_factor=factors, mode='bicubic')
+        return F.interpolate(code, scale_factor=factors, mode='bicubic')
 
     def tokens(self, images):
         """images (F, 3, H, W) -> the tokens that enter the first block (F, prefix + P, C)."""
@@ -144,7 +144,7 @@ class Backbone(NamedTuple):
 
 @cache
 def backbones():
-    """All by name. Imported here, not above: they build on the ViT."""
+    """{name: Backbone}. Imported here, not above: they build on the ViT."""
     from backbones import dino, dinov2, dinov3, resnet50, tiny
     return dino.DINO | dinov2.DINOV2 | dinov3.DINOV3 | resnet50.RESNET50 | tiny.TINY
 
@@ -177,7 +177,7 @@ class MVFormer(nn.Module):
         dtype = next(self.backbone.parameters()).dtype
         if dtype == torch.float32:
             return self.backbone(images)
-        # its weights are half precision already: autocast would only take LayerNorm to float32
+        # 16 bits (`prepare` in running/run.py): autocast would only take LayerNorm to float32
         with torch.autocast(images.device.type, enabled=False):
             patches, cls = self.backbone(images.to(dtype))
         if torch.is_autocast_enabled(images.device.type):         # what follows takes them as well
@@ -194,8 +194,8 @@ class MVFormer(nn.Module):
     def forward(self, clips, valid=None, project=False, normalize=True):
         """clips (B, T, 3, height, width), valid bool (B, T) -> embeddings (B, T, D), float32.
 
-        clips: or, with --versions, packed features (B, T, 1, P + 1, L*C), which the backbone hands
-        on (running/features.py). valid: False = padding, which repeats one frame at a clip's end.
+        clips: or, with --versions, features packed like images (B, T, 1, P + 1, L*C), P patches and
+        CLS (running/features.py). valid: False = padding, which repeats one frame at a clip's end.
         project: through the head, as SCL trains it, not in evaluation. normalize: to unit length.
         """
         b = len(clips)
@@ -203,7 +203,7 @@ class MVFormer(nn.Module):
         if valid is None:
             entities, _ = self.entities(images)                                    # (B*T, N, d)
         else:
-            # on the CPU, where a batch has it: there nonzero waits for no GPU
+            # on the CPU, as in a batch: nonzero, whose length nobody knows, would wait for a GPU
             needed, place = without_repeats(valid.cpu())
             needed, place, valid = on_device([needed, place, valid], images.device)
             entities, _ = self.entities(images[needed])
@@ -221,7 +221,7 @@ class MVFormer(nn.Module):
 
         video: a file or a folder of images, squashed to S x S pixels (the backbone's image_size);
         or a data.Video, of whose frames the central S x S are seen. One of more than `most` frames
-        is thinned out, and the others are interpolated. Errors: UserError.
+        is thinned out, and the vectors between are interpolated. Errors: UserError.
         """
         from evaluation.embedding import embed_one        # late: a model needs no videos
         return embed_one(self, video, most)
@@ -242,19 +242,19 @@ def without_repeats(valid):
     """
     needed = valid.clone()
     needed[:, 0] = True
-    needed[:, 1:] |= valid[:, :-1]
+    needed[:, 1:] |= valid[:, :-1]                        # the first of padding, after a valid one
     needed = needed.flatten()                                                      # (B*T,)
     return needed.nonzero()[:, 0], needed.cumsum(0) - 1
 
 
 # ----------------------------------------------------------------------------------------------
-# Settings: the paper's for Penn Action
+# Settings: for Penn Action, the paper's or, where it is silent, the release's
 
 @dataclass
 class Architecture:
     """What the model is made of; train.py adds how it is trained. `setting` (running/settings.py)
-    takes a field's default, what --help says of its flag, its limits, and the group in --help of
-    this field and those after it."""
+    takes a field's default, its --help, its limits; choices may be a function; `group` heads this
+    field and those after it in --help."""
     backbone: str = setting('dino_vitb8', '%(choices)s', choices=backbones, group='model')
     weights: str = setting(None, "a file of backbone weights, or 'random'", metavar='FILE')
     train_backbone: list = setting((), 'parts to fine-tune, e.g. layer4', metavar='PARTS')
@@ -273,7 +273,7 @@ class Architecture:
     frames: int = setting(80, 'T, frames of a training clip', least=2)
 
     def resolve(self):
-        """Fill in what follows from backbone and pooler. Returns self. Errors: UserError."""
+        """Where a setting is None, take it from backbone and pooler. Returns self."""
         row = backbones()[self.backbone]
         if self.layers is None:
             self.layers = [row.layers]
@@ -322,7 +322,7 @@ def build_model(settings, backbone=None):
 def load_model(path, weights=None):
     """A trained MVFormer in eval mode, without its head, from a checkpoint or the folder of a run.
 
-    weights: of the frozen backbone, where they do not lie any more as they did in training.
+    weights: a file of the frozen backbone's, if it has moved since training.
 
         embeddings = load_model('runs/penn').embed('squat.mp4')        # (n, D), one a frame
     """

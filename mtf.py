@@ -14,7 +14,7 @@ from torch import nn
 
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al., 2017) of B sequences of S tokens of width C.
-    rotation: nothing here; of DINOv3 (backbones/dinov3.py) cosine and sine, for its split_heads."""
+    rotation: empty here; backbones/dinov3.py has a split_heads that takes it (cosine, sine)."""
 
     def __init__(self, width, heads):
         super().__init__()
@@ -23,7 +23,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def split_heads(self, x):
-        """x (B, S, C) -> queries, keys, values, each (B, heads, S, C/heads)."""
+        """x (B, S, C) -> queries, keys, values (B, h, S, c): h heads of width c = C/h."""
         return rearrange(self.qkv(x), 'b s (three h c) -> three b h s c', three=3, h=self.heads)
 
     def forward(self, x, mask=None, **rotation):
@@ -71,10 +71,10 @@ class Block(nn.Module):
 
 
 def time_code(frames, trained_frames, width, device=None):
-    """Sine code of the position in time -> (T, H). CARL: a sequence of any length is stretched over
-    the positions 0 .. trained_frames-1, so that the code says how far into it a frame is: into a
-    clip in training, at evaluation into the whole video. And channel c has the exponent c/H, where
-    Vaswani et al. give 2i and 2i+1 the same."""
+    """Sine code of the place in the sequence, not of the time in the video -> (T, H). CARL: any
+    sequence is stretched over the positions 0 .. trained_frames-1: in training a clip, its padding
+    too, at evaluation a whole video. And channel c has the exponent c/H, where Vaswani et al. give
+    2i and 2i+1 the same."""
     position = torch.linspace(0, trained_frames - 1, frames, device=device)    # (T,)
     channel = torch.arange(width, device=device)                               # (H,)
     angle = position[:, None] / 10000 ** (channel / width)                     # (T, H)
@@ -94,8 +94,9 @@ READOUTS = {'cls': readout_cls, 'avg': readout_avg}
 
 
 class MTF(nn.Module):
-    """channels: d; entities: N; frames: T of the training clips; width: H; hidden: of the blocks'
-    MLPs; embedding: D; merge: so many neighbouring frames share tokens (future work, section 6)."""
+    """channels: d; entities: N; append_ids: see lstp.py; frames: T of the training clips; width: H;
+    hidden: of the blocks' MLPs; embedding: D; merge: so many neighbouring frames share tokens
+    (future work, section 6)."""
 
     def __init__(self, channels, entities, *, frames, append_ids=True, fc_width=512, width=256,
                  depth=3, heads=8, hidden=1024, embedding=128, readout='cls', dropout=0.1, merge=1):
@@ -120,7 +121,7 @@ class MTF(nn.Module):
             self.blocks.append(block)
         self.out = nn.Linear(width, embedding)
         for block in self.blocks:
-            # Xavier's bound depends on the shape: Q, K and V, though in one matrix, get their own
+            # Xavier's bound depends on the shape; Q, K and V, in one matrix, each get their own
             for weight in (*block.attn.qkv.weight.chunk(3), block.attn.proj.weight,
                            block.mlp.fc1.weight, block.mlp.fc2.weight):
                 nn.init.xavier_uniform_(weight)
@@ -131,13 +132,13 @@ class MTF(nn.Module):
         if self.ids is not None:
             ids = self.ids.to(entities).expand(b, t, n, n)
             entities = torch.cat([entities, ids], -1)                          # (B, T, N, d+N)
-        # CARL: the BatchNorms see one batch of B*T*N rows, frames of padding among them
+        # CARL: the BatchNorms see one batch of B*T*N rows, of all processes, padding among them
         x = self.fc(rearrange(entities, 'b t n d -> (b t n) d'))
         x = rearrange(x, '(b t n) h -> b t n h', b=b, t=t)
         code = time_code(t, self.frames, self.width, x.device)
         x = self.dropout(x + rearrange(code, 't h -> t 1 h'))
         if self.merge > 1:
-            x, valid = merge_frames(x, valid, self.merge)                      # T becomes T/merge
+            x, valid = merge_frames(x, valid, self.merge)             # T becomes ceil(T/merge)
         # one sequence a clip: every entity of every frame
         x = rearrange(x, 'b t n h -> b (t n) h')
         mask = None if valid is None else repeat(valid, 'b t -> b 1 1 (t n)', n=n)

@@ -39,7 +39,7 @@ from running.workers import start_worker, watched
 # ----------------------------------------------------------------------------------------------
 # Settings: the paper's for Penn Action, and where another data set differs
 
-PRESETS = {    # release: of the published sets frames, layers, widths, block; ours: the others
+PRESETS = {    # the paper's; release: frames, fc_width, embedding, block; ours: other sets
     # wide entities and a high lr: LSTP has few steps here in which to sharpen its attention
     'synthetic': dict(backbone='tiny', frames=16, entity_width=1024, fc_width=256, epochs=12,
                       lr=1e-3, jitter=0.4, hue=0., workers=0),
@@ -114,14 +114,14 @@ def train(settings, fresh=False):
                        label_unit=s.label_unit)
     check(s, world, videos)
     path = Path(s.out) / 'checkpoint.pt'
-    resumed = None if fresh else last_checkpoint(s, path)
+    resumed = None if fresh else last_checkpoint(s, path)    # a checkpoint, or None
     objective = OBJECTIVES[s.loss]
     clips = make_clips(s, objective, videos['train'])
-    model = make_model(s, objective, clips.classes, resumed)
+    model = make_model(s, objective, clips.classes, resumed)    # BatchNorms over all processes
     # of every checkpoint, the part that stays the same (s.weights may have been filled in by now)
     about = dict(settings=asdict(s), backbone=fingerprint(model.backbone),
                  videos=[video.name for video in videos['train']])
-    prepare(model, s, device)
+    prepare(model, s, device)    # there a frozen backbone is in 16 bits, where that is faster
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=s.lr, weight_decay=s.weight_decay, fused=True)
     teacher = objective.teacher(model) if objective.teacher else None
@@ -134,26 +134,26 @@ def train(settings, fresh=False):
         options['classifier'] = model.head
     strength = dict(crop=s.crop, jitter=s.jitter, hue=s.hue)
 
-    # a signal is only noted, and obeyed after the step (leave_if_asked) or within `at_once`
+    # a signal is obeyed between two steps (leave_if_asked); inside `at_once`, at once
     stop = StopSignals()
     with open_folder(path.parent, fresh, asdict(s)), on_stop(stop.ask):
         if s.versions:
-            # the backbone sees each video once; from here on `views` are features in place of
-            # frames, and the backbone only hands them on (running/features.py)
+            # the backbone sees each video once: now. From here on `views` are features in place
+            # of frames, which the backbone only hands on (running/features.py)
             with stop.at_once():
                 videos = see(model, videos, s.features or path.with_name('features'), s.versions,
                              strength, longest=s.longest, device=device, rank=rank, world=world)
             clips.videos = videos['train']
         log = Log(path.parent, step, epochs=s.epochs, steps=epoch_steps,
                   frames=s.batch * 2 * s.frames, every=10 if device.type == 'cuda' else 1)
-        # log.evaluated: the step of the log's last line, where that is an evaluation
+        # log.evaluated: the step of the log's last line, if that is an evaluation
         if step == last_step == log.evaluated:
             return print_rank0(f'this run is finished; evaluate it by: python evaluate.py {path}   '
                                f'(--fresh begins anew)')
         announce(s, model, clips, videos, step, world, device)
 
         def save():
-            log.report()    # first: it raises where a loss is not finite, and nothing is saved
+            log.report()    # in all processes; where a loss is not finite it raises, before a save
             checkpoint = about | dict(model=model.trained_state(), step=step,
                                       optimizer=optimizer.state_dict())
             if teacher:
@@ -176,8 +176,8 @@ def train(settings, fresh=False):
             # where a signal came or a worker died (then the batch is None), all processes leave
             leave_if_asked(stop, batch, step, save)
             # before a step, not after it: a run that was stopped while evaluating evaluates first
-            due = s.eval_every and step % (s.eval_every * epoch_steps) == 0
-            if due and step > 0 and step != log.evaluated:
+            due = s.eval_every and step > 0 and step % (s.eval_every * epoch_steps) == 0
+            if due and step != log.evaluated:
                 evaluate_now()
             lr = learning_rate(s, step // epoch_steps)
             for group in optimizer.param_groups:
@@ -185,7 +185,7 @@ def train(settings, fresh=False):
             views = data.views(batch, s.image_size, device, **strength)    # (B, 2, T, 3, S, S)
             time_, length, valid, labels = on_device(
                 [batch[name] for name in ('time', 'length', 'valid', 'labels')], device)
-            clips_valid = batch['valid'].flatten(0, 1)                     # on the CPU (B * 2, T)
+            clips_valid = batch['valid'].flatten(0, 1)        # on the CPU, for MVFormer.forward
             seed_step(s.seed, step, rank)
 
             with mixed_precision(device):
@@ -205,7 +205,7 @@ def train(settings, fresh=False):
             step += 1
             if teacher:
                 teacher.follow(model, step / last_step)
-            # the last: a mean cosine within views of what the loss sees, near 1 where all is alike
+            # resemblance: mean cosine of two frames of a view, as the loss sees them; 1: all alike
             log.add(step, lr, batch['names'], loss, norm, resemblance(z, valid))
             skipped |= batch['skipped']
             if step % epoch_steps == 0:
@@ -238,9 +238,9 @@ def loader(s, clips, step, rank, world, device):
 
 
 def batches(count, settings, first_step, rank, world):
-    """Which (epoch, video) of so many videos this process trains on, step by step, whatever was
-    before: each epoch is a permutation from (seed, epoch), in global batches, an incomplete last
-    one dropped."""
+    """For each step from first_step on, this process's [(epoch, video)]: an epoch is a permutation
+    of so many videos drawn from (seed, epoch), in global batches, an incomplete last one dropped.
+    """
     steps = count // settings.batch
     local = settings.batch // world
     for epoch in range(first_step // steps, settings.epochs):
@@ -252,7 +252,8 @@ def batches(count, settings, first_step, rank, world):
 
 
 def main():
-    end_well('train.py', train, *parse_flags(preset))
+    settings, fresh = parse_flags(preset)
+    end_well('train.py', train, settings, fresh)
 
 
 if __name__ == '__main__':

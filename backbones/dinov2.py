@@ -55,12 +55,12 @@ class DINOv2WithRegisters(DINOv2):
         registers = self.register_tokens.expand(len(x), -1, -1)   # they have no position
         return torch.cat([x[:, :1], registers, x[:, 1:]], 1)      # (F, 5 + P, C)
 
-    def interpolate(self, grid, rows, columns):
+    def interpolate(self, code, rows, columns):
         """As these models were released: by size, with antialias, another bicubic kernel."""
         # on the CPU where it is Apple's GPU: PyTorch 2.6 has no such kernel there
-        device = 'cpu' if grid.device.type == 'mps' else grid.device
-        resized = F.interpolate(grid.to(device), (rows, columns), mode='bicubic', antialias=True)
-        return resized.to(grid.device)
+        device = 'cpu' if code.device.type == 'mps' else code.device
+        resized = F.interpolate(code.to(device), (rows, columns), mode='bicubic', antialias=True)
+        return resized.to(code.device)
 
 
 LARGE = dict(width=1024, depth=24, heads=16)

@@ -51,6 +51,7 @@ class Frames(IterableDataset):
         for number in range(first, len(self.videos), every):
             video = self.videos[number]
             try:
+                # annotate is None: it has no labels
                 labels = video.labels if video.annotate else np.full(video.frames, -1)
                 known = np.flatnonzero(labels >= 0)
                 kept = known if len(known) else np.arange(video.frames)
@@ -101,7 +102,8 @@ def embed_entities(network, entities, frames, limit):
     parts = entities.tensor_split(math.ceil(len(entities) / limit))
     z = torch.cat([network.mtf(part[None])[0] for part in parts])         # (n, D)
     if len(z) < frames:
-        place = torch.arange(frames, device=z.device) / math.ceil(frames / len(z))
+        k = math.ceil(frames / len(z))                                    # data.thinning's
+        place = torch.arange(frames, device=z.device) / k
         before = place.long()
         after = (before + 1).clamp(max=len(z) - 1)                        # after the last, like it
         z = torch.lerp(z[before], z[after], (place - before)[:, None])    # (frames, D)
@@ -112,12 +114,12 @@ def embed_entities(network, entities, frames, limit):
 
 
 @torch.no_grad()
-def embed(networks, videos, *, limit=1000, whole=False, device='cpu', workers=0):
+def embed(networks, videos, *, limit=1000, thin=False, device='cpu', workers=0):
     """Yields (number of the video, (frames, kept, labels), [(n, D) of each network]), or where it
-    cannot be read (number, why, None). limit: frames of the longest sequence; whole: a longer video
+    cannot be read (number, why, None). limit: frames of the longest sequence; thin: a longer video
     is thinned out, not cut. Of a video only the entities are held, never its patches."""
     loader = DataLoader(
-        Frames(videos, limit if whole else math.inf), batch_size=None, collate_fn=tuple,
+        Frames(videos, limit if thin else math.inf), batch_size=None, collate_fn=tuple,
         num_workers=workers, worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(0))  # not the global one, which training needs
     begun = defaultdict(list)  # parts of several workers' videos come mixed
@@ -145,7 +147,7 @@ def embed_one(network, video, most):
         video = open_video(str(video), video, network.backbone.image_size)
     device = next(network.mtf.parameters()).device
     with evaluating([network]):
-        found = embed([network], [video], limit=most, whole=True, device=device)
+        found = embed([network], [video], limit=most, thin=True, device=device)
         _, why, arrays = next(found)
     if arrays is None:
         raise UserError(why)
@@ -172,12 +174,12 @@ def evaluating(networks):
             network.train(mode)
 
 
-def embed_splits(networks, videos, settings, *, whole, folder=None):
+def embed_splits(networks, videos, settings, *, thin, folder=None):
     """Embed {split: [Video]}, each process its share -> in rank 0, {} in the others:
 
     {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}}, {video: why it cannot be read}
 
-    networks: {name: model}; whole: as in `embed`; folder: where those of the first model are saved.
+    networks: {name: model}; thin: as in `embed`; folder: where those of the first model are saved.
     All is held in memory: FineGym99's 1.22 million labelled frames, of 256 float32 numbers each,
     are 1.25 GB a model. Errors: UserError, where nothing is left of a split.
     """
@@ -191,7 +193,7 @@ def embed_splits(networks, videos, settings, *, whole, folder=None):
     found = {}                       # {file: (frames, kept, labels), or why it cannot be read}
     shares = {name: {} for name in networks}
     with evaluating(several):
-        results = embed(several, own, limit=limit, whole=whole, device=device,
+        results = embed(several, own, limit=limit, thin=thin, device=device,
                         workers=settings['workers'])
         results = tqdm(results, total=len(own), unit='video', disable=None, leave=False)
         for number, about, arrays in results:
@@ -218,7 +220,7 @@ def embed_splits(networks, videos, settings, *, whole, folder=None):
         for name in networks:
             embeddings[name][split] = [shares[name][files[video]] for video in read]
     records = itertools.chain(*embedded.values())
-    thinned = dict.fromkeys(one.video.name for one in records if whole and one.frames > limit)
+    thinned = dict.fromkeys(one.video.name for one in records if thin and one.frames > limit)
     for note in name_some('only every k-th frame is embedded, the others interpolated', thinned):
         print(f'note: more than {limit} frames: {note}')
     return embedded, embeddings, {video.name: why for video, why in skipped.items()}

@@ -21,7 +21,7 @@ def align_files(network, settings, paths, out, method):
     """Write a film and a table of the first video and the frames of the others that match its."""
     videos = [video_at(path, network.backbone.image_size) for path in paths]
     _, embeddings, skipped = embed_splits(
-        {'model': network}, {'align': videos}, settings, whole=True)
+        {'model': network}, {'align': videos}, settings, thin=True)
     if not is_rank0():
         return
     for reason in skipped.values():
@@ -50,7 +50,7 @@ def predict_folder(network, settings, train, folder, out):
     for video in sources:    # now, and not after hours of work
         teacher_of(video, {one.action: None for one in train})
     videos = {'train': train, 'predict': list(sources)}
-    embedded, embeddings, skipped = embed_splits({'model': network}, videos, settings, whole=True)
+    embedded, embeddings, skipped = embed_splits({'model': network}, videos, settings, thin=True)
     if not is_rank0():
         return
     for note in name_some('left out, cannot be read', skipped.values()):

@@ -42,6 +42,7 @@ from loss import OBJECTIVES
 from lstp import POOLERS
 from backbones.build import build_backbone
 from mtf import MTF
+from pictures.canvas import denormalise
 
 SCENES = {'present': Stage, 'garden': Garden}
 ALL_LAYERS = (1, 2, 3, 4)               # of the tiny backbones
@@ -121,7 +122,7 @@ def cover(masks, seed, backbone):
     if seed is None:
         white = F.interpolate(white.float() / 255, (size, size), mode='bilinear')
     else:
-        white = data.denormalise(data.augment(white, seed, size, jitter=0, hue=0))
+        white = denormalise(data.augment(white, seed, size, jitter=0, hue=0))
     return F.avg_pool2d(white[:, :1], backbone.patch_size).flatten(1)
 
 

@@ -78,9 +78,15 @@ def spaced(n, wanted):
     return np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(int))
 
 
+def denormalise(images):
+    """Undo data.normalise."""
+    mean, std = data.statistics(images.device)
+    return images * std + mean
+
+
 def on_screen(images):
     """Normalised (F, 3, S, S) -> uint8 (F, S, S, 3)."""
-    return to_bytes(data.denormalise(images))
+    return to_bytes(denormalise(images))
 
 
 def to_bytes(images):
@@ -101,7 +107,7 @@ def tinted(images, attention):
     strength = times_uniform.log() / math.log(STRONGEST)                     # (F, P) in -1..1
     strength = rearrange(strength, 'f (r c) -> f 1 r c', r=math.isqrt(patches))
     strength = F.interpolate(strength, images.shape[-1], mode='bilinear')    # (F, 1, S, S)
-    grey = 0.2 + 0.6 * data.denormalise(images).cpu().mean(1, keepdim=True)
+    grey = 0.2 + 0.6 * denormalise(images).cpu().mean(1, keepdim=True)
     more = torch.tensor(rgb(ORANGE) / 255)[:, None, None].float()            # (3, 1, 1)
     less = torch.tensor(rgb(BLUE) / 255)[:, None, None].float()
     colour = torch.where(strength > 0, more, less) * (0.4 + 0.8 * grey)      # (F, 3, S, S)

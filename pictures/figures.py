@@ -20,8 +20,8 @@ from einops import rearrange
 
 import data
 from pictures.align import by_clock, film_alignment
-from pictures.canvas import (BLUE, RED, STRONGEST, WIDTH, draw_bars, figure, on_screen, plain, save,
-                             show, shortened, spaced, tinted, to_bytes)
+from pictures.canvas import (BLUE, RED, STRONGEST, WIDTH, denormalise, draw_bars, figure, on_screen,
+                             plain, save, show, shortened, spaced, tinted, to_bytes)
 from pictures.film import Panel, play
 from running.errors import UserError
 from running.record import attempt
@@ -57,7 +57,7 @@ def look_at(network, video, indices):
     actor = video.actor(indices)                                             # bool (F, H, W)
     if actor is not None:                     # through the same crop as the frames
         mask = actor.to(weight.device, torch.uint8)[:, None].expand(-1, 3, -1, -1) * 255
-        mask = data.denormalise(data.center(mask, backbone.image_size))[:, :1]
+        mask = denormalise(data.center(mask, backbone.image_size))[:, :1]
         used = backbone.grid * backbone.patch_size    # pixels that fill no patch are left out
         actor = F.interpolate(mask[..., :used, :used], backbone.grid, mode='area').flatten(1)
     return Look(images, entities, heads, actor)

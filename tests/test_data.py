@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 import data
 from datasets.pairs import VideoPairs, interleaved_views
 from miniatures import numbers, write_video
+from pictures.canvas import denormalise
 from test_video import broken_files, video_file
 from running.errors import UserError
 
@@ -263,7 +264,7 @@ def test_crops_and_flips_are_carls():
     """Read off a picture of shades, without jitter: area 0.8 to 1, aspect 3/4 to 4/3, flip 0.5."""
     areas, aspects, flips = [], [], []
     for seed in range(1200):
-        red, green, _ = data.denormalise(data.augment(shades(), seed, 24, jitter=0, hue=0))[0]
+        red, green, _ = denormalise(data.augment(shades(), seed, 24, jitter=0, hue=0))[0]
         if (red - green).abs().max() < 1e-3:
             continue                                      # grey
         height, width = seen_share(red), seen_share(green.T)
@@ -280,8 +281,8 @@ def test_colours_are_jittered_and_lost_as_often_as_carls():
     red = torch.tensor([200, 100, 50], dtype=torch.uint8)[None, :, None, None].expand(1, 3, 8, 8)
     grey, jittered = [], []
     for seed in range(1200):
-        still = data.denormalise(data.augment(red, seed, 8, crop=1, jitter=0, hue=0))[0, :, 4, 4]
-        moved = data.denormalise(data.augment(red, seed, 8, crop=1, hue=0))[0, :, 4, 4]
+        still = denormalise(data.augment(red, seed, 8, crop=1, jitter=0, hue=0))[0, :, 4, 4]
+        moved = denormalise(data.augment(red, seed, 8, crop=1, hue=0))[0, :, 4, 4]
         grey.append(bool(still.std() < 1e-3))
         jittered.append(bool((moved - still).abs().max() > 1e-3))
     assert abs(np.mean(grey) - 0.2) < 0.04
@@ -293,7 +294,7 @@ def test_blur_is_5_wide_and_9_high():
     frames[:, :, 16, 16] = 255
     widths = set()
     for seed in range(200):
-        out = data.denormalise(data.augment(frames, seed, 32, crop=1, jitter=0, hue=0))[0, 0]
+        out = denormalise(data.augment(frames, seed, 32, crop=1, jitter=0, hue=0))[0, 0]
         rows, columns = torch.nonzero(out > 1e-5, as_tuple=True)
         widths.add((int(rows.max() - rows.min()), int(columns.max() - columns.min())))
     assert max(height for height, _ in widths) in (8, 9, 10)
@@ -304,7 +305,7 @@ def test_a_frame_that_no_crop_fits_is_squashed_whole():
     """FineGym's 640 x 360: no crop of aspect 4/3 has 0.8 of it."""
     frame = shades(360, 640)
     for seed in range(20):
-        red, green, _ = data.denormalise(data.augment(frame, seed, 32, jitter=0, hue=0))[0]
+        red, green, _ = denormalise(data.augment(frame, seed, 32, jitter=0, hue=0))[0]
         if (red - green).abs().max() < 1e-3:
             continue                                      # grey
         assert seen_share(red) == pytest.approx(1, abs=0.05)
@@ -315,9 +316,9 @@ def test_center_and_normalisation():
     for height, width, top, left in [(360, 640, 68, 208), (225, 227, 1, 2), (224, 224, 0, 0)]:
         frames = noise(1, 3, height, width)
         expected = frames[:, :, top:top + 224, left:left + 224] / 255
-        assert torch.allclose(data.denormalise(data.center(frames, 224)), expected, atol=1e-6)
+        assert torch.allclose(denormalise(data.center(frames, 224)), expected, atol=1e-6)
     black = data.normalise(torch.zeros(3, 1, 1)).flatten()
     assert torch.allclose(black, torch.tensor([-2.1179, -2.0357, -1.8044]), atol=1e-4)
     frames = noise(2, 3, 100, 300)    # a smaller side whole
     expected = F.interpolate(frames[:, :, :, 38:262] / 255, (224, 224), mode='bilinear')
-    assert torch.allclose(data.denormalise(data.center(frames, 224)), expected, atol=1e-6)
+    assert torch.allclose(denormalise(data.center(frames, 224)), expected, atol=1e-6)

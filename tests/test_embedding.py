@@ -28,7 +28,7 @@ def alone(network, film):
 def test_every_frame_is_embedded_in_order(network, workers):
     train = films()['train']
     embedded, embeddings, skipped = embedding.embed_splits(
-        {'one': network}, {'train': train}, SETTINGS | dict(workers=workers), whole=False)
+        {'one': network}, {'train': train}, SETTINGS | dict(workers=workers), thin=False)
     embedded, embeddings = embedded['train'], embeddings['one']['train']
     assert [one.video.name for one in embedded] == ['a', 'b/c: d', 'f']
     assert skipped == {'e': 'e: does not decode'}
@@ -143,7 +143,7 @@ def test_a_thinned_video_is_one_sequence_interpolated(network):
     with torch.no_grad():
         chosen = network.entities(data.center(video.read(range(0, 25, 3)), 24))[0]
         coarse = network.mtf(chosen[None])[0].numpy()             # (9, D)
-        (_, _, (found,)), = embedding.embed([network], [video], limit=10, whole=True)
+        (_, _, (found,)), = embedding.embed([network], [video], limit=10, thin=True)
     columns = [np.interp(np.arange(25), np.arange(0, 25, 3), column) for column in coarse.T]
     expected = torch.nn.functional.normalize(torch.tensor(np.stack(columns, 1)), dim=-1)
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -13,6 +13,7 @@ from experiment import (ALL_LAYERS, METRICS, SCENES, SEVERAL, Model, Row, cache,
 from lstp import POOLERS
 from backbones.build import build_backbone
 from model import MVFormer
+from pictures.canvas import denormalise
 
 
 @pytest.fixture(scope='module')
@@ -67,7 +68,7 @@ def test_masks_follow_the_crop_and_the_flip_of_the_frames(backbone):
     size, side = backbone.image_size, backbone.grid
     for seed in range(8):
         found = cover(masks, seed, backbone)
-        picture = data.denormalise(data.augment(white, seed, size, jitter=.2, hue=0.))[:, 0]
+        picture = denormalise(data.augment(white, seed, size, jitter=.2, hue=0.))[:, 0]
         bright = picture.reshape(2, side, 6, side, 6).mean((2, 4)).flatten(1)
         assert np.corrcoef(found.flatten(), bright.flatten())[0, 1] > .99
         assert .05 < found.mean() < .6

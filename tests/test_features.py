@@ -82,7 +82,7 @@ def test_metrics_are_those_of_pixels(tmp_path):
     """The embeddings of a whole video, from features and from pixels; also where it is thinned."""
     network = model()
     halves = videos()
-    ways = [dict(limit=1000), dict(limit=11), dict(limit=11, whole=True)]
+    ways = [dict(limit=1000), dict(limit=11), dict(limit=11, thin=True)]
     pixels = [list(embed([network], halves['val'], **way)) for way in ways]
     seen = see(tmp_path, network, halves)
     found = [list(embed([network], seen['val'], **way)) for way in ways]

@@ -106,7 +106,7 @@ def embedding_row(counts, image_size):
     cells = []
     for count in counts:
         embed = partial(embed_splits, {'': network}, {'val': videos[:count]},
-                        dict(dataset='synthetic', workers=0), whole=False)
+                        dict(dataset='synthetic', workers=0), thin=False)
         cells.append(cost(embed) if CUDA or count <= 100 else 'on a GPU')
     row('  embedding, tiny backbone', *cells)
 

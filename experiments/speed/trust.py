@@ -62,7 +62,7 @@ def long_video(sizes):
     video = data.Video('long', partial(int, sizes.long), decode)
     took = []
     embed = partial(embed_splits, {'': model}, {'val': [video]},
-                    dict(dataset='synthetic', workers=0), whole=False)
+                    dict(dataset='synthetic', workers=0), thin=False)
     needed = bytes_needed(lambda: took.append(seconds(embed)))
     row('long video', 'time', 'frames/s', 'memory', 'of 24 GB')
     row(f'  {s.backbone}, {sizes.long} frames', span(took[0]), f'{sizes.long / took[0]:.1f}',
