@@ -5,8 +5,7 @@
 Of each action's train videos only 1, 3, 10 or all keep their labels, drawn three times; phases of
 the val videos are then predicted as `evaluate.py --predict` does it. `right` is the share of right
 val frames, mean over the actions; `said` is what the command tells its user: the share of right
-frames in labelled videos held out in turn. Mean +- 2 standard deviations over draws and checkpoints
-of the same data set.
+frames in labelled videos held out in turn. Mean +- 2 standard deviations over draws, checkpoints.
 """
 import argparse
 import sys

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import model
-from backbones.weights import load_checkpoint, load_trained
 from loss import projection_head
 
 GOLDEN = Path(__file__).parent.parent / 'tests' / 'golden'
@@ -111,9 +110,9 @@ def compare(name, state, embedder, frames, images, golden):
         save_released(path, state, dict(MODEL=dict(EMBEDDER_MODEL=embedder),
                                         TRAIN=dict(NUM_FRAMES=frames)))
         network = model.load_model(path)
-        checkpoint = load_checkpoint(path)
+        checkpoint = model.load_checkpoint(path)
         network.head = projection_head(checkpoint['settings']['embedding']).eval()
-        load_trained(network, checkpoint, path)
+        model.load_trained(network, checkpoint, path)
     print(name)
     entities, attention = network.entities(images)
     z = network.mtf(entities[None])[0]                    # (T, D)

@@ -18,7 +18,6 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import model as models
-from backbones.weights import load_checkpoint, load_trained
 from loss import OBJECTIVES, scl, time_target
 from pictures import figures
 from pictures.canvas import (BLUE, COLOURS, DPI, ORANGE, WIDTH, figure, on_screen, plain, save,
@@ -199,7 +198,7 @@ def draw_scl(time, valid, length, before, after, path):
 def draw_all(path, folder):
     """architecture.png and scl.png of a checkpoint of train.py, and the films and large pictures
     that lie beside them in a small form. Errors: UserError, OSError."""
-    checkpoint = load_checkpoint(path)
+    checkpoint = models.load_checkpoint(path)
     settings = checkpoint['settings']
     if settings.get('loss') != 'scl' or settings['pool'] != 'lstp':
         raise UserError(f'{path}: was not trained by SCL with LSTP; give such a checkpoint')
@@ -216,7 +215,7 @@ def draw_all(path, folder):
     views = data.views(batch, size)[0]                                       # (2, T, 3, S, S)
     time, valid, length = [batch[name][0] for name in ('time', 'valid', 'length')]
     before = network(views, valid, project=True)                             # (2, T, D)
-    load_trained(network, checkpoint, path)
+    models.load_trained(network, checkpoint, path)
     after = network(views, valid, project=True)
     draw_scl(time, valid, length, before, after, folder / 'scl.png')
     draw_architecture(network, videos['val'][0], settings, folder / 'architecture.png')
