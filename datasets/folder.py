@@ -14,17 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.images import IMAGE_FILES, STACKS, frame_folder, natural, pages_of
+from datasets.images import IMAGE_FILES, STACKS, frame_folder, images_in, natural, pages_of
 from datasets.labels import CLASS_FILES, LABEL_FILES, class_names, read_labels
 from datasets.layout import NOTE, DataSet, readable, say, shortened
 from datasets.video import VIDEO_FILES, video_file
 from running.errors import UserError
 
 HALF = re.compile(       # of a path: a folder that looks like a half of a split
-    r'(?:^|[/\\])((?:train|val|valid|validation|dev|test)(?:ing|_?set)?)[/\\]', re.IGNORECASE)
+    r'(?:^|[/\\])((?:train|val|valid|validation|dev|test|eval|evaluation)(?:ing)?'
+    r'(?:[-_ .]?(?:set|split|data|videos|clips|\d+))?)[/\\]', re.IGNORECASE)
 KNOWN = {*VIDEO_FILES, *IMAGE_FILES, *LABEL_FILES}
 DATE = r'(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d'
-TIME = rf'(?:{DATE}[-_. T]*)?\d\d[-_.:h]?\d\d[-_.:m]?\d\d(?:[-_.,]\d+)?s?|\d+\.\d+'
+CLOCK = r'(?:\d{6}|\d\d[-_.:h]\d\d[-_.:m]\d\d)'
+TIME = rf'(?:{DATE}[-_. T]*)?{CLOCK}(?:[-_.,]\d+)?s?|{DATE}|\d+\.\d+'
 
 
 def folder(data, size, unit=None):
@@ -75,6 +77,18 @@ def as_video(found, size):
     return video_file(found.name, found.path, size, action=found.action)
 
 
+def video_at(name, path, size=None):
+    """A video file, a file of many images or a folder of frames -> its Video, as a set has it."""
+    if not path.is_dir():
+        pages = stacks_among(of_kind([path], STACKS)).get(path)
+        return frame_folder(name, list(pages), size) if pages else video_file(name, path, size)
+    search = Search(path)
+    frames = search.one_series(images_in(path))
+    for note in search.notes():
+        say(note)
+    return frame_folder(name, frames, size)
+
+
 # --------------------------------------------------------------------------------------------------
 # What lies in the folder
 
@@ -109,7 +123,7 @@ class Search:
             folders[:] = sorted(name for name in folders if name[0] != '.')
             folders.sort(key=lambda name: (here / name).is_symlink())    # after what they lead to
             listed = sorted((here / name for name in files if name[0] != '.'), key=natural)
-            files = [path for path in listed if path.is_file()]
+            files = [path for path in listed if os.path.isfile(path)]
             self.pass_over('not a file, or a link that leads nowhere', set(listed) - set(files))
             self.pass_over('neither video, image nor labels', set(files) - {*of_kind(files, KNOWN)})
             label_files += of_kind(files, LABEL_FILES)
@@ -187,12 +201,12 @@ def of_kind(files, endings):
 
 
 def stacks_among(images):
-    """{file of many images: its pages}. If the first of its ending is none, no other is opened: a
+    """{file of many images: its pages}. If the largest of its ending is none, no other is opened: a
     folder of frames has thousands."""
     stacks = {}
     for ending in STACKS:
         alike = of_kind(images, [ending])
-        if alike and pages_of(alike[0]):
+        if alike and pages_of(max(alike, key=os.path.getsize)):
             stacks |= {file: tuple(pages_of(file)) for file in alike}
     return {file: pages for file, pages in stacks.items() if pages}
 

@@ -20,7 +20,7 @@ from running.errors import UserError
 IMAGE_FILES = {
     '.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.webp', '.avif', '.jp2', '.j2k', '.jpx',
     '.bmp', '.dib', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.sgi', '.pcx', '.qoi'}
-STACKS = {'.tif', '.tiff', '.png', '.webp'}    # may hold a recording, a page a frame
+STACKS = {'.tif', '.tiff', '.png', '.webp', '.avif'}    # may hold a recording, a page a frame
 DEEP = {'I;16', 'I;16L', 'I;16B', 'I;16N', 'I'}    # Pillow's modes of more than 8 bits a pixel
 
 

@@ -128,8 +128,11 @@ def segments(table, start, end, label, unit, lasting):
 def unit_of(titles, rows, unit):
     """'seconds' or 'frames', and what to multiply numbers by: what the columns say, or `unit`."""
     words = set(re.findall('[a-z]+', titles.lower()))
-    if any(':' in start + end for start, end, _ in rows):    # a clock, 1:02.5
+    # a clock, 1:02.5; ELAN's ss.msec
+    if 'ss' in words or any(':' in start + end for start, end, _ in rows):
         return 'seconds', 1
+    if words & {'min', 'mins', 'minute', 'minutes'}:
+        return 'seconds', 60
     if any(word.startswith(('ms', 'milli')) for word in words):
         return 'seconds', 0.001
     if words & {'frame', 'frames'}:

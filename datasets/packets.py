@@ -62,14 +62,27 @@ def open_video(path):
 def decode(packet):
     """The frames that a packet completes; [None] if it does not decode."""
     try:
-        return [] if packet.is_corrupt else packet.decode()    # the file's end cuts it
+        return packet.decode()
     except av.error.FFmpegError:
         return [None]
 
 
+def packets_of(file, video):
+    """The packets of an open file from where it stands, but one that the file's end cuts: libav
+    would give a part of it. Others that it calls corrupt come after a gap, and do decode."""
+    held = None
+    with suppress(IndexError):    # PyAV's, where a stream begins on the way
+        for packet in file.demux(video):
+            if held is not None and (packet.size or not held.is_corrupt):
+                yield held
+            held = packet
+    if held is not None:
+        yield held
+
+
 def frames_of(file, video):
     """The frames of an open file from where it stands; None for a packet that does not decode."""
-    return chain.from_iterable(map(decode, file.demux(video)))
+    return chain.from_iterable(map(decode, packets_of(file, video)))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -96,9 +109,10 @@ def timetable_of(path, _changed):
         tick = float(video.time_base)
         begin = (file.start_time or 0) / av.time_base
         rate = float(video.average_rate or 25)
-        for packet in file.demux(video):
+        listed = video.frames
+        for packet in packets_of(file, video):
             first = first or next(filter(None, decode(packet)), None)
-            if packet.size and not packet.is_corrupt:
+            if packet.size:
                 packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
     shown = None
     clock = True
@@ -109,7 +123,8 @@ def timetable_of(path, _changed):
     shown = np.array(shown, np.int64)                                # (frames,)
     seconds = shown * tick - begin if clock else np.arange(len(shown)) / rate
     starts = [(-2 ** 63, 0)]
-    if clock and container in SEEKABLE:
+    # by an AVI's index frames have other numbers than for a reader who has lost one
+    if clock and container in SEEKABLE and (container != 'avi' or listed in (0, len(packets))):
         for pts, dts, key, _ in packets:
             if key and pts is not None:
                 starts.append((pts, pts if container == MKV or dts is None else dts))
@@ -220,7 +235,7 @@ def read_file(path, indices, size=None):
             pixels = rgb(frame, width, height, table.cut)             # (H, W, 3)
             pixels = np.rot90(pixels[::-1] if upside_down else pixels, quarters)
             yield torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
-        tell_lost(str(path), lost, len(indices))
+        tell_lost(str(path), lost, len(table.shown))
     except Exception as error:  # as above
         raise UserError(f'{path}: does not decode ({one_line(error)})') from None
 
@@ -237,7 +252,7 @@ def decoded(path, table, indices):
             timed = timed_frames(file, video, table.clock)
             shown = next(timed, None)
             coming = None
-            if start and (shown is None or shown[0] > table.shown[keys[start]]):
+            if start and not stands_alone(shown, table.shown[keys[start]]):
                 # the key frame is damaged; or it is none, and the picture comes bit by bit after it
                 yield from decoded(path, table._replace(starts=table.starts[:1]), run)
                 continue
@@ -250,6 +265,14 @@ def decoded(path, table, indices):
                         break
                     shown, coming = coming, None
                 yield shown
+
+
+def stands_alone(shown, begin):
+    """Is the first (time, frame) after seeking a key frame, whole, or one before it?"""
+    if shown is None or shown[0] > begin:
+        return False
+    time, frame = shown
+    return time < begin or frame.key_frame and not frame.is_corrupt
 
 
 def timed_frames(file, video, clock):

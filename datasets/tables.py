@@ -64,10 +64,11 @@ def rows_of_text(text):
     if mark:
         rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
     else:    # blanks also lie within a name, which is the last: '0 12 hold still'
-        leading = [len([*takewhile(NUMBER.fullmatch, line.split())]) for line in lines[1:]]
-        rows = [line.split(maxsplit=min(leading, default=-1)) for line in lines]
+        leading = [len([*takewhile(NUMBER.fullmatch, line.split())]) for line in lines]
+        most = min(leading[1:], default=leading[0] if leading[0] > 1 else -1)
+        rows = [line.split(maxsplit=most) for line in lines]
     rows = [[*map(bare, row)] for row in rows]
-    if not any(row[-1] for row in rows):
+    while not any(row[-1] for row in rows):
         rows = [row[:-1] for row in rows]
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):

@@ -55,7 +55,8 @@ def test_every_fifth_video_is_val(clip, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('names', ['Train/a.mp4 Val/b.mp4', 'train/a.mp4 test_set/b.mp4',
-                                   'squat/train/a.mp4 squat/val/b.mp4', r'train\a.mp4 val\b.mp4'])
+                                   'squat/train/a.mp4 squat/val/b.mp4', r'train\a.mp4 val\b.mp4',
+                                   'train-videos/a.mp4 eval-videos/b.mp4', 'train1/a.mp4 c/b.mp4'])
 def test_a_split_under_other_names_is_refused(names, clip, tmp_path):
     fill(tmp_path, clip, *names.split())
     with pytest.raises(UserError, match='in a folder .*/train/ and .*/val/'):
@@ -89,6 +90,8 @@ LABELS = 'labels without a video or folder of images of this name, or a second f
     # a folder of frames that holds more than one series
     (['a/cam1_01.jpg', 'a/cam1_02.jpg', 'a/cam2_01.jpg', 'a/cam2_02.jpg', 'b.mp4'], ['b.mp4'],
      ['several series in one folder; give each its own: 4 .jpg (a/cam1_01.jpg']),
+    (['a/cam12_0001.jpg', 'a/cam12_0002.jpg', 'a/cam13_0001.jpg', 'a/cam13_0002.jpg', 'b.mp4'],
+     ['b.mp4'], ['several series']),      # no time, twelve o'clock and a second
     (['a/001_left.jpg', 'a/002_left.jpg', 'a/001_right.jpg', 'a/002_right.jpg', 'b.mp4'],
      ['b.mp4'], ['several series']),
     (['a/1.jpg', 'a/2.jpg', 'a/1.png', 'a/2.png', 'b.mp4'], ['b.mp4'], ['several series']),
@@ -151,10 +154,16 @@ def test_frames_in_the_order_of_their_series(names, tmp_path):
 
 def test_a_stack_of_pictures_is_a_video(tmp_path):
     pages = [Image.fromarray(picture(i)) for i in range(5)]
-    for path in (tmp_path / 'm.tif', tmp_path / 'mouse/m.tif'):
-        path.parent.mkdir(exist_ok=True)
+    known = Image.registered_extensions()
+    kinds = [kind for kind in ('tif', 'webp', 'avif') if f'.{kind}' in known]
+    for name in ['m.tif', *(f'mouse/{kind}/m.{kind}' for kind in kinds)]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         pages[0].save(path, save_all=True, append_images=pages[1:])
-    for video in data.load('folder', tmp_path)['train']:
+    pages[0].save(tmp_path / 'mouse/tif/background.tif')     # a picture beside it
+    videos = data.load('folder', tmp_path)['train']
+    assert len(videos) == 1 + len(kinds)
+    for video in videos:
         assert video.frames == 5 and numbers(video.read([3, 0])) == [3, 0]
 
 

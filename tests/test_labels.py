@@ -34,6 +34,7 @@ FORMS = {
     'frame and label, no header': lines('{frame},{label}'),
     'frames from one': 'Frame;Phase\n' + lines('{frame};{label}', first=1),
     'more columns': 'frame,time,phase,probability\n' + lines('{frame},0.5,{label},0.25'),
+    'two empty columns': 'label,,\n' + lines('{label},,'),
     'names': lines('{name}'),
     'names in quotes': 'label\n' + lines('"{name}"'),
     'names by commas': ','.join(NAMES[label] for label in LABELS),
@@ -160,6 +161,9 @@ PROGRAMS = {
     'ELAN': 'tier\t\t00:00:00.000\t00:00:02.000\t00:00:02.000\twalk\n'
             'tier\t\t00:00:02.000\t00:00:03.900\t00:00:01.900\trear\n',
     'onset, duration': 'onset\tduration\ttrial_type\n0\t2\twalk\n2\t1.9\trear\n3\tn/a\tcall\n',
+    'ELAN, ss.msec': 'Begin Time - ss.msec\tEnd Time - ss.msec\tphase\n'
+                     '0.0\t2.0\twalk\n2.0\t3.9\trear\n',
+    'minutes': f'start_min,end_min,label\n0,{2 / 60},walk\n{2 / 60},{3.9 / 60},rear\n',
     'milliseconds': 'start_ms,end_ms,label\n0,2000,walk\n2000,3900,rear\n',
     'Breakfast': '1-50 walk\n51-98 rear\n',
     'a cell over two lines': 'start_s,end_s,label,note\n0,2,walk,"slow\nand low"\n2,3.9,rear,\n',

@@ -130,6 +130,55 @@ def test_a_frame_that_the_end_of_the_file_cuts_is_none(codec, tmp_path):
     assert numbers(video.read(range(19))) == list(range(19))
 
 
+def test_recordings_joined_end_to_end_lose_no_frame(tmp_path):
+    """libav calls what comes after a join corrupt."""
+    parts = []
+    for start in range(0, 100, 20):
+        frames = [video_frame(i) for i in range(start, start + 20)]
+        write_video(tmp_path / 'part.ts', frames, first=start)
+        parts.append((tmp_path / 'part.ts').read_bytes())
+    (tmp_path / 'whole.ts').write_bytes(b''.join(parts))
+    assert numbers(every_frame(tmp_path / 'whole.ts')) == list(range(100))
+
+
+def without_a_head(path):
+    """An AVI whose 30th chunk has none: who reads it loses a frame, its index does not."""
+    write_video(path, 60, codec='mpeg4', options={'g': '10', 'bf': '0'})
+    with av.open(str(path)) as file:
+        at = [packet.pos for packet in file.demux(video=0) if packet.size][30]
+    content = path.read_bytes()
+    path.write_bytes(content[:at - 8] + bytes(8) + content[at:])
+
+
+def without_key_frames(path):
+    """An mp4 that says of every frame that it is a key frame."""
+    write_video(path, 60, codec='mpeg4', options={'g': '10', 'bf': '0'})
+    path.write_bytes(path.read_bytes().replace(b'stss', b'free'))
+
+
+@pytest.mark.parametrize('spoil, ending', [(without_a_head, '.avi'), (without_key_frames, '.mp4')])
+def test_a_frame_alone_is_that_of_the_whole_video(spoil, ending, tmp_path):
+    path = tmp_path / f'a{ending}'
+    spoil(path)
+    video = video_file(path)
+    whole = numbers(every_frame(path))
+    assert len(set(whole)) > 57
+    assert [numbers(video.read([i]))[0] for i in range(25, 60, 3)] == whole[25:60:3]
+
+
+def test_damage_is_judged_by_the_whole_video(tmp_path, capsys):
+    """Three frames one after another are many of eight, and few of a hundred."""
+    path = tmp_path / 'a.mov'
+    write_video(path, 100, codec='mjpeg', options={})
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as file:
+        for packet in [packet for packet in file.demux(video=0) if packet.size][50:53]:
+            content[packet.pos:packet.pos + packet.size] = bytes(packet.size)
+    path.write_bytes(content)
+    assert numbers(video_file(path).read(range(48, 56))) == [48, 49, 49, 49, 49, 53, 54, 55]
+    assert 'is damaged' in capsys.readouterr().err
+
+
 def test_a_cut_recording_ends_where_its_frames_end(tmp_path):
     """A fragmented mp4, whose sound lies after its pictures, cut off amid the pictures."""
     path = tmp_path / 'a.mp4'
