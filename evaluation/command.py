@@ -12,7 +12,7 @@ from backbones.weights import load_checkpoint, load_trained
 from datasets.labels import UNITS
 from evaluation.focus import print_focus
 from evaluation.own_videos import align_files, predict_folder
-from evaluation.table import print_result, write_json
+from evaluation.table import name_some, print_result, write_json
 from pictures import figures
 from pictures.align import METHODS
 from running.command import end_well
@@ -98,7 +98,7 @@ def check_arguments(args):
         args.out = args.out or Path('predicted')
         folders = [args.out]
     for path in filter(None, files + folders):
-        if path.is_file() or any(path.glob('*')):
+        if path.is_file() or path in files and path.is_dir() or any(path.glob('*')):
             raise UserError(f'{path}: is there already; move it away, or give another name')
         folder = path.parent if path in files else path
         folder.mkdir(parents=True, exist_ok=True)           # now, and not after hours of work
@@ -128,7 +128,7 @@ def load_models(paths, device, **given):
             value, other = settings.get(name), first.get(name)
             if value != other:
                 raise UserError(f'{path}: {name} is {value}, of the first checkpoint {other}; '
-                                f'evaluate them one by one')
+                                f'evaluate them one by one, or on one data set, by --data')
         # one that was fine-tuned, or that the checkpoint brings, is like no other
         own = settings['train_backbone'] or checkpoint['backbone'] is None
         kind = [settings[name] for name in ('backbone', 'weights', 'layers')]
@@ -155,6 +155,16 @@ def seeds_together(all_settings):
     return {', '.join(sorted(own - common)) or 'mean': paths for own, paths in groups.items()}
 
 
+def trained_on(paths, videos):
+    """A line, where videos that a checkpoint was trained on are val now and no longer train."""
+    known = set()
+    for path in paths:
+        known.update(load_checkpoint(path).get('videos', ()))
+    known -= {video.name for video in videos['train']}
+    some = [video.name for video in videos['val'] if video.name in known]
+    return name_some('val, but trained on: the scores say nothing of new videos', some)
+
+
 def run(args):
     """What evaluate.py does. Errors: UserError, OSError, each one line."""
     check_arguments(args)
@@ -175,12 +185,13 @@ def run(args):
     if result is None:
         return
     groups = seeds_together(all_settings)
+    result['remarks'] += trained_on(args.checkpoints, videos)
     print_result(result, groups)
+    if args.json:
+        attempt(args.json, write_json, result, settings, groups, args.json)
     if args.focus:
         both = networks | {'untrained': evaluate.untrained(settings, first)}
         attempt('focus table', print_focus, both, [one.video for one in result['embedded']['val']])
-    if args.json:
-        attempt(args.json, write_json, result, settings, groups, args.json)
     if args.figures:
         print(f'drawing {args.figures}')
         log = args.checkpoints[0].with_name('log.jsonl')

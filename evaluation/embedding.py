@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 import data
+from datasets.folder import video_at
 from evaluation.table import name_some
 from running.errors import UserError
 from running.processes import gather, is_rank0
@@ -143,8 +144,7 @@ def embed(networks, videos, *, limit=1000, thin=False, device='cpu', workers=0):
 def embed_one(network, video, most):
     """MVFormer.embed: of a file, a folder of images or a data.Video -> (n, D)."""
     if isinstance(video, (str, Path)):
-        open_video = data.frame_folder if Path(video).is_dir() else data.video_file
-        video = open_video(str(video), video, network.backbone.image_size)
+        video = video_at(str(video), Path(video), network.backbone.image_size)
     device = next(network.mtf.parameters()).device
     with evaluating([network]):
         found = embed([network], [video], limit=most, thin=True, device=device)
@@ -220,10 +220,14 @@ def embed_splits(networks, videos, settings, *, thin, folder=None):
         for name in networks:
             embeddings[name][split] = [shares[name][files[video]] for video in read]
     records = itertools.chain(*embedded.values())
-    thinned = dict.fromkeys(one.video.name for one in records if thin and one.frames > limit)
-    for note in name_some('only every k-th frame is embedded, the others interpolated', thinned):
+    thinned = {one.video: one.video.name for one in records if thin and one.frames > limit}
+    note = 'only every k-th frame is embedded, the others interpolated'
+    for note in name_some(note, thinned.values()):
         print(f'note: more than {limit} frames: {note}')
-    return embedded, embeddings, {video.name: why for video, why in skipped.items()}
+    reasons = {}
+    for video, why in skipped.items():    # two splits may have videos of one name
+        reasons[files[video] if video.name in reasons else video.name] = why
+    return embedded, embeddings, reasons
 
 
 # --------------------------------------------------------------------------------------------------
@@ -251,7 +255,11 @@ def save(folder, file, array):
     """Save a video's embeddings -> the folder, for the next one."""
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, array)
+    try:
+        np.save(path, array)
+    except OSError:                      # what there is of it is of no use
+        path.unlink(missing_ok=True)
+        raise
     return folder
 
 
@@ -264,6 +272,8 @@ def write_index(path, videos, embedded):
         table = csv.writer(lines)
         table.writerow(['file', 'frame', 'seconds', 'label'])
         for video, record in records.items():
+            if not (path.parent / files[video]).exists():    # no room was left for it
+                continue
             labels = dict(zip(record.kept, record.labels))
             seconds = video.seconds()
             for frame in range(record.frames):

@@ -5,8 +5,7 @@ Each is one sequence, however long: two halves with a time code each could not b
 videos.
 Errors, each one line: UserError, OSError.
 """
-import data
-from datasets.folder import Search, as_video
+from datasets.folder import Search, as_video, video_at
 from datasets.layout import readable, say
 from evaluate import clock, fit_classifier
 from evaluation.embedding import embed_splits
@@ -19,25 +18,19 @@ from running.processes import is_rank0
 
 def align_files(network, settings, paths, out, method):
     """Write a film and a table of the first video and the frames of the others that match its."""
-    videos = [video_at(path, network.backbone.image_size) for path in paths]
+    names = [readable(path, path.parent.parent) for path in paths]    # its folder's and its own
+    videos = [video_at(name, path, network.backbone.image_size) for name, path in zip(names, paths)]
     _, embeddings, skipped = embed_splits(
         {'model': network}, {'align': videos}, settings, thin=True)
     if not is_rank0():
         return
     for reason in skipped.values():
         raise UserError(f'{reason}; leave it out or mend it')
-    videos = [video_at(path) for path in paths]    # in their own shape
+    videos = [video_at(name, path) for name, path in zip(names, paths)]    # in their own shape
     times = [video.seconds() for video in videos]
     for note in align(videos, embeddings['model']['align'], out, times=times, method=method):
         say(note)
     say(f'written: {out}, {out.with_suffix(".csv")}')
-
-
-def video_at(path, size=None):
-    """A video file or a folder of frames, named by its folder and its own name."""
-    name = readable(path, path.parent.parent)
-    open_video = data.frame_folder if path.is_dir() else data.video_file
-    return open_video(name, path, size)
 
 
 def predict_folder(network, settings, train, folder, out):
@@ -49,6 +42,12 @@ def predict_folder(network, settings, train, folder, out):
         raise UserError('no video of the training set has labels, to carry over to others')
     for video in sources:    # now, and not after hours of work
         teacher_of(video, {one.action: None for one in train})
+    needed = {video.action for video in sources}
+    own = [video for video in train if video.action in needed]
+    other = [video.name for video in sources if video.action not in {one.action for one in train}]
+    train = own or train
+    for note in name_some(f'phases of {train[0].action} given to videos of other folders', other):
+        say(f'note: {note}')
     videos = {'train': train, 'predict': list(sources)}
     embedded, embeddings, skipped = embed_splits({'model': network}, videos, settings, thin=True)
     if not is_rank0():

@@ -83,6 +83,8 @@ def print_table(result, groups):
     print(' ' * width + ''.join(f'{METRICS[metric]:>18}' for metric in columns))
     for title, row in lines.items():
         print(f'{title:{width}}' + ''.join(f'{cell(row.get(metric)):>18}' for metric in columns))
+    if len(controls) > 1 and len(groups) > 1:
+        print(f'(untrained and frozen: as the first is built, {next(iter(groups))})')
     if controls:
         for title, names in groups.items():
             about = f'{title}: ' if len(groups) > 1 else ''
@@ -101,8 +103,8 @@ def remarks(actions, embedded, skipped):
     EmbeddedVideos themselves; skipped: {video: why}."""
     lines = name_some('left out, cannot be read', skipped.values())
     everything = embedded['train'] + embedded['val']
-    bare = dict.fromkeys(one.video.name for one in everything if (one.labels < 0).all())
-    lines += name_some("no labels, for Kendall's tau only", bare)
+    bare = {one.video: one.video.name for one in everything if (one.labels < 0).all()}
+    lines += name_some("no labels, for Kendall's tau only", bare.values())
     trained = [one.video for one in embedded['train']]
     if trained and trained == [one.video for one in embedded['val']]:
         lines.append('val holds the videos trained on: the scores say nothing of new videos')
@@ -123,11 +125,11 @@ def verdict(rows, names, columns):
     """One sentence: what is above every control by more than chance, and what is not. Chance is 2
     standard deviations of several checkpoints; for one run, a fixed margin, as the sentence says.
     """
-    if columns == ['tau']:
-        return ('Without labels nothing can be told: tau asks for the order of the frames alone, '
-                'which the clock knows. Label the phases of a few videos.')
     means = spread(rows, names)['mean']
     measured = [metric for metric in columns if math.isfinite(means[metric][0])]
+    if measured == ['tau']:
+        return ('Without labels nothing can be told: tau asks for the order of the frames alone, '
+                'which the clock knows. Label the phases of a few videos, of train and val.')
     if not measured:
         return 'Nothing here can be compared with the controls.'
     above = {}    # {control: metrics in which the models are above it}

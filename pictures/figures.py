@@ -218,6 +218,8 @@ def pairs_of(embedded, embeddings, most=12):
 def order(nearest):
     """Kendall's tau of a pair's most similar frames."""
     from scipy.stats import kendalltau
+    if len(nearest) < 2:
+        return 0.
     return np.nan_to_num(kendalltau(np.arange(len(nearest)), nearest).statistic)
 
 

@@ -157,7 +157,7 @@ def draw_prediction(video, phase, probability, teacher, seconds, path):
     frames.set_title(shortened(video.name, 80), fontsize=10)
     draw_bars(bar, {'phase': phase}, teacher.names)
     bar.set_xticks([])
-    curve.step(np.arange(n), probability, where='post', color=BLUE)
+    curve.stairs(probability, range(n + 1), baseline=None, color=BLUE)
     curve.set(xlim=(0, n), ylim=(0, 1.05), xlabel='frame', ylabel='probability')
     plain(curve)
     save(fig, path, f'Phases carried over {how_sure(teacher)}.')

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -66,7 +66,9 @@ def end_well(program, function, *arguments, stopped='stopped; the same command g
     try:
         with on_stop(interrupt):
             function(*arguments)
-            wait_for_all()
+            # where rank 0 has ended with an error it has said why, and torchrun ends the others
+            with nullcontext() if is_rank0() else suppress(RuntimeError):
+                wait_for_all()
     except torch.OutOfMemoryError:
         code = 2
         line = f'{program}: error: out of GPU memory; training needs less with a lower --batch'

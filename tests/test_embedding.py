@@ -5,12 +5,14 @@ import signal
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import data
 import evaluate
 import model as models
 from evaluation import embedding, table
 from made import table_of
+from miniatures import picture, write_images
 from noise import SETTINGS, Film, films
 from running.errors import UserError
 
@@ -129,6 +131,38 @@ def test_saved_rows_and_the_index_that_says_what_they_are(network, tmp_path):
         array = np.load(tmp_path / 'deep' / file)
         assert array.shape == (count, 12) and array.dtype == np.float32
     assert [path.name for path in tmp_path.iterdir()] == ['deep']    # nothing climbed out
+
+
+def test_files_that_could_not_be_written_are_not_in_the_index(network, tmp_path, monkeypatch):
+    save = np.save
+
+    def no_room(path, array):
+        save(path, array)
+        if path.name == 'h.npy':
+            raise OSError('no space left')
+
+    monkeypatch.setattr(np, 'save', no_room)
+    evaluate.assess({'one': network}, films(), SETTINGS, folder=tmp_path)
+    named = {row['file'] for row in table_of(tmp_path / 'index.csv')}
+    assert 'val/g.npy' in named and 'val/h.npy' not in named
+    assert all(len(np.load(tmp_path / file)) for file in named)
+
+
+def test_two_broken_videos_of_one_name_are_two(network, capsys):
+    broken = {split: [Film('a', 6, broken=True), Film('b', 6)] for split in ('train', 'val')}
+    *_, skipped = embedding.embed_splits({'one': network}, broken, SETTINGS, thin=False)
+    assert list(skipped) == ['a', 'val/a.npy']
+
+
+def test_a_path_is_the_video_that_a_set_has_of_it(network, tmp_path):
+    """A stack of pictures; a folder of frames with a cover; a folder of plain names."""
+    pages = [Image.fromarray(picture(i)) for i in range(5)]
+    pages[0].save(tmp_path / 'stack.tif', save_all=True, append_images=pages[1:])
+    write_images(tmp_path / 'frames', 6)
+    pages[0].save(tmp_path / 'frames' / 'cover.jpg')
+    for video in data.load('folder', tmp_path, image_size=24)['train']:
+        z = network.embed(tmp_path / video.name)
+        assert len(z) == video.frames == dict(frames=6).get(video.name, 5)
 
 
 def test_no_two_files_have_one_name():

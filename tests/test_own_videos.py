@@ -1,4 +1,6 @@
 """One's own videos by the command: aligned, and labelled by those of the training set."""
+import shutil
+
 import av
 import numpy as np
 import pytest
@@ -194,6 +196,25 @@ def test_videos_without_labels_teach_nothing(command, tmp_path, labelled):
         assert code == 0 and 'wave: from 1 labelled video: too few to tell how sure' in printed
     else:
         one_line(code, error, 'no video of the training set has labels')
+
+
+def test_an_action_that_is_not_asked_for_stops_nothing(command, tmp_path):
+    """'jump high' has one phase alone; then one action alone, which is given to another."""
+    root = tmp_path / 'set'
+    folder(root, train=4)
+    for path in root.rglob('jump high/*.txt'):
+        path.write_text('0\n' * len(path.read_text().split()))
+    for path in root.rglob('jump high/*.npy'):
+        np.save(path, np.zeros_like(np.load(path)))
+    write_video(tmp_path / 'new' / 'wave' / 'a.mp4', 8)
+    flags = ['--predict', tmp_path / 'new', '--data', root]
+    code, printed, error = command(*flags, '--out', tmp_path / 'one')
+    assert code == 0 and 'wave: from 4 labelled videos' in printed, error
+    for half in 'train', 'val':
+        shutil.rmtree(root / half / 'jump high')
+    write_video(tmp_path / 'new' / 'dance' / 'b.mp4', 8)
+    code, printed, error = command(*flags, '--out', tmp_path / 'two')
+    assert code == 0 and 'phases of wave given to videos of other folders (1): dance/b' in printed
 
 
 @pytest.mark.parametrize('name, words', [

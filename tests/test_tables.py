@@ -45,6 +45,12 @@ def test_scores_are_per_action_then_the_plain_mean():
     assert list(rows['mean']) == ['classification']
 
 
+def test_labels_of_one_split_alone_tell_nothing(network, capsys):
+    videos = {'train': [Film('a', 6, [0] * 3 + [1] * 3)], 'val': [Film('b', 7), Film('c', 5)]}
+    evaluate.evaluate(network, videos, SETTINGS)
+    assert 'Without labels nothing can be told' in capsys.readouterr().out
+
+
 def test_without_labels_there_is_tau_only(network, capsys):
     split = [Film('a', 6), Film('b', 7)]
     scores = evaluate.evaluate(network, {'train': split, 'val': split}, SETTINGS)
