@@ -150,6 +150,9 @@ class Act:
         rng = np.random.default_rng((*self.seed, 1))
         return self.make_stage(self.action, self.poses, self.labels, rng)
 
+    def __getstate__(self):
+        return vars(self) | {'drawn': {}}    # a process that decodes draws them anew
+
     def count(self):
         return len(self.labels)
 

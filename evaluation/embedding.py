@@ -165,7 +165,7 @@ def evaluating(networks):
     if torch.cuda.is_available():    # frames come in parts of other sizes than those of training
         as_written = torch.compiler.set_stance('force_eager')
     try:
-        with as_written, torch.backends.cudnn.flags(allow_tf32=False):
+        with as_written, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for network in modes:
                 network.eval()
             yield

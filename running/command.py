@@ -84,7 +84,7 @@ def end_well(program, function, *arguments, stopped='stopped; the same command g
     told = os.environ.get('TORCHELASTIC_ERROR_FILE')
     if told and code:                                     # torchrun ends its report with it
         Path(told).write_text(json.dumps(dict(message=line, timestamp=int(time.time()))))
-    if dist.is_initialized():
+    if dist.is_initialized() and not code:    # on GPUs a meeting, to which others may not come
         dist.destroy_process_group()
     if code:
         sys.exit(code)

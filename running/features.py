@@ -78,6 +78,7 @@ def see(model, videos, folder, versions, strength, *, longest=0, device='cpu', r
         announce(backbone, frames, folder, device, world)
         lacking = [one for one in seen.values() if one.lacks]
         with lock_folder(Path(folder)) if rank == 0 else nullcontext():
+            wait_for_all()                                        # until the folder is ours
             for one in tqdm(lacking[rank::world], 'backbone', unit='video', disable=None):
                 with suppress(UserError):                         # training and evaluation say it
                     make(one, backbone, strength, device)

@@ -35,6 +35,8 @@ def open_folder(out, fresh, settings):
         if fresh and any((out / name).exists() for name in ('checkpoint.pt', 'log.jsonl')):
             names = (out.with_name(f'{out.name}.{number}') for number in itertools.count(1))
             old = next(name for name in names if not name.exists())
+            if os.name == 'nt':
+                lock.close()    # Windows renames no folder of an open file
             out.rename(old)
             print(f'the old run is kept in {old}')
             out.mkdir()
@@ -53,7 +55,7 @@ def lock_folder(out):
     except ImportError:
         pass                                              # Windows has no such lock
     except (BlockingIOError, PermissionError):
-        raise UserError(f'{out}: in use by another run; choose another --out, or wait') from None
+        raise UserError(f'{out}: in use by another run; wait, or choose another folder') from None
     except OSError as error:                              # Lustre or NFS as some clusters mount it
         print(f'note: {out} cannot be locked ({error.strerror}); start no second run in it')
     return file

@@ -104,8 +104,13 @@ def make_model(s, objective, classes, resumed):
     if s.init and not resumed:
         source = s.init
         start = load_checkpoint(source)
+        lost = set(start['settings']['train_backbone']) - set(s.train_backbone)
         if start['backbone'] is None:                     # a checkpoint that brings its backbone
             s.weights = s.weights or s.init
+        elif lost:
+            raise UserError(f'--init {source}: it has fine-tuned {", ".join(lost)}, which a '
+                            f'checkpoint keeps only where it is trained; add --train-backbone '
+                            f'{",".join(start["settings"]["train_backbone"])}')
     torch.manual_seed(s.seed)
     with rank0_first():                                   # it fetches the weights, the others wait
         model = models.build_model(asdict(s))
@@ -194,9 +199,9 @@ def leave_if_asked(stop, batch, step, save):
         return
     save()
     wait_for_all()
-    if any(died):
-        raise UserError(f'step {step} is saved: {DIED}')
-    raise KeyboardInterrupt(max(stops), f'stopped at step {step}; the same command goes on')
+    if any(stops):    # of it the workers may have died, too
+        raise KeyboardInterrupt(max(stops), f'stopped at step {step}; the same command goes on')
+    raise UserError(f'step {step} is saved: {DIED}')
 
 
 @torch.no_grad()

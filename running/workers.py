@@ -2,6 +2,7 @@
 import multiprocessing.queues
 import os
 import signal
+import threading
 import traceback
 
 from running.errors import UserError
@@ -29,7 +30,8 @@ def watched(loader):
     of the workers, a UserError as its one line again."""
     try:
         iterator = iter(loader)
-        if hasattr(signal, 'SIGCHLD'):
+        main = threading.current_thread() is threading.main_thread()
+        if hasattr(signal, 'SIGCHLD') and main:
             # a worker's death is then noticed while waiting for a batch, never within a step
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         yield from iterator

@@ -165,6 +165,11 @@ def test_a_path_is_the_video_that_a_set_has_of_it(network, tmp_path):
         assert len(z) == video.frames == dict(frames=6).get(video.name, 5)
 
 
+def test_convolutions_are_cudnns_in_full_float32(network):
+    with embedding.evaluating([network]):
+        assert torch.backends.cudnn.enabled and not torch.backends.cudnn.allow_tf32
+
+
 def test_no_two_files_have_one_name():
     names = embedding.file_names([Film('a b', 1), Film('a/b', 1), Film('x' * 300, 1)])
     assert names == ['a_b', 'a_b~1', 'x' * 60]

@@ -54,6 +54,16 @@ def made(tmp_path_factory):
     return folder
 
 
+def test_no_process_begins_before_the_folder_is_locked(tmp_path, monkeypatch):
+    def not_yet():
+        raise RuntimeError
+
+    monkeypatch.setattr(features, 'wait_for_all', not_yet)
+    with pytest.raises(RuntimeError):
+        see(tmp_path, rank=1, world=2)
+    assert not content(tmp_path)
+
+
 def content(folder):
     return {file.name: file.read_bytes() for file in folder.glob('*.[0-9]')}
 

@@ -7,16 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import miniatures
+import running.processes
 import train
+from running import command
 from running.errors import UserError
 from running.processes import half_dtype, join_processes, pick_device
 from running.command import StopSignals, end_well, on_stop
+from running.run import leave_if_asked
 from running.record import lock_folder, open_folder, report_skipped
 from running.workers import watched
 
@@ -141,6 +147,39 @@ SMALL_SHM = ['unshare', '-m', 'sh', '-c',
                     capture_output=True).returncode != 0, reason='no mount in a namespace here')
 def test_a_small_dev_shm_is_one_line(tmp_path):
     one_line(start(tmp_path, '--image-size', '112', within=SMALL_SHM), '/dev/shm', '--workers')
+
+
+def test_a_signal_is_what_is_said_where_it_killed_the_workers_too():
+    stop = StopSignals()
+    stop.asked = signal.SIGTERM
+    with pytest.raises(KeyboardInterrupt):
+        leave_if_asked(stop, None, 7, lambda: None)
+    stop.asked = 0
+    with pytest.raises(UserError, match='step 7 is saved: a process that decodes'):
+        leave_if_asked(stop, None, 7, lambda: None)
+
+
+@pytest.mark.parametrize('error', [None, OSError('no space left')])
+def test_who_fails_does_not_wait_for_the_others(error, monkeypatch):
+    """To take leave of a process group is a meeting on GPUs."""
+    left = []
+    monkeypatch.setattr(dist, 'is_initialized', lambda: True)
+    monkeypatch.setattr(dist, 'destroy_process_group', lambda: left.append(True))
+    for place in command, running.processes:
+        monkeypatch.setattr(place, 'is_rank0', lambda: True)
+    monkeypatch.setattr(command, 'wait_for_all', lambda: None)
+
+    def work():
+        if error:
+            raise error
+    with suppress(SystemExit):
+        end_well('train.py', work)
+    assert len(left) == (not error)
+
+
+def test_batches_may_be_asked_for_by_any_thread():
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(list, watched(iter([1, 2]))).result() == [1, 2]
 
 
 def failing(message):

@@ -1,5 +1,6 @@
 """The synthetic set: its frames to the last bit, labels, actor, what the clock can tell of it."""
 import hashlib
+import pickle
 
 import numpy as np
 import torch
@@ -33,6 +34,14 @@ def test_a_frame_is_the_same_whatever_was_read_before():
     assert torch.equal(alone.read([last]), frames[last:])
     assert torch.equal(alone.actor([last, 3]), masks[[last, 3]])
     assert torch.equal(alone.read([3, last, 3]), frames[[3, last, 3]])
+
+
+def test_a_video_goes_to_another_process_without_its_frames():
+    video = synthetic.synthetic(train=1, val=1)['train'][0]
+    frames = video.read(range(video.frames))
+    sent = pickle.dumps(video)
+    assert len(sent) < frames.nbytes
+    assert torch.equal(pickle.loads(sent).read(range(video.frames)), frames)
 
 
 def test_synthetic_videos_have_phases_in_order_and_an_actor_that_moves():

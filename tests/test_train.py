@@ -255,6 +255,19 @@ def test_a_run_that_was_stopped_ends_as_one_never_stopped(tmp_path, videos, run,
     assert without_time(whole / 'log.jsonl') == without_time(stopped / 'log.jsonl')
 
 
+def test_a_backbone_fine_tuned_before_is_fine_tuned_again(tmp_path, videos, run):
+    """What is not trained, a checkpoint knows by its fingerprint alone."""
+    flags = [*videos, '--epochs', 1]
+    trained = ['--train-backbone', 'pos_embed,patch_embed']
+    assert run('--out', tmp_path / 'a', *flags, *trained)[0] == 0
+    init = ['--init', tmp_path / 'a' / 'checkpoint.pt']
+    for less in [], ['--train-backbone', 'pos_embed']:
+        code, _, errors = run('--out', tmp_path / 'b', *flags, *init, *less)
+        assert code == 2 and 'add --train-backbone pos_embed,patch_embed' in errors
+    assert run('--out', tmp_path / 'b', *flags, *init, *trained)[0] == 0
+    assert models.load_model(tmp_path / 'b')
+
+
 def test_a_save_by_the_clock_is_no_meeting(tmp_path, videos, run, monkeypatch):
     """Every process has its own clock. To report what is pending, as on a GPU the values of ten
     steps, all must come together: a process that saves a step before the others would wait."""
