@@ -154,7 +154,7 @@ def retrieval(embeddings, labels, k=5, stride=1):
     what share has its label; mean over frames, then over videos.
 
     float32 finds a few more, k + 3 candidates, which float64 ranks anew, for rounding may swap near
-    ties; of equal ones the earlier frame comes first.
+    ties; of equal candidates the earlier frame comes first.
     """
     embeddings, labels = labelled_only(embeddings, labels)
     if len(embeddings) < 2:

@@ -33,7 +33,7 @@ def parse(argv=None):
         usage='%(prog)s CHECKPOINT [CHECKPOINT ...] [options]', allow_abbrev=False)
     add = parser.add_argument
     add('checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
-        help='or its folder; seeds of one model are one row: mean ± 2 standard deviations')
+        help='or its folder; seeds of one model are one row: mean ± 2 deviations')
     add('--dataset', metavar='NAME', help='the data set [that of training]')
     add('--data', metavar='DIR', help='its folder [where it was at training]')
     add('--label-unit', choices=UNITS, help='unit of labels that are segments [as at training]')
@@ -48,7 +48,7 @@ def parse(argv=None):
     add('--figures', metavar='DIR', type=Path,
         help='all pictures of the first checkpoint')
     add('--embeddings', metavar='DIR', type=Path,
-        help='an array (n, D) of each video, DIR/val/*.npy; of each frame a line, index.csv')
+        help='an array (n, D) of each video, DIR/val/*.npy; index.csv')
     add('--json', metavar='FILE', type=Path, help='all numbers of the table')
 
     own = parser.add_argument_group("one's own videos, instead of the table")
@@ -128,7 +128,7 @@ def load_models(paths, device, **given):
             value, other = settings.get(name), first.get(name)
             if value != other:
                 raise UserError(f'{path}: {name} is {value}, of the first checkpoint {other}; '
-                                f'evaluate them one by one, or on one data set, by --data')
+                                f'evaluate them one by one, or give --data')
         # one that was fine-tuned, or that the checkpoint brings, is like no other
         own = settings['train_backbone'] or checkpoint['backbone'] is None
         kind = [settings[name] for name in ('backbone', 'weights', 'layers')]
@@ -162,7 +162,7 @@ def trained_on(paths, videos):
         known.update(load_checkpoint(path).get('videos', ()))
     known -= {video.name for video in videos['train']}
     some = [video.name for video in videos['val'] if video.name in known]
-    return name_some('val, but trained on: the scores say nothing of new videos', some)
+    return name_some('val, but trained on, so the scores say little', some)
 
 
 def run(args):

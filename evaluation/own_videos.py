@@ -18,8 +18,9 @@ from running.processes import is_rank0
 
 def align_files(network, settings, paths, out, method):
     """Write a film and a table of the first video and the frames of the others that match its."""
+    size = network.backbone.image_size
     names = [readable(path, path.parent.parent) for path in paths]    # its folder's and its own
-    videos = [video_at(name, path, network.backbone.image_size) for name, path in zip(names, paths)]
+    videos = [video_at(name, path, size) for name, path in zip(names, paths)]
     _, embeddings, skipped = embed_splits(
         {'model': network}, {'align': videos}, settings, thin=True)
     if not is_rank0():
@@ -40,14 +41,16 @@ def predict_folder(network, settings, train, folder, out):
     train = [video for video in train if video.annotate]
     if not train:
         raise UserError('no video of the training set has labels, to carry over to others')
+    known = {video.action: None for video in train}
     for video in sources:    # now, and not after hours of work
-        teacher_of(video, {one.action: None for one in train})
+        teacher_of(video, known)
+    other = [video.name for video in sources if video.action not in known]
+    action = train[0].action    # the only one there is, where there are others
+    for note in name_some(f'phases of {action} given to videos of other folders', other):
+        say(f'note: {note}')
     needed = {video.action for video in sources}
     own = [video for video in train if video.action in needed]
-    other = [video.name for video in sources if video.action not in {one.action for one in train}]
     train = own or train
-    for note in name_some(f'phases of {train[0].action} given to videos of other folders', other):
-        say(f'note: {note}')
     videos = {'train': train, 'predict': list(sources)}
     embedded, embeddings, skipped = embed_splits({'model': network}, videos, settings, thin=True)
     if not is_rank0():
