@@ -44,8 +44,8 @@ def predict_folder(network, settings, train, folder, out):
     known = {video.action: None for video in train}
     for video in sources:    # now, and not after hours of work
         teacher_of(video, known)
-    other = [video.name for video in sources if video.action not in known]
-    action = train[0].action    # the only one there is, where there are others
+    action = train[0].action    # the only one there is, where others are given
+    other = [video.name for video in sources if action and video.action not in known]
     for note in name_some(f'phases of {action} given to videos of other folders', other):
         say(f'note: {note}')
     needed = {video.action for video in sources}

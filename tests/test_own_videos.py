@@ -215,6 +215,12 @@ def test_an_action_that_is_not_asked_for_stops_nothing(command, tmp_path):
     write_video(tmp_path / 'new' / 'dance' / 'b.mp4', 8)
     code, printed, error = command(*flags, '--out', tmp_path / 'two')
     assert code == 0 and 'phases of wave given to videos of other folders (1): dance/b' in printed
+    for half in 'train', 'val':    # no folder, no action
+        (root / half / 'wave').rename(root / 'these')
+        shutil.rmtree(root / half)
+        (root / 'these').rename(root / half)
+    code, printed, error = command(*flags, '--out', tmp_path / 'three')
+    assert code == 0 and 'other folders' not in printed, error
 
 
 @pytest.mark.parametrize('name, words', [
