@@ -65,7 +65,7 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
 # Two views of a video, as CARL draws them
 
 def two_views(rng, length, frames, *, block='length', shift=0.8):
-    """Time stamps of two views of a video -> int64 (2, T), rising to the first >= length: padding.
+    """Time stamps of two views of a video -> int64 (2, T), rising; at the end, >= length, padding.
 
     block: as in `draw_view`. shift: view b's block starts at most so many clip lengths from view
     a's first drawn frame; of use only with block='clip', for a 'length' block starts at frame 0.

@@ -69,7 +69,7 @@ class Settings(models.Architecture):
                          choices=['length', 'clip'])
     longest: int = setting(0, 'frames; of a longer video every k-th counts; 0: all')
     versions: int = setting(0, 'K: each video is seen in K versions, once; 0: anew each step')
-    features: str = setting(None, 'where they lie; else in the run', metavar='DIR')
+    features: str = setting(None, 'where the versions lie; else in the run', metavar='DIR')
     shift: float = setting(0.8, 'block=clip: reach of the second view, in clips')
     loss: str = setting('scl', '%(choices)s', choices=OBJECTIVES, group='objective')
     negatives: str = setting('single', "scl: frames of the other view, or of a process's batch",
@@ -148,7 +148,7 @@ def train(settings, fresh=False):
                   frames=s.batch * 2 * s.frames, every=10 if device.type == 'cuda' else 1)
         # log.evaluated: the step of the log's last line, if that is an evaluation
         if step == last_step == log.evaluated:
-            return print_rank0(f'this run is finished; evaluate it by: python evaluate.py {path}   '
+            return print_rank0(f'this run is finished; evaluate it: python evaluate.py {path} '
                                f'(--fresh begins anew)')
         announce(s, model, clips, videos, step, world, device)
 
@@ -185,7 +185,7 @@ def train(settings, fresh=False):
             views = data.views(batch, s.image_size, device, **strength)    # (B, 2, T, 3, S, S)
             time_, length, valid, labels = on_device(
                 [batch[name] for name in ('time', 'length', 'valid', 'labels')], device)
-            clips_valid = batch['valid'].flatten(0, 1)        # on the CPU, for MVFormer.forward
+            clips_valid = batch['valid'].flatten(0, 1)    # (B * 2, T), on the CPU: see MVFormer
             seed_step(s.seed, step, rank)
 
             with mixed_precision(device):
@@ -211,7 +211,7 @@ def train(settings, fresh=False):
             if step % epoch_steps == 0:
                 report_skipped(path.with_name('skipped.txt'), skipped)
                 skipped = {}
-            # every process asks its own clock, so where nothing is pending, which all would report
+            # each by its own clock, so only where nothing is pending: to report, all must meet
             if time.time() - saved > s.save_every and not log.pending:
                 save()
                 saved = time.time()

@@ -123,6 +123,7 @@ class Search:
             folders[:] = sorted(name for name in folders if name[0] != '.')
             folders.sort(key=lambda name: (here / name).is_symlink())    # after what they lead to
             listed = sorted((here / name for name in files if name[0] != '.'), key=natural)
+            # not path.is_file(): it fails in a folder that may not be entered
             files = [path for path in listed if os.path.isfile(path)]
             self.pass_over('not a file, or a link that leads nowhere', set(listed) - set(files))
             self.pass_over('neither video, image nor labels', set(files) - {*of_kind(files, KNOWN)})

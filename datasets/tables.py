@@ -65,7 +65,7 @@ def rows_of_text(text):
         rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
     else:    # blanks also lie within a name, which is the last: '0 12 hold still'
         leading = [len([*takewhile(NUMBER.fullmatch, line.split())]) for line in lines]
-        most = min(leading[1:], default=leading[0] if leading[0] > 1 else -1)
+        most = min(leading[1:], default=leading[0] or -1)    # the first may be titles
         rows = [line.split(maxsplit=most) for line in lines]
     rows = [[*map(bare, row)] for row in rows]
     while not any(row[-1] for row in rows):

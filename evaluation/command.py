@@ -33,7 +33,7 @@ def parse(argv=None):
         usage='%(prog)s CHECKPOINT [CHECKPOINT ...] [options]', allow_abbrev=False)
     add = parser.add_argument
     add('checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
-        help='or its folder; seeds of one model are one row: mean ± 2 deviations')
+        help='or its folder; seeds of one model are one row: mean ± 2 standard deviations')
     add('--dataset', metavar='NAME', help='the data set [that of training]')
     add('--data', metavar='DIR', help='its folder [where it was at training]')
     add('--label-unit', choices=UNITS, help='unit of labels that are segments [as at training]')
@@ -48,7 +48,7 @@ def parse(argv=None):
     add('--figures', metavar='DIR', type=Path,
         help='all pictures of the first checkpoint')
     add('--embeddings', metavar='DIR', type=Path,
-        help='an array (n, D) of each video, DIR/val/*.npy; index.csv')
+        help='an array (n, D) of each video, DIR/val/*.npy; of each frame a line, index.csv')
     add('--json', metavar='FILE', type=Path, help='all numbers of the table')
 
     own = parser.add_argument_group("one's own videos, instead of the table")
@@ -98,7 +98,8 @@ def check_arguments(args):
         args.out = args.out or Path('predicted')
         folders = [args.out]
     for path in filter(None, files + folders):
-        if path.is_file() or path in files and path.is_dir() or any(path.glob('*')):
+        taken = path.is_dir() if path in files else any(path.glob('*'))
+        if path.is_file() or taken:
             raise UserError(f'{path}: is there already; move it away, or give another name')
         folder = path.parent if path in files else path
         folder.mkdir(parents=True, exist_ok=True)           # now, and not after hours of work
@@ -156,13 +157,14 @@ def seeds_together(all_settings):
 
 
 def trained_on(paths, videos):
-    """A line, where videos that a checkpoint was trained on are val now and no longer train."""
+    """A line, where names that a checkpoint was trained on are val now and no longer train."""
     known = set()
     for path in paths:
         known.update(load_checkpoint(path).get('videos', ()))
     known -= {video.name for video in videos['train']}
     some = [video.name for video in videos['val'] if video.name in known]
-    return name_some('val, but trained on, so the scores say little', some)
+    what = 'val, but one of this name was trained on: if it is the same, trust no score'
+    return name_some(what, some)
 
 
 def run(args):
@@ -191,7 +193,8 @@ def run(args):
         attempt(args.json, write_json, result, settings, groups, args.json)
     if args.focus:
         both = networks | {'untrained': evaluate.untrained(settings, first)}
-        attempt('focus table', print_focus, both, [one.video for one in result['embedded']['val']])
+        val = [one.video for one in result['embedded']['val']]
+        attempt('focus table', print_focus, both, val)
     if args.figures:
         print(f'drawing {args.figures}')
         log = args.checkpoints[0].with_name('log.jsonl')

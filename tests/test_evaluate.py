@@ -67,6 +67,7 @@ def test_checkpoints_that_differ_in_the_seed_are_one_row(checkpoint, network, tm
     assert '2 checkpoints: mean ± 2 standard deviations' in capsys.readouterr().out
     evaluate.main([str(checkpoint), str(seed), str(merged)])
     lines = capsys.readouterr().out.splitlines()
+    assert '(untrained and frozen: as the first is built, merge 1)' in lines
     row, = [line for line in lines if line.startswith('merge 1  ')]
     other, = [line for line in lines if line.startswith('merge 2  ')]
     assert row.count('± 0.0000') == 4 and '±' not in other
@@ -112,7 +113,7 @@ def test_val_that_was_trained_on_is_said(monkeypatch):
     monkeypatch.setattr(command, 'load_checkpoint', lambda path: {'videos': ['a', 'b', 'c']})
     videos = {'train': [Film('a', 5), Film('x', 5)], 'val': [Film('a', 5), Film('b', 5)]}
     line, = command.trained_on(['run'], videos)
-    assert line.startswith('val, but trained on') and line.endswith('(1): b')
+    assert line.startswith('val, but one of this name was trained on') and line.endswith('(1): b')
 
 
 def test_a_released_checkpoint(checkpoint, monkeypatch, capsys):

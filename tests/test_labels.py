@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from datasets.labels import check_labels, read_labels
+from datasets.tables import rows_of_text
 from datasets.packets import frame_times
 from miniatures import numbers, picture, unchecked, write_images, write_video
 from running.errors import UserError
@@ -171,6 +172,10 @@ PROGRAMS = {
         f'{i},{"walk" if i < 50 else "rear" if i < 98 else "NA"}\n' for i in range(100)),
     'empty cells': 'label,rater2\n' + 'walk,walk\n' * 50 + 'rear,\n' * 48 + ',rear\n' * 2,
 }
+
+
+def test_a_single_segment_by_blanks_keeps_its_whole_name():
+    assert rows_of_text('0:00 0:04 hold still\n') == [['0:00', '0:04', 'hold still']]
 
 
 SAID = {    # the columns that are taken
