@@ -119,7 +119,7 @@ def train(settings, fresh=False):
     clips = make_clips(s, objective, videos['train'])
     model = make_model(s, objective, clips.classes, resumed)    # BatchNorms over all processes
     # of every checkpoint, the part that stays the same (s.weights may have been filled in by now)
-    about = dict(settings=asdict(s), backbone=fingerprint(model.backbone),
+    about = dict(settings=asdict(s), backbone=fingerprint(model.backbone, s.train_backbone),
                  videos=[video.name for video in videos['train']])
     prepare(model, s, device)    # there a frozen backbone is in 16 bits, where that is faster
     parameters = [weight for weight in model.parameters() if weight.requires_grad]

@@ -121,12 +121,14 @@ def load_strictly(module, state, source):
         raise UserError(f'{source} does not fit: {textwrap.shorten(reasons, 300)}') from None
 
 
-def fingerprint(module):
-    """A checksum of all weights: what a checkpoint keeps of a frozen backbone."""
+def fingerprint(backbone, trained=()):
+    """A checksum of all weights but those of the parts that are trained: what a checkpoint keeps of
+    a frozen backbone."""
     total = 0
-    for value in module.state_dict().values():
-        data = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        total = zlib.crc32(data.numpy(), total)
+    for key, value in backbone.state_dict().items():
+        if key.split('.')[0] not in trained:
+            data = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            total = zlib.crc32(data.numpy(), total)
     return total
 
 
@@ -158,7 +160,7 @@ def load_trained(model, checkpoint, source, head=True):
     needed = state                                        # the file brings its backbone
     if checkpoint['backbone'] is not None:
         needed = model.trained_state()
-        if not settings['train_backbone'] and checkpoint['backbone'] != fingerprint(model.backbone):
+        if checkpoint['backbone'] != fingerprint(model.backbone, settings['train_backbone']):
             raise UserError(f'{source}: was trained on another backbone than these weights of '
                             f'{settings["backbone"]}; give --weights')
     skipped = () if head and model.head is not None else ('head.',)

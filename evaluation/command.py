@@ -70,6 +70,8 @@ def check_arguments(args):
     for number, path in enumerate(args.checkpoints):
         if path.is_dir():
             args.checkpoints[number] = path / 'checkpoint.pt'
+    if len(set(map(Path.resolve, args.checkpoints))) < len(args.checkpoints):
+        raise UserError('one checkpoint is given twice; its numbers would count as two')
     if args.workers and args.workers < 0:
         raise UserError(f'--workers {args.workers}: must be at least 0')
     files = [args.json]

@@ -116,25 +116,26 @@ def align(videos, embeddings, out, *, times, method='dtw'):
     names = [video.name for video in videos]
     a = embeddings[0]
     matches = [np.arange(len(a))]
-    with open(Path(out).with_suffix('.csv'), 'w', newline='', encoding='utf-8') as file:
-        table = csv.writer(file)
-        table.writerow(['video', 'frame_a', 'frame_b', 'seconds_a', 'seconds_b', 'similarity'])
-        for k, b in enumerate(embeddings[1:], 1):
-            matched = match(a, b, method)
-            stretched = by_clock(len(a), len(b))
-            similarity = (a * b[matched]).sum(1)
-            by_stretching = (a * b[stretched]).sum(1)
-            sentence = compare(matched, similarity, times[k], stretched, by_stretching)
-            notes.append(f'{names[k]}: {sentence}')
-            for i, j in enumerate(matched):
-                seconds = [f'{times[0][i]:.3f}', f'{times[k][j]:.3f}']
-                table.writerow([names[k], i, j, *seconds, f'{similarity[i]:.4f}'])
-            matches.append(matched)
-            if sentence.endswith(CLOCK):
-                names[k] += f': {CLOCK}'
+    rows = [['video', 'frame_a', 'frame_b', 'seconds_a', 'seconds_b', 'similarity']]
+    for k, b in enumerate(embeddings[1:], 1):
+        matched = match(a, b, method)
+        stretched = by_clock(len(a), len(b))
+        similarity = (a * b[matched]).sum(1)
+        by_stretching = (a * b[stretched]).sum(1)
+        sentence = compare(matched, similarity, times[k], stretched, by_stretching)
+        notes.append(f'{names[k]}: {sentence}')
+        for i, j in enumerate(matched):
+            seconds = [f'{times[0][i]:.3f}', f'{times[k][j]:.3f}']
+            rows.append([names[k], i, j, *seconds, f'{similarity[i]:.4f}'])
+        matches.append(matched)
+        if sentence.endswith(CLOCK):
+            names[k] += f': {CLOCK}'
     shown = [own[matched] for own, matched in zip(times, matches)]
     title = f'the most similar moment of each, matched by {method}'
     film_alignment(out, videos, matches, names=names, times=shown, title=title)
+    # the table last: one without its film would stand in the way of the same command
+    with open(Path(out).with_suffix('.csv'), 'w', newline='', encoding='utf-8') as file:
+        csv.writer(file).writerows(rows)
     return notes
 
 

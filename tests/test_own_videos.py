@@ -12,6 +12,7 @@ import evaluation.command
 from made import table_of
 from miniatures import folder, write_images, write_video
 from noise import SETTINGS, write_checkpoint
+from pictures import film
 
 torch.set_num_threads(1)                                  # the frames are tiny
 SIZE = SETTINGS['image_size']
@@ -118,6 +119,18 @@ def test_a_broken_video_ends_it_before_anything_is_written(command, tmp_path):
     assert not any(out.parent.iterdir())
 
 
+def test_a_film_that_is_stopped_leaves_nothing_in_the_way(command, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    write_video(tmp_path / 'a.mp4', 3)
+    pair = '--align', tmp_path / 'a.mp4', tmp_path / 'a.mp4', '--out', tmp_path / 'new' / 'a.mp4'
+    with monkeypatch.context() as patch:
+        patch.setattr(film, 'rgb', interrupt)             # while it is written
+        assert command(*pair)[0] == 130
+    assert command(*pair)[0] == 0
+
+
 @pytest.mark.parametrize('arguments, words', [
     ('--align {here}/a.mp4', 'takes two videos or more'),
     ('--align {here}/a.mp4 {here}/absent.mp4', 'absent.mp4: is not there'),
@@ -130,6 +143,7 @@ def test_a_broken_video_ends_it_before_anything_is_written(command, tmp_path):
     ('--predict {here} --json {here}/a.json', '--json goes with the table'),
     ('--out {here}/b.mp4', '--out goes with'),
     ('{here}/two.pt --predict {here}', 'take one checkpoint'),
+    ('{here}/two.pt {here}/b/../two.pt', 'is given twice'),
 ])
 def test_what_is_wrong_is_said_before_work_begins(command, tmp_path, monkeypatch, arguments, words):
     def begin(*_, **__):

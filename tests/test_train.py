@@ -18,9 +18,11 @@ import loss
 import miniatures
 import model as models
 import train
+from backbones.build import build_backbone
 from lstp import POOLERS
 from made import grey
 from pictures import figures
+from running.errors import UserError
 from running.record import save_checkpoint
 from running.run import (make_clips, make_model, parse_flags, say_if_far_apart,
                          without_target)
@@ -266,6 +268,13 @@ def test_a_backbone_fine_tuned_before_is_fine_tuned_again(tmp_path, videos, run)
         assert code == 2 and 'add --train-backbone pos_embed,patch_embed' in errors
     assert run('--out', tmp_path / 'b', *flags, *init, *trained)[0] == 0
     assert models.load_model(tmp_path / 'b')
+    content = torch.load(tmp_path / 'b' / 'checkpoint.pt')
+    other = build_backbone('tiny')                        # in other parts than the trained ones
+    torch.save(other.state_dict(), tmp_path / 'other.pt')
+    content['settings']['weights'] = str(tmp_path / 'other.pt')
+    torch.save(content, tmp_path / 'c.pt')
+    with pytest.raises(UserError, match='another backbone'):
+        models.load_model(tmp_path / 'c.pt')
 
 
 def test_a_save_by_the_clock_is_no_meeting(tmp_path, videos, run, monkeypatch):
