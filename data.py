@@ -67,8 +67,8 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
 def two_views(rng, length, frames, *, block='length', shift=0.8):
     """Time stamps of two views of a video -> int64 (2, T), rising; at the end, >= length, padding.
 
-    block: as in `draw_view`. shift: view b's block starts at most so many clip lengths from view
-    a's first drawn frame; of use only with block='clip', for a 'length' block starts at frame 0.
+    block: as in `draw_view`. shift, of use with 'clip' alone: how far from view a's first frame
+    view b's stretch starts at most, in clips.
     """
     view_a = draw_view(rng, length, frames, block)
     reach = int(shift * min(length, frames))
@@ -77,29 +77,29 @@ def two_views(rng, length, frames, *, block='length', shift=0.8):
 
 
 def draw_view(rng, length, frames, block, near=None, reach=0):
-    """One view: a block of the video, and in it T frames at random, in order -> int64 (T,).
+    """One view: min(T, length) places at random, in order, in a stretch of the video; then padding
+    -> int64 (T,).
 
-    The block is 1 to 1.5 times as long as the video ('length', CARL: it starts at frame 0 and may
-    run past the end); or as the clip ('clip'), and then starts within `reach` frames of `near`,
-    view a's first frame; view a itself (near None) starts anywhere.
+    The stretch is 1 to 1.5 times as long as the video (block 'length', CARL: it starts at frame 0
+    and may run past the end); or as the clip ('clip'), and then starts within `reach` frames of
+    `near`, view a's first frame; view a itself (near None) starts anywhere.
 
-        video  |0 . . . . . . . . . . . . . . . length-1|
-        block  |------------------------------------------------------|
-        view     x    x x     x        x    x      x        o    o  o      x: a frame    o: padding
+        video    |0 . . . . . . . . . . . . . . . length-1|
+        stretch  |------------------------------------------------------|
+        view       x    x x     x        x    x      x        o    o  o    x: a frame    o: padding
     """
     n = min(length, frames)
     while True:
         size = math.ceil(rng.uniform(1, 1.5) * (length if block == 'length' else n))
         last = length - size                # the last start that fits; < 0: none
-        low, high = 0, last                 # it starts at low .. high-1; CARL: view a never at
-                                            # `last`, view b perhaps
+        low, high = 0, last                 # start in low .. high-1; CARL: of view b `last`, too
         if near is not None:
             low = max(0, min(last, near - reach))
             high = min(last + 1, near + reach + 1)
         start = rng.integers(low, max(1, high))
         time = np.full(frames, length)
         time[:n] = start + np.sort(rng.choice(size, n, replace=False))
-        if time[0] < length:                # ours: of a short video all may be padding; draw again
+        if time[0] < length:                # ours: all may be padding (of one frame, or at T = 2)
             return time
 
 
@@ -144,7 +144,7 @@ class Clips(Dataset):
             try:
                 item = self.draw(rng, index)
             except UserError as error:
-                reason, name = error.args                                 # as `read` raises it
+                reason, name = error.args                                 # raised below, in `read`
                 skipped[name] = reason
                 index = int(rng.integers(len(self.videos)))
                 continue
@@ -165,8 +165,8 @@ class Clips(Dataset):
             time = time[:count]                                           # (count, T)
             valid = time < length
             time = np.minimum(time, length - 1)
-            # rng: with --versions it draws from which version each view is (running/features.py)
-            frames = video.views(rng, time * step)                        # (count * T, 3, H, W)
+            # rng: with --versions, to draw which (running/features.py)
+            frames = video.read_views(rng, time * step)                   # (count * T, 3, H, W)
             labels = np.full(time.shape, -1)
             if video.action in self.first_class and video.labels is not None:
                 phases = video.labels[time * step]
@@ -191,7 +191,7 @@ class Clips(Dataset):
 
 
 def thinning(frames, longest):
-    """k, where every k-th of so many frames are `longest` or fewer; 1 where that is 0 or inf."""
+    """The least k so that every k-th of the frames are at most `longest`; 1 if that is 0 or inf."""
     return max(1, math.ceil(frames / longest)) if longest else 1
 
 
@@ -272,7 +272,7 @@ def center(frames, size):
 
 @cache
 def statistics(device):
-    """Mean and standard deviation (2, 3, 1, 1), kept on each device: a copy to it is waited for."""
+    """Mean and standard deviation (2, 3, 1, 1), kept, for a copy to a GPU would be waited for."""
     return torch.tensor([MEAN, STD], device=device)[:, :, None, None]
 
 

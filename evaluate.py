@@ -5,14 +5,14 @@
     python evaluate.py CKPT --align A.mp4 B.mp4     a film: the same moment of one's own videos
     python evaluate.py CKPT --predict DIR           their phases (both: evaluation/own_videos.py)
 
-A whole video is one sequence for MTF, cut into equal ones above 1,000 frames (FineGym: 2,000). Its
-frames go through backbone and LSTP in parts, their entities through MTF together
-(evaluation/embedding.py).
+A whole video is one sequence for MTF; above 1,000 frames (FineGym: 2,000) it is cut into equal
+ones, but one's own thinned out. Its frames go through backbone and LSTP in parts, their entities
+through MTF together (evaluation/embedding.py).
 Embeddings: an (n, D) array a video, of unit length but for the clock's; labels: int (n,), -1: none.
 
 ours: controls. The `clock` sees no pixel, only how far into its video a frame is; `untrained` has
 fresh random weights (seed 0) on the same backbone; `frozen` is that backbone's features, without
-MV-Former. What is not above all of them has learned nothing that a metric can see.
+MV-Former. A metric in which a model is not above all of them sees nothing that it has learned.
 """
 import math
 
@@ -34,11 +34,11 @@ BLOCK = 2 ** 22  # similarities that tau and retrieval compute at once
 
 # --------------------------------------------------------------------------------------------------
 # The four metrics: lists of embeddings (n_i, D) and labels (n_i,) -> a number, or NaN. Of a video
-# with labels these are its labelled frames alone; tau and retrieval take every stride-th of them.
+# with labels these are its labelled frames; tau and retrieval take every stride-th of them.
 
 def classification(train, train_labels, val, val_labels):
     """Phase classification: accuracy (0..1) of softmax regression on val frames."""
-    x, y = labelled_only(train, train_labels)              # without the videos that have none
+    x, y = labelled_only(train, train_labels)              # drops the videos without labels
     val_x, val_y = labelled_only(val, val_labels)
     if not x or not val_x:
         return math.nan
@@ -116,7 +116,7 @@ def kendalls_tau(embeddings, stride=1):
         for _, near in closeness(queries, database):
             by_video = near.split(lengths, dim=1)
             nearest.append(torch.stack([part.argmax(1) for part in by_video]))
-        nearest = torch.cat(nearest, dim=1).int().numpy()  # (V, n): of each frame, in each video
+        nearest = torch.cat(nearest, dim=1).int().numpy()  # (V, n): in each video, to each frame
         taus.extend(np.delete(rank_correlation(nearest), own))
     return mean(taus)                                      # of those that are numbers
 
@@ -198,7 +198,7 @@ def score(dataset, embedded, embeddings, device='cpu'):
     row = data.DATASETS[dataset]        # a datasets.layout.DataSet
     rows = {}
     for action, lists in by_action(dataset, embedded, embeddings).items():
-        _, train_labels, val, val_labels = lists    # as of `classification`
+        _, train_labels, val, val_labels = lists    # the arguments of `classification`
         if row.metrics == 'linear':
             rows[action] = {'classification': linear_classifier(*lists, device=device)}
             continue
@@ -217,8 +217,8 @@ def untrained(settings, network):
     own backbone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        own = models.build_model(settings, network.backbone)
-    return own.to(next(network.mtf.parameters()).device)
+        fresh = models.build_model(settings, network.backbone)
+    return fresh.to(next(network.mtf.parameters()).device)
 
 
 def assess(networks, videos, settings, *, controls=True, folder=None):
@@ -239,7 +239,7 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
     phases = row.metrics != 'none'
     first = next(iter(networks.values()))
     device = next(first.mtf.parameters()).device
-    if not folder:                      # where embeddings are saved, those of all videos are
+    if not folder:                      # --embeddings saves those of all videos
         videos = only_measured(videos, phases)
     if controls and phases:
         networks = networks | {'untrained': untrained(settings, first)}
@@ -263,7 +263,7 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
     notes = [f'{dataset} has no phases: nothing to measure']
     if phases:
         rows = {name: score(dataset, embedded, embeddings[name], device) for name in embeddings}
-        records = by_action(dataset, embedded, embedded)    # lists of them, in place of embeddings
+        records = by_action(dataset, embedded, embedded)    # grouped as embeddings are
         notes = remarks(records, embedded, skipped)
     return {'dataset': dataset, 'paper': row.paper, 'rows': rows, 'remarks': notes,
             'skipped': skipped, 'embedded': embedded, 'embeddings': embeddings}

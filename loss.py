@@ -6,13 +6,12 @@ An objective is one function,
     time    (B, 2, T)    int64  each frame's number in its video (data.Clips may count every k-th)
     length  (B, 2)       int64  frames in that video, counted likewise
     valid   (B, 2, T)    bool   False = padding, which stands at a clip's end and counts for nothing
-and, where its row in OBJECTIVES asks for them, these options: its `settings`, of train.py by name;
+and the options that its row in OBJECTIVES asks for: settings of train.py by name, and
     labels  (B, 2, T)    int64  the frame's phase, -1 = unlabelled; no two actions share a number
     classifier                  a module that is trained with the model
     teacher (B, 2, T, K), centre (K,)    see objectives/distill.py
 
-`@objective` turns autocast off and zeroes padded embeddings; what an objective draws at random
-comes from torch's generator, which train.py seeds for each step. NEVER is a logit of -1e9.
+`@objective` turns autocast off and zeroes padded embeddings. NEVER is a logit of -1e9.
 
 In einsums: b, c videos; v, w views; i, j, k frames; d channels. A new objective is one file in
 objectives/ and one row here.
@@ -41,12 +40,12 @@ def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0
     Learning, CVPR 2022 (the paper's [9]).
 
     z: the projection head's output, unit length; length: of use to other objectives alone. For
-    frame i of one view, over the frames j of the other view:
+    frame i of one view, at time s_i, over the frames j of the other:
         G_ij = exp(-(s_i - s_j)^2 / (2 sigma2)), each row divided by its sum
         p_ij = exp(z_i.z_j / temperature) / sum_{k in Neg(i)} exp(z_i.z_k / temperature)
         L_i  = sum_j G_ij (log G_ij - log(p_ij + 1e-6))
-    which, with single negatives, is KL(G_i || p_i) but for the 1e-6; L_i is 0 where G_i is (no
-    target). Mean over a video's frames, both views, then over videos.
+    which, with single negatives, is KL(G_i || p_i) but for the 1e-6. Where row G_i is 0 (no
+    target), L_i = 0 counts in the mean: over a video's frames, both views, then over videos.
     negatives: Neg(i), positives included, is 'single', the other view of the same video, or
     'batch', all frames of this process's batch but those of i's own view. sigma2: in frames^2.
     """
@@ -91,11 +90,12 @@ def batch_logits(z, valid, temperature):
     # true where video b, view v is video c, view w
     own = rearrange(own, '(b v) (c w) -> b v 1 c w 1', v=views, w=views)
     logits = einsum(z, z, 'b v i d, c w k d -> b v i c w k') / temperature
-    return logits.masked_fill(own | ~valid, NEVER).flatten(3)
+    never = own | ~valid                                              # (B, 2, 1, B, 2, T)
+    return logits.masked_fill(never, NEVER).flatten(3)
 
 
 def projection_head(width, classes=None):
-    """SCL's, in training only: rows (M, D) -> (M, D). All heads take `classes`; few use it."""
+    """SCL's, in training only: rows (M, D) -> (M, D). Only phase_classifier uses `classes`."""
     return nn.Sequential(
         nn.Linear(width, 128),
         nn.BatchNorm1d(128),

@@ -18,7 +18,8 @@ from torch import nn
 
 
 class Pooler(nn.Module):
-    """Made of channels (L*C), cls_width (C). It tells model.py num_entities (N), width (d), and:"""
+    """Made of channels (L*C), cls_width (C); has num_entities (N), width (d) and, as model.py asks:
+    """
     needs_cls = False               # reads the CLS token, which not every backbone has
     append_ids = False              # its tokens get a one-hot id in mtf.py, to be told apart
     multi_layer_by_default = False  # unless told otherwise it reads several layers, not the last
@@ -37,8 +38,7 @@ class LSTP(Pooler):
         self.width = width
         self.disjoint = disjoint
         # release: a query is its own vector + one that all share, both uniform within the bound.
-        # One vector would be the same function, but Adam, which moves each by a step, trains the
-        # sum faster.
+        # One vector would be the same function, but Adam moves each by about lr, the sum by 2 lr.
         bound = 1 / math.sqrt(entities * width)
         self.own = nn.Parameter(torch.empty(entities, width).uniform_(-bound, bound))
         self.shared = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
@@ -59,7 +59,7 @@ class LSTP(Pooler):
         only the N queries and the N pooled vectors:
             q . (W_k f + b_k) = (W_k^T q) . f + q . b_k
             A (W_v f + b_v)   = W_v (A f) + (sum of A) b_v
-        For three layers of a ViT-B/8 that is 14 million multiply-adds a frame, not 1,389 million.
+        For three layers of a ViT-B/8 that is 13 million multiply-adds a frame, not 1,389 million.
         """
         query = self.own + self.shared                                          # (N, d)
         for_patches = query @ self.key.weight                                   # (N, L*C), W_k^T q
@@ -93,7 +93,7 @@ class FixedWidth(Pooler):
         self.split = nn.Linear(cls_width, width * entities)
 
     def forward(self, patches, cls):
-        # release: channel by channel, (d, N)
+        # release: N varies fastest
         return rearrange(self.split(cls), 'f (d n) -> f n d', n=self.num_entities), None
 
 

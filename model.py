@@ -40,8 +40,7 @@ class ViT(nn.Module):
     """The Vision Transformer (Dosovitskiy et al., ICLR 2021) of DINO (Caron et al., ICCV 2021).
 
     layers: blocks, counted from 1 as in the paper, whose outputs are the patch features; the last
-    by default. trained_size: pixels a side of the pictures that its positions were trained on;
-    image_size: of the frames, which build_backbone may change.
+    by default. trained_size: pixels a side of the pictures that its positions were trained on.
     """
     # backbones/dinov2.py and dinov3.py have others of these three
     block = Block
@@ -51,7 +50,7 @@ class ViT(nn.Module):
     def __init__(self, layers=None, *, trained_size, patch_size, width, depth, heads):
         super().__init__()
         self.layers = list(layers or [depth])
-        self.image_size = trained_size
+        self.image_size = trained_size              # of the frames: build_backbone may change it
         self.patch_size = patch_size
         self.width = width
         self.channels = width * len(self.layers)
@@ -72,7 +71,7 @@ class ViT(nn.Module):
 
     @property
     def grid(self):
-        """Patches a side of a frame; trained_grid is that of the positions."""
+        """Patches a side of a frame, for features.py and pictures."""
         return self.image_size // self.patch_size
 
     def positions(self, rows, columns):
@@ -93,7 +92,7 @@ class ViT(nn.Module):
         return F.interpolate(code, scale_factor=factors, mode='bicubic')
 
     def tokens(self, images):
-        """images (F, 3, H, W) -> the tokens that enter the first block (F, prefix + P, C)."""
+        """images (F, 3, height, width) -> what enters the first block (F, 1 + P, C)."""
         x = self.patch_embed.proj(images)                         # (F, C, rows, columns)
         positions = self.positions(*x.shape[-2:])
         x = rearrange(x, 'f c rows columns -> f (rows columns) c')
@@ -106,8 +105,8 @@ class ViT(nn.Module):
         return {}
 
     def forward(self, images):
-        """images (F, 3, H, W) -> Features. release: patches as they leave a block, WITHOUT the
-        final norm, which was trained on the last block's output alone; CLS with it, as DINO."""
+        """images (F, 3, height, width) -> Features. release: patches as they leave a block, WITHOUT
+        the final norm, which was trained on the last block's output alone; CLS with it, as DINO."""
         x = self.tokens(images)                                   # (F, prefix + P, C)
         arguments = self.block_arguments(images)
         chosen = {}
@@ -119,7 +118,7 @@ class ViT(nn.Module):
         return Features(patches, self.norm(x[:, 0]))              # (F, P, L*C), (F, C)
 
     def attention_map(self, images):
-        """images (F, 3, H, W) -> the last block's attention, CLS over patches, (F, heads, P)."""
+        """images (F, 3, height, width) -> the last block's attention of CLS, (F, heads, P)."""
         x = self.tokens(images)
         arguments = self.block_arguments(images)
         for block in self.blocks[:-1]:
@@ -136,7 +135,7 @@ class Backbone(NamedTuple):
     image_size: int                # pixels a side of a frame, unless told otherwise
     patch_size: int                # pixels a side; a picture cannot be smaller
     weights: str | Path | None     # address or file of the official weights
-    where: str = ''                # where to get them, where `weights` is None
+    where: str = ''                # how to get them if `weights` is None
     cls: bool = True               # has a CLS token
     float16: bool = True           # works in it; of DINOv3 its makers say it does not
     multiple_of: int = 1           # pixels: the sides of a picture are whole numbers of it
@@ -177,10 +176,10 @@ class MVFormer(nn.Module):
         dtype = next(self.backbone.parameters()).dtype
         if dtype == torch.float32:
             return self.backbone(images)
-        # 16 bits (`prepare` in running/run.py): autocast would only take LayerNorm to float32
+        # a backbone in 16 bits (running/run.py) needs no autocast, whose LayerNorm is in float32
         with torch.autocast(images.device.type, enabled=False):
             patches, cls = self.backbone(images.to(dtype))
-        if torch.is_autocast_enabled(images.device.type):         # what follows takes them as well
+        if torch.is_autocast_enabled(images.device.type):         # the pooler takes 16 bits, then
             return Features(patches, cls)
         return Features(patches.float(), None if cls is None else cls.float())
 
@@ -191,19 +190,19 @@ class MVFormer(nn.Module):
         entities, attention = zip(*parts)
         return torch.cat(entities), None if attention[0] is None else torch.cat(attention)
 
-    def forward(self, clips, valid=None, project=False, normalize=True):
+    def forward(self, clips, valid=None, project=False, unit_length=True):
         """clips (B, T, 3, height, width), valid bool (B, T) -> embeddings (B, T, D), float32.
 
         clips: or, with --versions, features packed like images (B, T, 1, P + 1, L*C), P patches and
         CLS (running/features.py). valid: False = padding, which repeats one frame at a clip's end.
-        project: through the head, as SCL trains it, not in evaluation. normalize: to unit length.
+        project: through the head, as SCL trains it, not in evaluation.
         """
         b = len(clips)
         images = rearrange(clips, 'b t c h w -> (b t) c h w')
         if valid is None:
             entities, _ = self.entities(images)                                    # (B*T, N, d)
         else:
-            # on the CPU, as in a batch: nonzero, whose length nobody knows, would wait for a GPU
+            # on the CPU, as in a batch: a GPU's nonzero is waited for, since its length is unknown
             needed, place = without_repeats(valid.cpu())
             needed, place, valid = on_device([needed, place, valid], images.device)
             entities, _ = self.entities(images[needed])
@@ -213,7 +212,7 @@ class MVFormer(nn.Module):
             rows = self.head(rearrange(z, 'b t d -> (b t) d'))
             z = rearrange(rows, '(b t) d -> b t d', b=b)
         z = z.float()
-        return F.normalize(z, dim=-1) if normalize else z
+        return F.normalize(z, dim=-1) if unit_length else z
 
     @torch.no_grad()
     def embed(self, video, most=1000):
@@ -238,13 +237,13 @@ class MVFormer(nn.Module):
 def without_repeats(valid):
     """ours: all padding of a clip is one frame, so the backbone need see only the first of it.
 
-    valid bool (B, T) -> the K frames to see (K,), and where in them each of all is (B*T,).
+    valid bool (B, T) -> which K frames to see (K,), and for each of all its place in them (B*T,).
     """
     needed = valid.clone()
     needed[:, 0] = True
     needed[:, 1:] |= valid[:, :-1]                        # the first of padding, after a valid one
     needed = needed.flatten()                                                      # (B*T,)
-    return needed.nonzero()[:, 0], needed.cumsum(0) - 1
+    return needed.nonzero()[:, 0], needed.cumsum(0) - 1   # - 1: the last needed frame so far
 
 
 # ----------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 
 B clips (in training the two views of every video), T frames, N entities of width d, H the width of
 the transformer. Each entity of each frame is a token that attends to all entities of all frames; a
-one-hot id tells the entities apart, a time code the frames.
+one-hot id tells the entities apart, a position code the frames.
 """
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import nn
 
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al., 2017) of B sequences of S tokens of width C.
-    rotation: empty here; backbones/dinov3.py has a split_heads that takes it (cosine, sine)."""
+    rotation: of DINOv3's subclass alone (backbones/dinov3.py), whose split_heads takes it."""
 
     def __init__(self, width, heads):
         super().__init__()
@@ -54,8 +54,8 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: DINO's over the patches of a frame (GELU, eps 1e-6), MTF's
-    over the entities of all frames (ReLU, eps 1e-5, dropout)."""
+    """A pre-norm transformer block: DINO's over CLS and patches of a frame (GELU, eps 1e-6),
+    MTF's over the entities of all frames (ReLU, eps 1e-5, dropout)."""
 
     def __init__(self, width, heads, hidden, *, activation=F.gelu, eps=1e-6, dropout=0.):
         super().__init__()
@@ -70,11 +70,11 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
-def time_code(frames, trained_frames, width, device=None):
-    """Sine code of the place in the sequence, not of the time in the video -> (T, H). CARL: any
-    sequence is stretched over the positions 0 .. trained_frames-1: in training a clip, its padding
-    too, at evaluation a whole video. And channel c has the exponent c/H, where Vaswani et al. give
-    2i and 2i+1 the same."""
+def position_code(frames, trained_frames, width, device=None):
+    """Sine code of the place in the sequence, not of the frame's number in the video -> (T, H).
+    CARL: any sequence, a padded clip or a whole video, is stretched over the positions
+    0 .. trained_frames-1; and channel c has the exponent c/H, where Vaswani et al. give 2i and 2i+1
+    the same."""
     position = torch.linspace(0, trained_frames - 1, frames, device=device)    # (T,)
     channel = torch.arange(width, device=device)                               # (H,)
     angle = position[:, None] / 10000 ** (channel / width)                     # (T, H)
@@ -94,19 +94,21 @@ READOUTS = {'cls': readout_cls, 'avg': readout_avg}
 
 
 class MTF(nn.Module):
-    """channels: d; entities: N; append_ids: see lstp.py; frames: T of the training clips; width: H;
-    hidden: of the blocks' MLPs; embedding: D; merge: so many neighbouring frames share tokens
-    (future work, section 6)."""
+    """entity_width: d; num_entities: N; append_ids: see lstp.py; frames: T of the training clips;
+    width: H; hidden: of the blocks' MLPs; embedding: D; merge: so many neighbouring frames share
+    tokens (future work, section 6)."""
 
-    def __init__(self, channels, entities, *, frames, append_ids=True, fc_width=512, width=256,
-                 depth=3, heads=8, hidden=1024, embedding=128, readout='cls', dropout=0.1, merge=1):
+    def __init__(self, entity_width, num_entities, *, frames, append_ids=True, fc_width=512,
+                 width=256, depth=3, heads=8, hidden=1024, embedding=128, readout='cls',
+                 dropout=0.1, merge=1):
         super().__init__()
         self.frames = frames
         self.width = width
         self.merge = merge
         self.readout = READOUTS[readout]
-        self.register_buffer('ids', torch.eye(entities) if append_ids else None, persistent=False)
-        inputs = channels + entities if append_ids else channels
+        ids = torch.eye(num_entities) if append_ids else None
+        self.register_buffer('ids', ids, persistent=False)
+        inputs = entity_width + num_entities if append_ids else entity_width
         # CARL: two FC layers, each with dropout, BatchNorm and ReLU; then a linear one to width H
         self.fc = nn.Sequential(
             nn.Dropout(dropout), nn.Linear(inputs, fc_width),
@@ -132,10 +134,10 @@ class MTF(nn.Module):
         if self.ids is not None:
             ids = self.ids.to(entities).expand(b, t, n, n)
             entities = torch.cat([entities, ids], -1)                          # (B, T, N, d+N)
-        # CARL: the BatchNorms see one batch of B*T*N rows, of all processes, padding among them
+        # CARL: BatchNorm over B*T*N rows, padding too; over all processes: running/batchnorm.py
         x = self.fc(rearrange(entities, 'b t n d -> (b t n) d'))
         x = rearrange(x, '(b t n) h -> b t n h', b=b, t=t)
-        code = time_code(t, self.frames, self.width, x.device)
+        code = position_code(t, self.frames, self.width, x.device)
         x = self.dropout(x + rearrange(code, 't h -> t 1 h'))
         if self.merge > 1:
             x, valid = merge_frames(x, valid, self.merge)             # T becomes ceil(T/merge)
@@ -146,7 +148,7 @@ class MTF(nn.Module):
             x = block(x, mask)                            # nobody looks at a frame of padding
         # CARL: no LayerNorm after the last block
         x = rearrange(x, 'b (t n) h -> b t n h', n=n)
-        frame = self.readout(x)                                                # (B, T, H)
+        frame = self.readout(x)                                       # (B, ceil(T/merge), H)
         if self.merge > 1:
             frame = repeat(frame, 'b t h -> b (t k) h', k=self.merge)[:, :t]
         return self.out(frame)                                                 # (B, T, D)
@@ -156,8 +158,8 @@ def merge_frames(x, valid, k):
     """Average each entity's tokens over k neighbouring frames, padding left out:
     x (B, T, N, H), valid bool (B, T) or None -> (B, G, N, H), bool (B, G), G = ceil(T/k)."""
     if valid is None:
-        valid = x.new_ones(x.shape[:2])
-    missing = -x.shape[1] % k                             # frames short of a whole group
+        valid = x.new_ones(x.shape[:2], dtype=torch.bool)
+    missing = (-x.shape[1]) % k                           # frames short of a whole group
     x = rearrange(F.pad(x, (0, 0, 0, 0, 0, missing)), 'b (t k) n h -> b t k n h', k=k)
     keep = rearrange(F.pad(valid.to(x), (0, missing)), 'b (t k) -> b t k 1 1', k=k)
     count = keep.sum(2)                                                        # (B, G, 1, 1)

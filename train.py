@@ -3,11 +3,11 @@
     python train.py                                                  the synthetic set, on a laptop
     torchrun --nproc_per_node 4 train.py --dataset penn --data DIR   the paper's settings, four GPUs
 
-The batch size is the global one, whatever the number of processes. The same command again goes on
-where the run stopped: every random number comes from (seed, epoch or step, video or process), so a
-resumed run ends with the same weights as one that was never stopped. What the paper leaves out (T,
-widths, Adam, learning rate, cosine, weight decay, clipping) is from the authors' configuration
-files. What the loop needs, and what surrounds it, is in running/run.py.
+The batch size is the global one (release: a video a GPU), whatever the number of processes. The
+same command again goes on where the run stopped: every random number comes from (seed, epoch or
+step, video or process), so a resumed run ends with the same weights as one that was never stopped.
+What the paper leaves out (T, widths, Adam, learning rate, cosine, weight decay, clipping) is from
+the authors' configuration files. What surrounds the loop is in running/run.py.
 """
 import math
 import os
@@ -39,7 +39,7 @@ from running.workers import start_worker, watched
 # ----------------------------------------------------------------------------------------------
 # Settings: the paper's for Penn Action, and where another data set differs
 
-PRESETS = {    # the paper's; release: frames, fc_width, embedding, block; ours: other sets
+PRESETS = {    # the paper's; release: frames, fc_width, embedding, block; ours: sets it has not
     # wide entities and a high lr: LSTP has few steps here in which to sharpen its attention
     'synthetic': dict(backbone='tiny', frames=16, entity_width=1024, fc_width=256, epochs=12,
                       lr=1e-3, jitter=0.4, hue=0., workers=0),
@@ -51,7 +51,7 @@ PRESETS = {    # the paper's; release: frames, fc_width, embedding, block; ours:
     'folder': dict(backbone='dinov2_vits14', image_size=112, frames=16,
                    longest=256, versions=4, epochs=100, lr=1e-3),
 }
-# at 1e-3 three entities stayed at the clock's level in a scene much like it (RESULTS.md)
+# at lr 1e-3 LSTP of three entities stayed at the clock's level in a similar scene (RESULTS.md)
 PRESETS['garden'] = PRESETS['synthetic'] | dict(backbone='tiny_local', epochs=16, lr=5e-4)
 PRESETS['finegym288'] = PRESETS['finegym99']
 
@@ -62,13 +62,13 @@ class Settings(models.Architecture):
     data: str = setting(None, 'the folder it lies in', metavar='DIR')
     data_seed: int = setting(0, 'draws a set made in memory')
     label_unit: str = setting(None, 'of segments: %(choices)s', choices=['seconds', 'frames'])
-    crop: float = setting(0.8, 'smallest share of a frame that is kept', least=0.01, most=1)
+    crop: float = setting(0.8, 'smallest share of a frame kept', least=0.01, most=1)
     jitter: float = setting(0.8, 'strength of the colour jitter')
-    hue: float = setting(0.2, 'strength of its hue shift', most=0.5)
+    hue: float = setting(0.2, 'and of its hue shift', most=0.5)
     block: str = setting('length', "a view's stretch: 1 to 1.5 times the video's or the clip's",
                          choices=['length', 'clip'])
     longest: int = setting(0, 'frames; of a longer video every k-th counts; 0: all')
-    versions: int = setting(0, 'K: each video is seen in K versions, once; 0: anew each step')
+    versions: int = setting(0, 'K: each video seen in K versions, once; 0: anew each step')
     features: str = setting(None, 'where the versions lie; else in the run', metavar='DIR')
     shift: float = setting(0.8, 'block=clip: reach of the second view, in clips')
     loss: str = setting('scl', '%(choices)s', choices=OBJECTIVES, group='objective')
@@ -117,10 +117,11 @@ def train(settings, fresh=False):
     resumed = None if fresh else last_checkpoint(s, path)    # a checkpoint, or None
     objective = OBJECTIVES[s.loss]
     clips = make_clips(s, objective, videos['train'])
-    model = make_model(s, objective, clips.classes, resumed)    # BatchNorms over all processes
-    # of every checkpoint, the part that stays the same (s.weights may have been filled in by now)
-    about = dict(settings=asdict(s), backbone=fingerprint(model.backbone, s.train_backbone),
-                 videos=[video.name for video in videos['train']])
+    model = make_model(s, objective, clips.classes, resumed)
+    # what all checkpoints of the run share; here, before `prepare` takes the backbone to 16 bits
+    frozen = fingerprint(model.backbone, s.train_backbone)
+    names = [video.name for video in videos['train']]
+    about = dict(settings=asdict(s), backbone=frozen, videos=names)
     prepare(model, s, device)    # there a frozen backbone is in 16 bits, where that is faster
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=s.lr, weight_decay=s.weight_decay, fused=True)
@@ -131,10 +132,11 @@ def train(settings, fresh=False):
     net = DistributedDataParallel(model) if world > 1 else model
     options = {name: getattr(s, name) for name in objective.settings}
     if objective.head and not objective.loss_on_head_output:
+        # not called by `net`, and yet averaged over the processes: DDP's hooks are on the weights
         options['classifier'] = model.head
     strength = dict(crop=s.crop, jitter=s.jitter, hue=s.hue)
 
-    # a signal is obeyed between two steps (leave_if_asked); inside `at_once`, at once
+    # a signal (Ctrl-C) is obeyed between two steps, by leave_if_asked; inside `at_once`, at once
     stop = StopSignals()
     with open_folder(path.parent, fresh, asdict(s)), on_stop(stop.ask):
         if s.versions:
@@ -153,7 +155,7 @@ def train(settings, fresh=False):
         announce(s, model, clips, videos, step, world, device)
 
         def save():
-            log.report()    # in all processes; where a loss is not finite it raises, before a save
+            log.report()    # in all processes; raises, before the save, where a loss is not finite
             checkpoint = about | dict(model=model.trained_state(), step=step,
                                       optimizer=optimizer.state_dict())
             if teacher:
@@ -171,7 +173,7 @@ def train(settings, fresh=False):
 
         model.train()
         saved = time.time()
-        skipped = {}                                      # videos that could not be read: why
+        skipped = {}    # videos that could not be read: why
         for batch in watched(loader(s, clips, step, rank, world, device)):
             # where a signal came or a worker died (then the batch is None), all processes leave
             leave_if_asked(stop, batch, step, save)
@@ -189,7 +191,7 @@ def train(settings, fresh=False):
             seed_step(s.seed, step, rank)
 
             with mixed_precision(device):
-                z = net(views.flatten(0, 1), clips_valid, normalize=objective.unit_length,
+                z = net(views.flatten(0, 1), clips_valid, unit_length=objective.unit_length,
                         project=objective.loss_on_head_output)             # (B * 2, T, D)
                 if teacher:
                     options |= teacher(views.flatten(0, 1), clips_valid)
@@ -211,7 +213,7 @@ def train(settings, fresh=False):
             if step % epoch_steps == 0:
                 report_skipped(path.with_name('skipped.txt'), skipped)
                 skipped = {}
-            # each by its own clock, so only where nothing is pending: to report, all must meet
+            # clocks differ, and to report all processes meet: so only where nothing is pending
             if time.time() - saved > s.save_every and not log.pending:
                 save()
                 saved = time.time()
@@ -219,7 +221,7 @@ def train(settings, fresh=False):
 
 
 def learning_rate(settings, epoch):
-    """CARL: half a cosine over E + 1 epochs, no warm-up."""
+    """CARL: half a cosine over epochs + 1, no warm-up."""
     return settings.lr / 2 * (1 + math.cos(math.pi * epoch / (settings.epochs + 1)))
 
 

@@ -79,8 +79,8 @@ class Video:
         distinct, back = np.unique(self.positions(indices), return_inverse=True)
         return stacked([*self.decode(distinct)])[torch.from_numpy(back)]
 
-    def views(self, rng, time):
-        """Time stamps (views, T) -> frames (views * T, 3, H, W). features.py draws from rng."""
+    def read_views(self, rng, time):
+        """Time stamps (views, T) -> frames (views * T, 3, H, W). rng: for features.py."""
         return self.read(time.ravel())
 
     def parts(self, size=64, step=1):

@@ -33,8 +33,8 @@ class EmbeddedVideo(NamedTuple):
     """A video whose embeddings are known."""
     video: data.Video
     frames: int         # how many it has
-    kept: np.ndarray    # int (n,), the frames with embeddings: the labelled ones, all if none is
-    labels: np.ndarray  # int (n,), their labels; -1 if the video has none
+    kept: np.ndarray    # int (m,), the frames with embeddings: the labelled ones, all if none is
+    labels: np.ndarray  # int (m,), their labels; -1 if the video has none
 
 
 class Frames(IterableDataset):
@@ -65,7 +65,7 @@ class Frames(IterableDataset):
 
 class Frozen(nn.Module):
     """The control `frozen`, in the place of an MVFormer: of each frame one vector of the backbone,
-    its CLS token or the mean of its patches in the last of the chosen layers."""
+    its CLS token or the mean of the patches of the last chosen layer."""
 
     def __init__(self, backbone, *, cls):
         super().__init__()
@@ -87,7 +87,7 @@ class Frozen(nn.Module):
 def entities_of(networks, frames):
     """uint8 (F, 3, H, W) -> entities (F, N, d) of each network; a shared backbone runs once."""
     images = data.center(frames, networks[0].backbone.image_size)
-    # of each backbone the first network, which is an MVFormer: Frozen has no `features`
+    # of each backbone the first network (the last key wins): of others, Frozen has no `features`
     first = {network.backbone: network for network in reversed(networks)}
     features = {backbone: network.features(images) for backbone, network in first.items()}
     return [network.pool(*features[network.backbone])[0] for network in networks]
@@ -96,7 +96,7 @@ def entities_of(networks, frames):
 def embed_entities(network, entities, frames, limit):
     """Entities (n, N, d) of a video of so many frames -> unit-length embeddings (frames, D).
 
-    More than `limit` are cut into equal sequences, each with its own time code: the field's
+    More than `limit` are cut into equal sequences, each with its own position code: the field's
     protocol. Where n < frames, the video has been thinned out and is one sequence; what lies
     between two of its frames is interpolated.
     """
@@ -116,9 +116,9 @@ def embed_entities(network, entities, frames, limit):
 
 @torch.no_grad()
 def embed(networks, videos, *, limit=1000, thin=False, device='cpu', workers=0):
-    """Yields (number of the video, (frames, kept, labels), [(n, D) of each network]), or where it
-    cannot be read (number, why, None). limit: frames of the longest sequence; thin: a longer video
-    is thinned out, not cut. Of a video only the entities are held, never its patches."""
+    """Yields (number of the video, (frames, kept, labels), [(frames, D) of each network]), or where
+    it cannot be read (number, why, None). limit: frames of the longest sequence; thin: a longer
+    video is thinned out, not cut. Of a video only the entities are held, never its patches."""
     loader = DataLoader(
         Frames(videos, limit if thin else math.inf), batch_size=None, collate_fn=tuple,
         num_workers=workers, worker_init_fn=start_worker,

@@ -1,7 +1,7 @@
 """One's own videos through a trained model: evaluate.py's --align and --predict.
 
 Embedded as those of a folder set are, squashed to the model's square; shown in their own shape.
-Each is one sequence, however long: two halves with a time code each could not be told from two
+Each is one sequence, however long: two halves with a position code each could not be told from two
 videos.
 Errors, each one line: UserError, OSError.
 """

@@ -80,7 +80,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, clips, valid):
         """Two views a video (B * 2, T, 3, H, W), valid (B * 2, T) -> what distill takes besides."""
-        self.logits = self.model(clips, valid, project=True, normalize=False)
+        self.logits = self.model(clips, valid, project=True, unit_length=False)
         self.valid = valid.to(clips.device, non_blocking=clips.is_cuda)
         # ours: DINO and SVT start with a centre of 0; so all embeddings met within 25 steps
         unset = (self.centre == 0).all()

@@ -41,7 +41,7 @@ class SeenVideo(data.Video):
         rows = np.memmap(self.files[version], np.float16, 'r').reshape(-1, *self.shape)
         return torch.from_numpy(rows[np.asarray(indices) // self.steps[version]])
 
-    def views(self, rng, time):
+    def read_views(self, rng, time):
         """time (views, T) -> packed frames (views * T, ...), each view from another version."""
         versions = 1 + rng.permutation(len(self.files) - 1)
         return torch.cat(list(map(self.features, np.resize(versions, len(time)), time)))

@@ -18,8 +18,9 @@ SETTINGS = dict(
 def write_checkpoint(path, network, **settings):
     """What train.py writes of a model of SETTINGS."""
     path.parent.mkdir(exist_ok=True)
-    torch.save(dict(settings=SETTINGS | settings, model=network.trained_state(),
-                    backbone=fingerprint(network.backbone)), path)
+    settings = SETTINGS | settings
+    torch.save(dict(settings=settings, model=network.trained_state(),
+                    backbone=fingerprint(network.backbone, settings['train_backbone'])), path)
     return path
 
 

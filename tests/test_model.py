@@ -195,7 +195,7 @@ def test_a_long_video_is_one_thinned_sequence(saved, tmp_path):
     assert mvf.training                                   # whatever happens
     mvf.eval()
     with torch.no_grad():
-        known = mvf(data.center(video.read([0, 3, 6]), 24)[None], normalize=False)[0]
+        known = mvf(data.center(video.read([0, 3, 6]), 24)[None], unit_length=False)[0]
     between = F.normalize(torch.lerp(known[0], known[1], 1 / 3), dim=-1)
     assert np.allclose(z[[0, 3, 6]], F.normalize(known, dim=-1), atol=1e-5)
     assert np.allclose(z[1], between, atol=1e-5)

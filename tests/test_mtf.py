@@ -1,9 +1,9 @@
-"""MTF: time code, padding, ids, readouts, merged frames. Reference numbers: test_model.py."""
+"""MTF: position code, padding, ids, readouts, merged frames. Reference numbers: test_model.py."""
 import numpy as np
 import pytest
 import torch
 
-from mtf import MTF, merge_frames, time_code
+from mtf import MTF, merge_frames, position_code
 
 
 def small(**options):
@@ -11,14 +11,14 @@ def small(**options):
     return MTF(8, 3, **dict(frames=6, width=16, heads=2, hidden=16) | options).eval()
 
 
-def test_time_code_against_its_formula():
-    code = time_code(5, 9, 6)
+def test_position_code_against_its_formula():
+    code = position_code(5, 9, 6)
     for s in range(5):
         p = s * 8 / 4                                     # 5 frames over the trained positions 0..8
         for c in range(6):
             f = np.sin if c % 2 == 0 else np.cos
             assert code[s, c].item() == pytest.approx(f(p / 10000 ** (c / 6)), abs=1e-6)
-    assert time_code(1, 9, 6)[0, 0] == 0
+    assert position_code(1, 9, 6)[0, 0] == 0
 
 
 @pytest.mark.parametrize('merge', [1, 4])

@@ -260,8 +260,8 @@ class Student(torch.nn.Module):
         self.head = distill_head(8, logits=16)
         self.register_buffer('statistics', torch.zeros(2))
 
-    def forward(self, clips, valid, project, normalize):
-        assert project and not normalize
+    def forward(self, clips, valid, project, unit_length):
+        assert project and not unit_length
         return self.head(self.mtf(self.backbone(clips)))
 
 

@@ -185,7 +185,7 @@ def test_every_trained_weight_has_a_gradient(changes):
         options['classifier'] = model.head
     if objective.teacher:
         options |= objective.teacher(model)(clips, valid[0])
-    z = model(clips, valid[0], normalize=objective.unit_length,
+    z = model(clips, valid[0], unit_length=objective.unit_length,
               project=objective.loss_on_head_output)
     value = objective.loss(z[None], time, torch.full((1, 2), 6), valid, **options)
     value.backward()
