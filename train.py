@@ -41,7 +41,7 @@ from running.workers import start_worker, watched
 
 PRESETS = {    # the paper's; release: frames, fc_width, embedding, block; ours: sets it has not
     # wide entities and a high lr: LSTP has few steps here in which to sharpen its attention
-    'synthetic': dict(backbone='tiny', frames=16, entity_width=1024, fc_width=256, epochs=12,
+    'synthetic': dict(backbone='tiny', frames=16, entity_width=1024, fc_width=256, epochs=10,
                       lr=1e-3, jitter=0.4, hue=0., workers=0),
     'penn': dict(),
     'pouring': dict(frames=240, layers=[12], epochs=1000),
