@@ -64,7 +64,7 @@ CPU = GPU._replace(
     runs=7, product=2048, long=1000,
     backbones=(('tiny', 32), ('dino_vits16', 4)),
     steps=(('synthetic', {}), SMALL), batches=(1, 2, 4, 8), fed=(SMALL,), fed_steps=8,
-    workers=(1, 2), patches=(8, 784, 2304), most_tokens=6000, videos=(10, 100, 300))
+    workers=(1, 2), patches=(8, 784, 2304), most_tokens=6000, videos=(10, 100, 400))
 TINY_STEP = ('synthetic', dict(frames=4, batch=2, image_size=12, layers=[1], fc_width=16,
                                entity_width=16))
 TINY = Sizes(

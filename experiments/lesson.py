@@ -45,7 +45,7 @@ def stages(rows, settings):
         ('Backbone', f'{settings["backbone"]}\nlayers {layers}',
          parameters['backbone'], trained['backbone']),
         ('LSTP', 'a learned query\nfor each entity', parameters['pool'], True),
-        ('MTF: FC', 'one-hot id\n2 FC layers\n+ linear\n+ time code', parameters['mtf.fc'], True),
+        ('MTF: FC', 'one-hot id\n2 FC layers\n+ linear\n+ position code', parameters['mtf.fc'], True),
         ('MTF: fusion', f'{settings["depth"]} blocks in which\nall frames meet\nreadout: {readout}',
          sum(parameters[name] for name in fusion), True),
     ]
@@ -81,7 +81,7 @@ def draw_sequence(axes, x, entities, frames):
     from matplotlib.patches import Rectangle
     step = 2.5 / (len(ROWS) * (entities + 1))
     y = 3.2
-    shades = np.linspace(0.35, 1, len(ROWS))  # the time code: the later, the darker its mark
+    shades = np.linspace(0.35, 1, len(ROWS))  # the position code: the later, the darker its mark
     for shade, t in zip(shades, (1, 2, frames)):
         for k in range(entities):
             colour = COLOURS[k % len(COLOURS)]

@@ -26,14 +26,11 @@ def network():
 def doctor(monkeypatch, capsys):
     """doctor(*arguments of data.py) -> its exit code, what it prints, its lines of errors."""
     import data
+    from made import exit_code
 
     def run(*arguments):
         monkeypatch.setattr(sys, 'argv', ['data.py', *map(str, arguments)])
-        code = 0
-        try:
-            data.main()
-        except SystemExit as stop:
-            code = stop.code
+        code = exit_code(data.main)
         out, err = capsys.readouterr()
         lines = err.replace('\r', '\n').splitlines()
         return code, out, [line for line in lines if line.startswith('data.py')]

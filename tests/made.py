@@ -1,4 +1,4 @@
-"""Videos in memory, for tests of what is drawn of them."""
+"""Videos in memory, for tests of what is drawn of them; a command's exit code."""
 import csv
 from collections import namedtuple
 
@@ -37,6 +37,15 @@ def on_circle(share):
 def arc(n):
     """Embeddings (n, 2) along the arc at constant speed: near in time is near in angle."""
     return on_circle(np.linspace(0, 1, n))
+
+
+def exit_code(main, *arguments):
+    """Of a command, in this process."""
+    try:
+        main(*arguments)
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
 
 
 def table_of(path):

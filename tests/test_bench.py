@@ -5,8 +5,6 @@ import pytest
 import torch
 
 import bench
-import data
-from model import backbones
 from speed import beside, measure
 from speed.training import batch_of, made_videos, prepared, released_stepper, stepper, work_of
 
@@ -21,15 +19,6 @@ def test_every_part_runs(part, capsys):
     rows = [line for line in lines if line.startswith('  ')]
     assert rows
     assert min(map(len, rows)) > 45        # none without a value
-
-
-def test_every_size_names_what_there_is():
-    for sizes in (bench.GPU, bench.CPU, bench.TINY):
-        names = [name for name, _ in sizes.backbones]
-        for dataset, changes in sizes.steps + sizes.fed:
-            assert dataset in data.DATASETS
-            names.append(changes.get('backbone', 'tiny'))
-        assert set(names) <= set(backbones())
 
 
 def test_the_released_form_of_a_step_is_the_same_step():

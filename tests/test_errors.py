@@ -24,6 +24,7 @@ import loss
 import model
 import train
 from backbones.weights import fingerprint
+from made import exit_code
 from miniatures import phases, write_images, write_video
 from pictures import figures
 from running.run import parse_flags
@@ -47,11 +48,7 @@ def run(monkeypatch, capfd):
         script, *arguments = shlex.split(command)
         monkeypatch.setattr(sys, 'argv', [script, *arguments, *map(str, more)])
         capfd.readouterr()
-        code = 0
-        try:
-            SCRIPTS[script].main()
-        except SystemExit as stop:
-            code = stop.code or 0
+        code = exit_code(SCRIPTS[script].main)
         return code, *capfd.readouterr()
     return run
 

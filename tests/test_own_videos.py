@@ -9,7 +9,7 @@ import torch
 import data
 import evaluate
 import evaluation.command
-from made import table_of
+from made import exit_code, table_of
 from miniatures import folder, write_images, write_video
 from noise import SETTINGS, write_checkpoint
 from pictures import film
@@ -35,11 +35,7 @@ def checkpoint(network, labelled_set, tmp_path):
 def command(checkpoint, capsys):
     """command(arguments) -> exit code, what is printed, the errors."""
     def run(*arguments):
-        code = 0
-        try:
-            evaluate.main([str(checkpoint), *map(str, arguments)])
-        except SystemExit as stop:
-            code = stop.code
+        code = exit_code(evaluate.main, [str(checkpoint), *map(str, arguments)])
         return code, *capsys.readouterr()
     return run
 

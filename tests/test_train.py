@@ -20,7 +20,7 @@ import model as models
 import train
 from backbones.build import build_backbone
 from lstp import POOLERS
-from made import grey
+from made import exit_code, grey
 from pictures import figures
 from running.errors import UserError
 from running.record import save_checkpoint
@@ -49,11 +49,7 @@ def run(monkeypatch, capsys):
 
     def run(*flags):
         monkeypatch.setattr(sys, 'argv', ['train.py', *map(str, flags)])
-        code = 0
-        try:
-            train.main()
-        except SystemExit as stop:
-            code = stop.code
+        code = exit_code(train.main)
         return code, *capsys.readouterr()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
