@@ -59,14 +59,12 @@ def predict_folder(network, settings, train, folder, out):
         say(f'note: {note}')
     labelled = embedded['train']
     clocks = [clock(record.frames)[record.kept] for record in labelled]
-    by_clock = teachers(labelled, clocks, fit_classifier)
-    shares = {action: teacher.accuracy for action, teacher in by_clock.items()}
+    known, new = embeddings['model'].values()
+    found = teachers(labelled, known, clocks, fit_classifier)
     videos = [sources[record.video] for record in embedded['predict']]
     times = [video.seconds() for video in videos]
     paths = [out / video.name for video in videos]
-    known, new = embeddings['model'].values()
-    for note in predict(labelled, known, videos, new, paths, fit=fit_classifier, times=times,
-                        clock=shares):
+    for note in predict(found, videos, new, paths, times):
         say(note)
     say(f'written: {len(paths)} tables and pictures below {out}')
 

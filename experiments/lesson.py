@@ -45,7 +45,7 @@ def stages(rows, settings):
         ('Backbone', f'{settings["backbone"]}\nlayers {layers}',
          parameters['backbone'], trained['backbone']),
         ('LSTP', 'a learned query\nfor each entity', parameters['pool'], True),
-        ('MTF: FC', 'one-hot id\n2 FC layers\n+ linear\n+ position code', parameters['mtf.fc'], True),
+        ('MTF: FC', 'one-hot id\n2 FC layers\n+ linear\n+ position', parameters['mtf.fc'], True),
         ('MTF: fusion', f'{settings["depth"]} blocks in which\nall frames meet\nreadout: {readout}',
          sum(parameters[name] for name in fusion), True),
     ]

@@ -60,22 +60,24 @@ def apply(teacher, embeddings):
     return teacher.classifier.classes_[probability.argmax(1)], probability.max(1)
 
 
-def teachers(embedded, embeddings, fit):
-    """{action: Teacher} from EmbeddedVideos, of which those without labels teach nothing. Errors:
-    UserError."""
+def teachers(embedded, embeddings, clocks, fit):
+    """{action: Teacher} from EmbeddedVideos, of which those without labels teach nothing; their
+    embeddings [(m, D)], and the clock's; fit(x, y) -> a classifier. Errors: UserError."""
     groups = {}
-    for one, x in zip(embedded, embeddings):
+    for one, x, clock in zip(embedded, embeddings, clocks):
         if one.labels[0] >= 0:                            # then all are: other frames are not kept
-            xs, ys, _ = groups.setdefault(one.video.action, ([], [], one.video.classes))
-            xs.append(x)
-            ys.append(one.labels)
+            groups.setdefault(one.video.action, []).append((one, x, clock))
     found = {}
-    for action, (xs, ys, names) in groups.items():
+    for action, group in groups.items():
+        ones, xs, clocks = zip(*group)
+        ys = [one.labels for one in ones]
+        names = ones[0].video.classes
         phases = np.unique(np.concatenate(ys))
         if len(phases) < 2:
             raise UserError(f'{action or "labels"}: one phase only, '
                             f'{class_name(names, phases[0])}; label another one too')
-        found[action] = learn(xs, ys, names, fit)
+        by_clock = held_out_accuracy(clocks, ys, fit)
+        found[action] = learn(xs, ys, names, fit)._replace(clock=by_clock)
     if not found:
         raise UserError('no labelled video to carry phases over from')
     return found
@@ -91,23 +93,17 @@ def teacher_of(video, found):
     raise UserError(f'{video.name}: of which action? put it into a folder of that name: {actions}')
 
 
-def predict(embedded, embeddings, videos, others, paths, *, fit, times, clock):
-    """Phases of unlabelled videos from labelled ones -> notes, one line an action or video.
+def predict(found, videos, embeddings, paths, times):
+    """Phases of unlabelled videos -> notes, one line an action or video.
 
-    embedded: [EmbeddedVideo], labelled; embeddings: [(m, D)]. videos: [data.Video], unlabelled;
-    others: [(n, D)] of all of their frames; times: [(n,) seconds or None]; paths: of the files for
-    each, less .csv and .png; fit(x, y) -> a classifier, as evaluate.fit_classifier does; clock:
-    {action: what the control that sees no pixel has right}. Errors: UserError, OSError.
+    found: {action: Teacher}; videos: [data.Video]; embeddings: [(n, D)] of all of their frames;
+    times: [(n,) seconds or None]; paths: of the files for each, less .csv and .png. Errors:
+    UserError, OSError.
     """
     times, notes = known_times(videos, times)
-    found = teachers(embedded, embeddings, fit)
-    for video in videos:    # all, before the first is written
-        teacher_of(video, found)
-    for action, share in clock.items():
-        found[action] = found[action]._replace(clock=share)
-        notes.append(f'{action or "phases"}: {how_sure(found[action])}')
-    for video, z, seconds, path in zip(videos, others, times, paths):
-        teacher = teacher_of(video, found)
+    own = [teacher_of(video, found) for video in videos]    # all, before the first is written
+    notes += [f'{action or "phases"}: {how_sure(found[action])}' for action in found]
+    for video, teacher, z, seconds, path in zip(videos, own, embeddings, times, paths):
         phase, probability = apply(teacher, z)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_table(f'{path}.csv', phase, probability, seconds, teacher.names)

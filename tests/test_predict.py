@@ -13,23 +13,25 @@ def fit(x, y):
     return LogisticRegression().fit(x, y)
 
 
-def labelled_set(count, action='squat'):
-    """Videos of 12 frames of phases 0 and 1, which their embeddings tell apart."""
+def labelled_set(count):
+    """What `teachers` takes: videos of phases 0 and 1, which embeddings and clocks tell apart."""
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 6)
     videos = []
     embeddings = []
     for i in range(count):
-        videos.append(embedded(grey(f'{action}/{i}', 12, action=action), labels))
+        videos.append(embedded(grey(f'squat/{i}', 12, action='squat'), labels))
         embeddings.append(np.eye(2)[labels] + rng.normal(0, 0.05, (12, 2)))
-    return videos, embeddings
+    return videos, embeddings, embeddings, fit
 
 
 def test_phases_are_carried_over(tmp_path):
     phases = [0] * 5 + [1] * 7
     path = tmp_path / 'deep' / 'new'
-    notes = predict.predict(*labelled_set(3), [grey('new', 12)], [np.eye(2)[phases]], [path],
-                            fit=fit, times=[np.arange(12) / 24], clock={'squat': 0.5})
+    stopped = np.zeros((3, 12, 2))                        # a clock that tells nothing
+    found = predict.teachers(*labelled_set(3)[:2], stopped, fit)
+    notes = predict.predict(found, [grey('new', 12)], [np.eye(2)[phases]], [path],
+                            [np.arange(12) / 24])
     assert notes == ['squat: from 3 labelled videos: held out in turn, 100% of their frames come '
                      'out right, by the clock alone 50%']
     rows = table_of(f'{path}.csv')
@@ -61,8 +63,8 @@ def test_the_clock_stands_beside_the_model(tmp_path):
     """And names are taken as they are, times as they may be."""
     videos = [grey('new $$', 12), grey('new ' + 'x' * 200, 12)]
     z = 2 * [np.eye(2)[[0] * 5 + [1] * 7]]
-    notes = predict.predict(*labelled_set(3), videos, z, [tmp_path / '0', tmp_path / '1'],
-                            fit=fit, times=[None, None], clock={'squat': 1.})
+    found = predict.teachers(*labelled_set(3))
+    notes = predict.predict(found, videos, z, [tmp_path / '0', tmp_path / '1'], [None, None])
     assert 'taken as 25 frames a second' in notes[0]
     assert notes[-1].endswith('by the clock alone 100% (hardly more than the clock)')
     assert len(list(tmp_path.glob('*.png'))) == 2
@@ -71,7 +73,7 @@ def test_the_clock_stands_beside_the_model(tmp_path):
 @pytest.mark.parametrize('label, says', [
     (-1, 'no labelled video'), (0, 'squat: one phase only, 0')])
 def test_labels_that_teach_nothing_are_refused(label, says):
-    videos, embeddings = labelled_set(2)
+    videos, *others = labelled_set(2)
     videos = [one._replace(labels=np.full(12, label)) for one in videos]
     with pytest.raises(UserError, match=says):
-        predict.teachers(videos, embeddings, fit)
+        predict.teachers(videos, *others)
