@@ -59,7 +59,7 @@ class LSTP(Pooler):
         only the N queries and the N pooled vectors:
             q . (W_k f + b_k) = (W_k^T q) . f + q . b_k
             A (W_v f + b_v)   = W_v (A f) + (sum of A) b_v
-        For three layers of a ViT-B/8 that is 13 million multiply-adds a frame, not 1,389 million.
+        For three layers of a ViT-B/8 that is 13.5 million multiply-adds a frame, not 1,389 million.
         """
         query = self.own + self.shared                                          # (N, d)
         for_patches = query @ self.key.weight                                   # (N, L*C), W_k^T q
