@@ -71,7 +71,7 @@ def check_arguments(args):
         if path.is_dir():
             args.checkpoints[number] = path / 'checkpoint.pt'
     if len(set(map(Path.resolve, args.checkpoints))) < len(args.checkpoints):
-        raise UserError('one checkpoint is given twice; its numbers would count as two')
+        raise UserError('one checkpoint is given twice: name each once')
     if args.workers and args.workers < 0:
         raise UserError(f'--workers {args.workers}: must be at least 0')
     files = [args.json]
