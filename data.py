@@ -99,7 +99,7 @@ def draw_view(rng, length, frames, block, near=None, reach=0):
         start = rng.integers(low, max(1, high))
         time = np.full(frames, length)
         time[:n] = start + np.sort(rng.choice(size, n, replace=False))
-        if time[0] < length:                # ours: all may be padding (of one frame, or at T = 2)
+        if time[0] < length:                # ours: else all is padding (one frame, T = 2): again
             return time
 
 

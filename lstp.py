@@ -18,8 +18,7 @@ from torch import nn
 
 
 class Pooler(nn.Module):
-    """Made of channels (L*C), cls_width (C); has num_entities (N), width (d) and, as model.py asks:
-    """
+    """Made of channels (L*C), cls_width (C); has num_entities (N), width (d) and, for model.py:"""
     needs_cls = False               # reads the CLS token, which not every backbone has
     append_ids = False              # its tokens get a one-hot id in mtf.py, to be told apart
     multi_layer_by_default = False  # unless told otherwise it reads several layers, not the last
