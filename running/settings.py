@@ -1,27 +1,27 @@
 """Settings: the fields of a dataclass, each with its command-line flag and its limits."""
 import argparse
 import sys
-from dataclasses import asdict, field, fields
+from dataclasses import field, fields
 
 from running.errors import UserError
 
 
-def setting(default, help, **about):
-    """A field and its flag. about: argparse's choices (or a function that returns them) and
-    metavar, the group in --help, and the least (else 0) and most that are allowed."""
-    return field(default=default, metadata=dict(help=help, **about))
+def setting(default, help, *, least=0, most=sys.float_info.max, group=None, **argument):
+    """A field and its flag. least, most: what is allowed; group: a heading in --help, of this flag
+    and the next ones; others: argparse's choices (or a function that returns them) and metavar."""
+    about = dict(least=least, most=most, group=group, argument=dict(argument, help=help))
+    return field(default=default, metadata=about)
 
 
 def add_arguments(parser, defaults):
     """A flag for every setting of a dataclass, in the groups that they name."""
     group = parser
     for each in fields(defaults):
-        about = dict(each.metadata)
-        if 'group' in about:
-            group = parser.add_argument_group(about['group'])
-        argument = {name: about[name] for name in ('help', 'metavar', 'choices') if name in about}
+        if each.metadata['group']:
+            group = parser.add_argument_group(each.metadata['group'])
+        argument = dict(each.metadata['argument'])
         if callable(argument.get('choices')):
-            argument['choices'] = list(argument['choices']())
+            argument['choices'] = argument['choices']()
         default = getattr(defaults, each.name)
         shown = ','.join(map(str, default or ())) if each.type is list else default
         if shown not in (None, ''):
@@ -43,20 +43,7 @@ def check_limits(settings):
     """Refuse a number below its least or above its most. Errors: UserError."""
     for each in fields(settings):
         value = getattr(settings, each.name)
-        least = each.metadata.get('least', 0)
-        most = each.metadata.get('most', sys.float_info.max)
+        least, most = each.metadata['least'], each.metadata['most']
         if each.type in (int, float) and not least <= value <= most:
             bound = f'at most {most}' if value > least else f'at least {least}'
             raise UserError(f'--{each.name.replace("_", "-")} {value}: must be {bound}')
-
-
-def refuse_changes(settings, old, may_change, path):
-    """Going on with a run needs the settings it began with. old: the dict in the checkpoint at
-    `path`. Errors: UserError."""
-    changes = []
-    for name, value in asdict(settings).items():
-        if name not in may_change and value != old.get(name):
-            changes.append(f'{name} was {old.get(name)}, now {value}')
-    if changes:
-        raise UserError(f'{path}: was trained with other settings ({"; ".join(changes)}); '
-                        f'give those, another --out, or --fresh to begin anew')
