@@ -1,7 +1,6 @@
 """`python model.py`: the architecture as a table, what each part makes and what it costs."""
 import argparse
 from dataclasses import asdict
-from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,32 +17,30 @@ def architecture(settings):
     (name, paper's section, output shape, parameters, trained?, multiply-adds as PyTorch counts)."""
     with torch.device('meta'):                            # no memory, no time
         model = build_model(settings | dict(weights='random'))
-    parts = {'backbone': model.backbone, 'pool': model.pool, 'mtf.fc': model.mtf.fc}
-    for number, block in enumerate(model.mtf.blocks):
-        parts[f'mtf.blocks.{number}'] = block
-    parts['mtf.out'] = model.mtf.out
     shapes = {}
-    for name, module in parts.items():
-        module.register_forward_hook(partial(remember_shape, shapes, name))
+
+    def remember_shape(part, inputs, output):
+        tensor = output if torch.is_tensor(output) else output[0]
+        shapes[part] = tuple(tensor.shape)
+
+    blocks = [f'mtf.blocks.{number}' for number in range(len(model.mtf.blocks))]
+    names = ['backbone', 'pool', 'mtf.fc', *blocks, 'mtf.out']
+    parts = {name: model.get_submodule(name) for name in names}
+    for part in parts.values():
+        part.register_forward_hook(remember_shape)
     model.frames_at_once = {'meta': model.mtf.frames}     # a clip is one call of the backbone
     size = model.backbone.image_size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, model.mtf.frames, 3, size, size, device='meta'))
     flops = counter.get_flop_counts()
     rows = []
-    for name, module in parts.items():
-        weights = list(module.parameters())
-        parameters = sum(weight.numel() for weight in weights)
-        trained = any(weight.requires_grad for weight in weights)
+    for name, part in parts.items():
+        parameters = sum(weight.numel() for weight in part.parameters())
+        trained = any(weight.requires_grad for weight in part.parameters())
         own = flops.get(f'MVFormer.{name}', {})           # none for a part without weights
         macs = sum(own.values()) // 2
-        rows.append((name, SECTIONS.get(name, '3.4'), shapes[name], parameters, trained, macs))
+        rows.append((name, SECTIONS.get(name, '3.4'), shapes[part], parameters, trained, macs))
     return rows
-
-
-def remember_shape(shapes, name, module, inputs, output):
-    tensor = output if torch.is_tensor(output) else output[0]
-    shapes[name] = tuple(tensor.shape)
 
 
 def main():
