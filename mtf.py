@@ -134,7 +134,7 @@ class MTF(nn.Module):
         if self.ids is not None:
             ids = self.ids.to(entities).expand(b, t, n, n)
             entities = torch.cat([entities, ids], -1)                          # (B, T, N, d+N)
-        # CARL: BatchNorm over B*T*N rows, padding too; over all processes: running/batchnorm.py
+        # CARL: BatchNorm over B*T*N rows, padding too; over all processes: running/processes.py
         x = self.fc(rearrange(entities, 'b t n d -> (b t n) d'))
         x = rearrange(x, '(b t n) h -> b t n h', b=b, t=t)
         code = position_code(t, self.frames, self.width, x.device)

@@ -26,14 +26,14 @@ import evaluate
 import model as models
 from backbones.weights import fingerprint
 from loss import OBJECTIVES
-from running.command import StopSignals, end_well, on_stop
+from running.command import (StopSignals, end_well, leave_if_asked, on_stop, start_worker,
+                             watched)
 from running.features import see
 from running.processes import join_processes, mixed_precision, on_device, print_rank0
 from running.record import Log, open_folder, report_skipped, save_checkpoint
-from running.run import (announce, check, last_checkpoint, leave_if_asked, make_clips,
-                         make_model, parse_flags, prepare, resemblance, resume)
+from running.run import (announce, check, last_checkpoint, make_clips, make_model, parse_flags,
+                         prepare, resemblance, resume)
 from running.settings import check_limits, setting
-from running.workers import start_worker, watched
 
 
 # ----------------------------------------------------------------------------------------------

@@ -23,10 +23,10 @@ from tqdm import tqdm
 import data
 from datasets.folder import video_at
 from evaluation.table import name_some
+from running.command import DIED, start_worker, watched
 from running.errors import UserError
 from running.processes import gather, is_rank0
 from running.record import attempt
-from running.workers import DIED, start_worker, watched
 
 
 class EmbeddedVideo(NamedTuple):

@@ -1,10 +1,12 @@
 """Where a run takes place: on which device, in how many processes. Nothing here is in the paper."""
 import os
+from collections import ChainMap
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from running.errors import UserError
 
@@ -54,8 +56,7 @@ def join_processes(device_name=None):
     device = pick_device(device_name, int(os.environ.get('LOCAL_RANK') or 0))
     if world > 1 and not dist.is_initialized():
         if 'MASTER_ADDR' not in os.environ:
-            raise UserError(f'WORLD_SIZE is {world}, but nobody says where the others are; '
-                            f'start by torchrun')
+            raise UserError(f'WORLD_SIZE is {world}, but MASTER_ADDR not set; start by torchrun')
         # what lies on the CPU goes by the CPU, and no GPU is waited for
         backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
         # the first to finish its share of an evaluation may wait for hours
@@ -78,10 +79,7 @@ def gather(own):
     if dist.is_initialized():
         shares = [None] * dist.get_world_size() if is_rank0() else None
         dist.gather_object(own, shares)
-    merged = {}
-    for share in shares or []:
-        merged |= share
-    return merged
+    return dict(ChainMap(*shares or []))
 
 
 def wait_for_all():
@@ -108,3 +106,40 @@ def is_rank0():
 def print_rank0(*text, **options):
     if is_rank0():
         print(*text, **options)
+
+
+# ----------------------------------------------------------------------------------------------
+# BatchNorm over the rows of all processes, so that several train the same model as one does.
+# PyTorch's SyncBatchNorm does this on CUDA only; here the CPU does the same: it can be tested.
+
+class Total(torch.autograd.Function):
+    """The sum over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(context, values):
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context, gradient):
+        return Total.forward(context, gradient)
+
+
+class SharedBatchNorm(nn.BatchNorm1d):
+    """BatchNorm1d of rows (M, C), its statistics in training those of all processes' rows."""
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        rows = x.new_zeros(dist.get_world_size(), *x.shape)                # (processes, M, C)
+        rows[dist.get_rank()] = x
+        z = super().forward(Total.apply(rows).flatten(0, 1))
+        return z.view_as(rows)[dist.get_rank()]                            # (M, C)
+
+
+def share_batchnorm(module):
+    """Make every BatchNorm1d in a module see the rows of all processes, where there are several."""
+    for part in module.modules():
+        if type(part) is nn.BatchNorm1d and dist.is_initialized():
+            part.__class__ = SharedBatchNorm

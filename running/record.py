@@ -26,8 +26,7 @@ ALIKE = 0.98    # mean cosine between frames above which embeddings have collaps
 
 def open_folder(out, fresh, settings):
     """Make the run's folder, lock it, and write the settings there, to be read by people; with
-    `fresh` an old run is kept under another name. Returns the lock, to be closed by `with`; it ends
-    with the process, too. Errors: UserError, OSError."""
+    `fresh` an old run is kept under another name. Returns the lock. Errors: UserError, OSError."""
     lock = nullcontext()                                  # in all processes but rank 0
     if is_rank0():
         out.mkdir(parents=True, exist_ok=True)
@@ -35,8 +34,6 @@ def open_folder(out, fresh, settings):
         if fresh and any((out / name).exists() for name in ('checkpoint.pt', 'log.jsonl')):
             names = (out.with_name(f'{out.name}.{number}') for number in itertools.count(1))
             old = next(name for name in names if not name.exists())
-            if os.name == 'nt':
-                lock.close()    # Windows renames no folder of an open file
             out.rename(old)
             print(f'the old run is kept in {old}')
             out.mkdir()
@@ -48,12 +45,15 @@ def open_folder(out, fresh, settings):
 
 
 def lock_folder(out):
-    file = open(out / 'lock', 'w')
+    """Refuse a folder that another run writes to -> the lock, to be closed by `with`; it ends with
+    the process, too. Errors: UserError."""
     try:
         import fcntl
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:
-        pass                                              # Windows has no such lock
+        return nullcontext()                              # Windows has no such lock
+    file = open(out / 'lock', 'w')
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         raise UserError(f'{out}: in use by another run; wait, or choose another folder') from None
     except OSError as error:                              # Lustre or NFS as some clusters mount it

@@ -2,6 +2,7 @@
 made of and where it goes on, what it says of itself, and how it is left."""
 import argparse
 import math
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,9 @@ from backbones.build import to_half
 from backbones.weights import load_checkpoint, load_strictly, load_trained
 from datasets.pairs import VideoPairs, interleaved_views
 from loss import OBJECTIVES, time_target
-from running.batchnorm import share_batchnorm
 from running.errors import UserError
-from running.processes import all_gather, half_dtype, print_rank0, rank0_first, wait_for_all
-from running.settings import add_arguments, refuse_changes
-from running.workers import DIED
+from running.processes import half_dtype, print_rank0, rank0_first, share_batchnorm
+from running.settings import add_arguments
 
 # what may differ when a run goes on
 MAY_CHANGE = ('data', 'weights', 'out', 'features', 'workers', 'eval_every', 'save_every',
@@ -30,7 +29,7 @@ def parse_flags(preset, argv=None):
     """The command line -> settings, fresh. The data set decides the other defaults: preset(name) ->
     settings."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument('--dataset', choices=list(data.DATASETS), default='synthetic')
+    first.add_argument('--dataset', default='synthetic')
     first.add_argument('--backbone')
     known, _ = first.parse_known_args(argv)
     defaults = preset(known.dataset)
@@ -81,12 +80,17 @@ def last_checkpoint(s, path):
         return None
     try:
         resumed = load_checkpoint(path)
+        if 'optimizer' not in resumed:
+            raise UserError(f'{path}: lacks what Adam knew')
+        old = resumed['settings']
+        changes = [f'{name} was {old.get(name)}, now {value}' for name, value in vars(s).items()
+                   if name not in MAY_CHANGE and value != old.get(name)]
+        if changes:
+            raise UserError(f'{path}: was trained with other settings ({"; ".join(changes)}); '
+                            f'give those again')
     except UserError as error:
         raise UserError(f'{error}; choose another --out, or --fresh to begin anew') from None
-    refuse_changes(s, resumed['settings'], MAY_CHANGE, path)
-    if 'optimizer' not in resumed:
-        raise UserError(f'{path}: lacks what Adam knew; choose another --out, or --fresh')
-    s.weights = s.weights or resumed['settings']['weights']
+    s.weights = s.weights or old['weights']
     return resumed
 
 
@@ -104,13 +108,12 @@ def make_model(s, objective, classes, resumed):
     if s.init and not resumed:
         source = s.init
         start = load_checkpoint(source)
-        lost = set(start['settings']['train_backbone']) - set(s.train_backbone)
+        tuned = start['settings']['train_backbone']
         if start['backbone'] is None:                     # a checkpoint that brings its backbone
             s.weights = s.weights or s.init
-        elif lost:
-            raise UserError(f'--init {source}: it has fine-tuned {", ".join(lost)}, which a '
-                            f'checkpoint keeps only where it is trained; add --train-backbone '
-                            f'{",".join(start["settings"]["train_backbone"])}')
+        elif not set(tuned) <= set(s.train_backbone):
+            raise UserError(f'--init {source}: a checkpoint keeps what was fine-tuned only where '
+                            f'it is trained; add --train-backbone {",".join(tuned)}')
     torch.manual_seed(s.seed)
     with rank0_first():                                   # it fetches the weights, the others wait
         model = models.build_model(asdict(s))
@@ -167,17 +170,8 @@ def announce(s, model, clips, videos, step, world, device):
         say_if_far_apart(s, clips)
 
 
-def say_if_far_apart(s, clips, most=100):
-    """How many of the frames that epoch 0 draws, from at most so many videos, have no target?"""
-    shares = []
-    for index, video in enumerate(clips.videos[:most]):
-        try:
-            time, length, _ = clips.times(clips.rng(0, index), video)
-        except UserError:                                 # it will be skipped
-            continue
-        time = torch.from_numpy(time)[None]                                # (1, 2, T)
-        shares.append(float(without_target(time, time < length, s.sigma2)))
-    share = sum(shares) / max(1, len(shares))
+def say_if_far_apart(s, clips):
+    share = without_target(clips, s.sigma2)
     longest = int(5 * math.sqrt(s.sigma2) * s.frames)     # so long, about 1 % have no target
     if share > 0.05:
         print_rank0(f'note: sigma2 {s.sigma2:g}: {share:.0%} of the frames drawn have no frame of '
@@ -185,23 +179,17 @@ def say_if_far_apart(s, clips, most=100):
                     f'or give --longest {longest}')
 
 
-def without_target(time, valid, sigma2):
-    """SCL: the share of valid frames that have no target, and so teach nothing, a scalar. time,
-    valid (B, 2, T)."""
-    has_none = time_target(time, valid, sigma2).sum(-1) == 0               # (B, 2, T)
-    return has_none[valid].float().mean()
-
-
-def leave_if_asked(stop, batch, step, save):
-    """Save and leave where any process has a signal, or None for a batch: a worker has died."""
-    stops, died = zip(*all_gather((stop.asked, batch is None)))
-    if not any(stops) and not any(died):
-        return
-    save()
-    wait_for_all()
-    if any(stops):    # of it the workers may have died, too
-        raise KeyboardInterrupt(max(stops), f'stopped at step {step}; the same command goes on')
-    raise UserError(f'step {step} is saved: {DIED}')
+def without_target(clips, sigma2, most=100):
+    """SCL: of the frames that epoch 0 draws, from at most so many videos, the share that has no
+    target, and so teaches nothing."""
+    shares = []
+    for index, video in enumerate(clips.videos[:most]):
+        with suppress(UserError):                         # a broken video will be skipped
+            time, length, _ = clips.times(clips.rng(0, index), video)
+            time = torch.from_numpy(time)[None]                            # (1, 2, T)
+            has_none = time_target(time, time < length, sigma2).sum(-1) == 0
+            shares.append(float(has_none[time < length].float().mean()))
+    return sum(shares) / max(1, len(shares))
 
 
 @torch.no_grad()

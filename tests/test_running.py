@@ -21,10 +21,8 @@ import train
 from running import command
 from running.errors import UserError
 from running.processes import half_dtype, join_processes, pick_device
-from running.command import StopSignals, end_well, on_stop
-from running.run import leave_if_asked
+from running.command import StopSignals, end_well, leave_if_asked, on_stop, watched
 from running.record import lock_folder, open_folder, report_skipped
-from running.workers import watched
 
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')

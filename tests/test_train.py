@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -359,13 +358,8 @@ def test_a_checkpoint_is_written_no_more_often_than_told(
 
 def share_without_target(s, length):
     """Of the frames that training draws from a video of so many, those without a target in SCL."""
-    clips = make_clips(s, loss.OBJECTIVES['scl'], [grey('long', length)])
-    shares = []
-    for seed in range(40):
-        time, length, _ = clips.times(np.random.default_rng(seed), clips.videos[0])
-        time = torch.from_numpy(time)[None]
-        shares.append(float(without_target(time, time < length, s.sigma2)))
-    return np.mean(shares)
+    clips = make_clips(s, loss.OBJECTIVES['scl'], [grey('long', length)] * 40)
+    return without_target(clips, s.sigma2)
 
 
 def test_frames_of_long_videos_have_targets():
