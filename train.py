@@ -26,8 +26,7 @@ import evaluate
 import model as models
 from backbones.weights import fingerprint
 from loss import OBJECTIVES
-from running.command import (StopSignals, end_well, leave_if_asked, on_stop, start_worker,
-                             watched)
+from running.command import at_once, end_well, leave_if_asked, on_stop, start_worker, watched
 from running.features import see
 from running.processes import join_processes, mixed_precision, on_device, print_rank0
 from running.record import Log, open_folder, report_skipped, save_checkpoint
@@ -137,12 +136,12 @@ def train(settings, fresh=False):
     strength = dict(crop=s.crop, jitter=s.jitter, hue=s.hue)
 
     # a signal (Ctrl-C) is obeyed between two steps, by leave_if_asked; inside `at_once`, at once
-    stop = StopSignals()
-    with open_folder(path.parent, fresh, asdict(s)), on_stop(stop.ask):
+    noted = []    # signals
+    with open_folder(path.parent, fresh, asdict(s)), on_stop(noted.append):
         if s.versions:
             # the backbone sees each video once: now. From here on `views` are features in place
             # of frames, which the backbone only hands on (running/features.py)
-            with stop.at_once():
+            with at_once(noted):
                 videos = see(model, videos, s.features or path.with_name('features'), s.versions,
                              strength, longest=s.longest, device=device, rank=rank, world=world)
             clips.videos = videos['train']
@@ -165,7 +164,7 @@ def train(settings, fresh=False):
         def evaluate_now(final=False):
             """The table; the controls and the picture only at the end."""
             save()
-            with stop.at_once():
+            with at_once(noted):
                 evaluate.evaluate(
                     model, videos, vars(s), controls=final, log=partial(log.write, step),
                     picture=path.with_name('entities.png') if final else None)
@@ -176,7 +175,7 @@ def train(settings, fresh=False):
         skipped = {}    # videos that could not be read: why
         for batch in watched(loader(s, clips, step, rank, world, device)):
             # where a signal came or a worker died (then the batch is None), all processes leave
-            leave_if_asked(stop, batch, step, save)
+            leave_if_asked(noted, batch, step, save)
             # before a step, not after it: a run that was stopped while evaluating evaluates first
             due = s.eval_every and step > 0 and step % (s.eval_every * epoch_steps) == 0
             if due and step != log.evaluated:

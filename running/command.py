@@ -31,8 +31,8 @@ DEATHS = ('DataLoader worker (pid', 'shared memory', 'in memory thread')
 
 @contextmanager
 def on_stop(handler):
-    """In this block the signals of STOPS call handler(number, frame); afterwards what they did."""
-    before = [signal.signal(number, handler) for number in STOPS]
+    """In this block the signals of STOPS call handler(number); afterwards what they did."""
+    before = [signal.signal(each, lambda number, _: handler(number)) for each in STOPS]
     try:
         yield
     finally:
@@ -40,8 +40,17 @@ def on_stop(handler):
             signal.signal(number, handler)
 
 
-def interrupt(number, frame=None):
+def interrupt(number):
     raise KeyboardInterrupt(number)
+
+
+@contextmanager
+def at_once(noted=()):
+    """In this block a signal ends what runs; so does one that was noted before."""
+    with on_stop(interrupt):
+        if noted:
+            interrupt(noted[0])
+        yield
 
 
 def end_well(program, function, *arguments, stopped='stopped; the same command goes on'):
@@ -52,7 +61,7 @@ def end_well(program, function, *arguments, stopped='stopped; the same command g
             stream.reconfigure(errors='backslashreplace')    # letters that a screen lacks
     code = 2
     try:
-        with on_stop(interrupt):
+        with at_once():
             function(*arguments)
             with suppress(RuntimeError):                  # another has ended, and has said why
                 wait_for_all()
@@ -75,28 +84,10 @@ def end_well(program, function, *arguments, stopped='stopped; the same command g
     sys.exit(code)
 
 
-# ----------------------------------------------------------------------------------------------
-# A loop that is left between two steps
-
-class StopSignals:
-    """For a loop that leaves after its step: on_stop(stop.ask) only notes the signal."""
-    asked = 0                                             # its number
-
-    def ask(self, number, frame):
-        self.asked = number
-
-    @contextmanager
-    def at_once(self):
-        """What lies in this block can be interrupted."""
-        with on_stop(interrupt):
-            if self.asked:
-                interrupt(self.asked)
-            yield
-
-
-def leave_if_asked(stop, batch, step, save):
-    """Save and leave where any process has a signal, or None for a batch: a worker has died."""
-    stops, died = zip(*all_gather((stop.asked, batch is None)))
+def leave_if_asked(noted, batch, step, save):
+    """Between two steps: save and leave, where any process has noted the number of a signal, or has
+    None for a batch, since a worker has died."""
+    stops, died = zip(*all_gather((max(noted, default=0), batch is None)))
     if not any(stops) and not any(died):
         return
     save()

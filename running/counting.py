@@ -39,7 +39,8 @@ def architecture(settings):
         trained = any(weight.requires_grad for weight in part.parameters())
         own = flops.get(f'MVFormer.{name}', {})           # none for a part without weights
         macs = sum(own.values()) // 2
-        rows.append((name, SECTIONS.get(name, '3.4'), shapes[part], parameters, trained, macs))
+        section = SECTIONS.get(name, '3.4')
+        rows.append((name, section, shapes[part], parameters, trained, macs))
     return rows
 
 

@@ -56,7 +56,7 @@ def join_processes(device_name=None):
     device = pick_device(device_name, int(os.environ.get('LOCAL_RANK') or 0))
     if world > 1 and not dist.is_initialized():
         if 'MASTER_ADDR' not in os.environ:
-            raise UserError(f'WORLD_SIZE is {world}, but MASTER_ADDR not set; start by torchrun')
+            raise UserError(f'WORLD_SIZE is {world}, but no MASTER_ADDR; start by torchrun')
         # what lies on the CPU goes by the CPU, and no GPU is waited for
         backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
         # the first to finish its share of an evaluation may wait for hours

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,15 +30,14 @@ def open_folder(out, fresh, settings):
     `fresh` an old run is kept under another name. Returns the lock. Errors: UserError, OSError."""
     lock = nullcontext()                                  # in all processes but rank 0
     if is_rank0():
-        out.mkdir(parents=True, exist_ok=True)
-        lock = lock_folder(out)
         if fresh and any((out / name).exists() for name in ('checkpoint.pt', 'log.jsonl')):
             names = (out.with_name(f'{out.name}.{number}') for number in itertools.count(1))
             old = next(name for name in names if not name.exists())
-            out.rename(old)
+            with lock_folder(out):                        # not while another run writes to it
+                out.rename(old)
             print(f'the old run is kept in {old}')
-            out.mkdir()
-            lock = lock_folder(out)
+        out.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(out)
         text = json.dumps(settings, indent=1)
         (out / 'settings.json').write_text(text + '\n', encoding='utf-8')
     wait_for_all()                                        # nobody writes before it is there
@@ -128,17 +128,14 @@ class Log:
         self.recent = deque(maxlen=steps)                 # of an epoch: one batch says little
         self.collapsed = False
         self.since = time.time()
-        path = folder / 'log.jsonl'
+        path = folder / 'log.jsonl' if is_rank0() else Path(os.devnull)
         lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
-        whole = [json.loads(line) for line in lines if line.endswith('}')]    # a kill cuts one off
-        kept = [entry for entry in whole if entry['step'] <= step]
-        last = kept[-1] if kept else {}
-        # what rank 0 has read, told to all before it writes
+        whole = [line for line in lines if line.endswith('}')]        # a kill cuts one off
+        kept = [line for line in whole if json.loads(line)['step'] <= step]
+        last = json.loads(kept[-1]) if kept else {}
         self.evaluated = all_gather(None if 'loss' in last else last.get('step'))[0]
-        path = path if is_rank0() else os.devnull
         self.file = open(path, 'w', encoding='utf-8', buffering=1)    # line by line
-        for entry in kept:
-            print(json.dumps(entry), file=self.file)
+        self.file.writelines(f'{line}\n' for line in kept)
 
     def write(self, step, **values):
         line = dict(step=step, epoch=max(0, step - 1) // self.steps, **values)
@@ -148,7 +145,7 @@ class Log:
     def add(self, step, lr, names, *values):
         """values: scalars on the device, loss, gradient norm and mean cosine between frames."""
         values = torch.stack([value.detach().float() for value in values])
-        self.pending.append((step, lr, list(itertools.chain(*names)), values))
+        self.pending.append((step, lr, sum(names, []), values))
         if len(self.pending) == self.every or step % self.steps == 0:
             self.report()
 
@@ -163,7 +160,7 @@ class Log:
         seconds = (time.time() - self.since) / len(self.pending)
         for (step, lr, names, _), (loss, norm, cosine) in zip(self.pending, values.tolist()):
             if not math.isfinite(loss + norm):
-                names = ', '.join(itertools.chain(*all_gather(names)))
+                names = ', '.join(sum(all_gather(names), []))
                 good = self.folder / 'checkpoint.pt'
                 raise UserError(f'step {step}: loss {loss}, gradient norm {norm}: overflow; '
                                 f'videos: {names}; last good checkpoint: '
@@ -179,7 +176,7 @@ class Log:
         loss, cosine = np.mean(self.recent, 0)
         remaining = self.epochs * self.steps - step
         left = timedelta(seconds=round(remaining * seconds))
-        line = (f'epoch {(step - 1) // self.steps + 1}/{self.epochs}  step {step}  '
+        line = (f'epoch {math.ceil(step / self.steps)}/{self.epochs}  step {step}  '
                 f'loss {loss:.4f}  lr {lr:.1e}  {self.frames / seconds:.0f} frames/s  {left} left')
         if sys.stdout.isatty():
             print_rank0(f'\r{line:100}', end='' if remaining else '\n', flush=True)

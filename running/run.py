@@ -52,26 +52,21 @@ def check(s, world, videos):
     """Refuse settings that cannot train on these videos. Errors: UserError."""
     objective = OBJECTIVES[s.loss]
     if s.versions and s.train_backbone:
-        raise UserError(f'--versions {s.versions}: its features are those of a frozen backbone, '
-                        f'and --train-backbone changes it; give --versions 0')
+        raise UserError(f'--versions {s.versions}: needs a frozen backbone; give --versions 0')
     if objective.interleaved and s.frames % 2:
         raise UserError(f'--frames {s.frames}: {s.loss} takes pairs of them; choose an even number')
     if s.frames < objective.min_frames:
         raise UserError(f'--frames {s.frames}: {s.loss} needs at least {objective.min_frames}')
     if s.batch % world:
-        raise UserError(f'--batch {s.batch}: {world} processes do not divide it evenly; '
-                        f'choose a multiple of {world}')
+        raise UserError(f'--batch {s.batch}: {world} processes take a multiple of {world}')
     if s.pairs == 'videos' and not objective.allows_video_pairs:
         able = [name for name, other in OBJECTIVES.items() if other.allows_video_pairs]
-        raise UserError(f'--pairs videos: {s.loss} compares two views of one video; '
-                        f'{" and ".join(able)} can take videos')
+        raise UserError(f'--pairs videos: {s.loss} takes views; {" and ".join(able)} take videos')
     if objective.labels and not any(video.annotate for video in videos['train']):
         raise UserError(f'--loss {s.loss}: needs phase labels, and no video to train on has any')
     there = len(videos['train'])
     if there < s.batch:
-        most = there - there % world
-        remedy = f'--batch {most} or less' if most else f'at most {there} processes'
-        raise UserError(f'--batch {s.batch}: only {there} videos to train on; choose {remedy}')
+        raise UserError(f'--batch {s.batch}: only {there} videos to train on; give a lower one')
 
 
 def last_checkpoint(s, path):
@@ -144,15 +139,14 @@ def prepare(model, s, device):
     model.to(device)
     if not s.train_backbone:
         to_half(model.backbone, s.backbone, half_dtype(device))
-    if device.type != 'cuda' or not s.compile:
-        return
-    try:
-        model.backbone.compile()
-        model.features(torch.zeros(2, 3, s.image_size, s.image_size, device=device))
-    except Exception as error:  # no C compiler, no Triton, an old GPU: each has its own
-        model.backbone._compiled_call_impl = None
-        why = str(error).strip().splitlines()[0]
-        print_rank0(f'note: the backbone runs without torch.compile ({why})')
+    if device.type == 'cuda' and s.compile:
+        try:
+            model.backbone.compile()
+            model.features(torch.zeros(2, 3, s.image_size, s.image_size, device=device))
+        except Exception as error:  # no C compiler, no Triton, an old GPU: each has its own
+            model.backbone._compiled_call_impl = None
+            why = str(error).strip().splitlines()[0]
+            print_rank0(f'note: the backbone runs without torch.compile ({why})')
 
 
 def announce(s, model, clips, videos, step, world, device):
@@ -160,12 +154,10 @@ def announce(s, model, clips, videos, step, world, device):
     print_rank0(' '.join(f'{name}={value}' for name, value in asdict(s).items()))
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     precision = next(model.backbone.parameters()).dtype
-    line = (f'{len(videos["train"])} videos to train on, {len(videos["val"])} to validate; '
-            f'{len(clips) // s.batch} steps an epoch; {trained:,} weights are trained; '
-            f'{world} x {device.type}, backbone in {precision}')
-    if step:
-        line += f'; going on from step {step}'
-    print_rank0(line, flush=True)
+    going_on = f'; going on from step {step}' if step else ''
+    print_rank0(f'{len(videos["train"])} videos to train on, {len(videos["val"])} to validate; '
+                f'{len(clips) // s.batch} steps an epoch; {trained:,} weights are trained; '
+                f'{world} x {device.type}, backbone in {precision}{going_on}', flush=True)
     if 'sigma2' in OBJECTIVES[s.loss].settings:
         say_if_far_apart(s, clips)
 

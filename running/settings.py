@@ -23,7 +23,9 @@ def add_arguments(parser, defaults):
         if callable(argument.get('choices')):
             argument['choices'] = argument['choices']()
         default = getattr(defaults, each.name)
-        shown = ','.join(map(str, default or ())) if each.type is list else default
+        shown = default
+        if each.type is list:
+            shown = ','.join(map(str, default or ()))
         if shown not in (None, ''):
             argument['help'] += f' [{shown}]'
         if each.type is bool:
@@ -43,7 +45,8 @@ def check_limits(settings):
     """Refuse a number below its least or above its most. Errors: UserError."""
     for each in fields(settings):
         value = getattr(settings, each.name)
-        least, most = each.metadata['least'], each.metadata['most']
+        least = each.metadata['least']
+        most = each.metadata['most']
         if each.type in (int, float) and not least <= value <= most:
             bound = f'at most {most}' if value > least else f'at least {least}'
             raise UserError(f'--{each.name.replace("_", "-")} {value}: must be {bound}')

@@ -21,7 +21,7 @@ import train
 from running import command
 from running.errors import UserError
 from running.processes import half_dtype, join_processes, pick_device
-from running.command import StopSignals, end_well, leave_if_asked, on_stop, watched
+from running.command import at_once, end_well, leave_if_asked, on_stop, watched
 from running.record import lock_folder, open_folder, report_skipped
 
 ROOT = Path(train.__file__).parent
@@ -148,13 +148,10 @@ def test_a_small_dev_shm_is_one_line(tmp_path):
 
 
 def test_a_signal_is_what_is_said_where_it_killed_the_workers_too():
-    stop = StopSignals()
-    stop.asked = signal.SIGTERM
     with pytest.raises(KeyboardInterrupt):
-        leave_if_asked(stop, None, 7, lambda: None)
-    stop.asked = 0
+        leave_if_asked([signal.SIGTERM], None, 7, lambda: None)
     with pytest.raises(UserError, match='step 7 is saved: a process that decodes'):
-        leave_if_asked(stop, None, 7, lambda: None)
+        leave_if_asked([], None, 7, lambda: None)
 
 
 @pytest.mark.parametrize('error', [None, OSError('no space left')])
@@ -209,11 +206,11 @@ def test_a_file_system_without_locks_is_said_and_used(code, tmp_path, monkeypatc
 def test_stop_signals_are_noted_and_given_back():
     numbers = signal.SIGUSR1, signal.SIGINT, signal.SIGTERM
     before = [signal.getsignal(number) for number in numbers]
-    stop = StopSignals()
-    with pytest.raises(KeyError), on_stop(stop.ask):      # also where the loop ends by an error
+    noted = []
+    with pytest.raises(KeyError), on_stop(noted.append):      # also where the loop ends by an error
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert stop.asked == signal.SIGUSR1
-        with pytest.raises(KeyboardInterrupt), stop.at_once():
+        assert noted == [signal.SIGUSR1]
+        with pytest.raises(KeyboardInterrupt), at_once(noted):
             assert False, 'it was asked before'
         raise KeyError
     assert [signal.getsignal(number) for number in numbers] == before
