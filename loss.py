@@ -28,9 +28,7 @@ from objectives.sal import order_classifier, sal
 from objectives.supervised import phase_classifier, supervised
 from objectives.tcc import tcc
 from objectives.tcn import tcn
-from objectives.vsp import vsp
-from objectives.vsp_f import vsp_f
-from objectives.vsp_p import vsp_p
+from objectives.vsp import vsp, vsp_f, vsp_p
 
 
 @objective

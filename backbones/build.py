@@ -21,7 +21,7 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
         raise UserError(f'--image-size {image_size}: {name} needs at least {row.patch_size}')
     if image_size % row.multiple_of:
         raise UserError(f'--image-size {image_size}: {name} needs a multiple of {row.multiple_of}')
-    layers = [row.layers] if layers is None else list(layers)
+    layers = [row.layers] if layers is None else layers
     if not layers or not set(layers) <= set(range(1, row.layers + 1)):
         raise UserError(f'--layers {",".join(map(str, layers))}: give numbers from 1 to '
                         f'{row.layers}, the layers of {name}')
@@ -31,10 +31,7 @@ def build_backbone(name, *, weights=None, layers=None, image_size=None):
         torch.manual_seed(0)
         backbone = row.make(layers)
     if weights != 'random':
-        try:
-            sentence = load_weights(backbone, weights or row.weights)
-        except UserError as error:
-            raise UserError(f'{name}: {error}') from None
+        sentence = load_weights(backbone, weights or row.weights)
         if sentence:
             print(f'{name}: {sentence}', file=sys.stderr)
     backbone.image_size = image_size
@@ -50,13 +47,12 @@ def unfreeze(backbone, s):
                             f'{", ".join(parts)}')
         parts[name].requires_grad_(True)
     side = 4 * backbone.patch_size
+    picture = torch.zeros(1, 3, side, side, requires_grad=True)
     trained = {name: weight for name, weight in backbone.named_parameters() if weight.requires_grad}
-    gradients = [None] * len(trained)
     with torch.enable_grad():                             # also where a model is only evaluated
-        patches, cls = backbone(torch.zeros(1, 3, side, side))
+        patches, cls = backbone(picture)
         used = cls if POOLERS[s.pool].needs_cls else patches
-        if used.requires_grad:
-            gradients = torch.autograd.grad(used.sum(), trained.values(), allow_unused=True)
+        gradients = torch.autograd.grad(used.sum(), trained.values(), allow_unused=True)
     for name, gradient in zip(trained, gradients):
         if gradient is None:
             raise UserError(f'--train-backbone {",".join(s.train_backbone)}: {name} does not act '

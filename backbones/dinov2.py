@@ -11,18 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.dino import BASE, SMALL
-from model import Backbone, ViT
+from backbones.dino import BASE, LARGE, SMALL, row
+from model import ViT
 from mtf import Block
-
-
-class LayerScale(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(width))
-
-    def forward(self, x):
-        return self.gamma * x
 
 
 class ScaledBlock(Block):
@@ -30,12 +21,12 @@ class ScaledBlock(Block):
 
     def __init__(self, width, heads, hidden, **options):
         super().__init__(width, heads, hidden, **options)
-        self.ls1 = LayerScale(width)
-        self.ls2 = LayerScale(width)
+        self.ls1 = nn.ParameterDict(dict(gamma=torch.ones(width)))
+        self.ls2 = nn.ParameterDict(dict(gamma=torch.ones(width)))
 
     def forward(self, x, **rotation):
-        x = x + self.ls1(self.attn(self.norm1(x), **rotation))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        x = x + self.ls1.gamma * self.attn(self.norm1(x), **rotation)
+        return x + self.ls2.gamma * self.mlp(self.norm2(x))
 
 
 class DINOv2(ViT):
@@ -63,17 +54,9 @@ class DINOv2WithRegisters(DINOv2):
         return resized.to(code.device)
 
 
-LARGE = dict(width=1024, depth=24, heads=16)
-
-
-def row(kind, file, sizes):
-    return Backbone(
-        partial(kind, trained_size=518, patch_size=14, **sizes),
-        layers=sizes['depth'], image_size=224, patch_size=14, multiple_of=14,
-        weights=f'https://dl.fbaipublicfiles.com/dinov2/{file}_pretrain.pth')
-
-
 DINOV2 = {}
 for name, sizes in dict(dinov2_vits14=SMALL, dinov2_vitb14=BASE, dinov2_vitl14=LARGE).items():
-    DINOV2[name] = row(DINOv2, f'{name}/{name}', sizes)
-    DINOV2[f'{name}_reg'] = row(DINOv2WithRegisters, f'{name}/{name}_reg4', sizes)
+    for kind, in_name, in_file in (DINOv2, '', ''), (DINOv2WithRegisters, '_reg', '_reg4'):
+        address = f'https://dl.fbaipublicfiles.com/dinov2/{name}/{name}{in_file}_pretrain.pth'
+        make = partial(kind, trained_size=518)
+        DINOV2[name + in_name] = row(make, sizes, 14, address, multiple_of=14)

@@ -6,16 +6,14 @@
     biases     of keys are masked; names.py multiplies by the mask that comes with the weights
 """
 import math
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from backbones.dino import BASE, SMALL
-from backbones.dinov2 import LARGE, DINOv2WithRegisters, ScaledBlock
-from model import Backbone
+from backbones.dino import BASE, LARGE, SMALL, row
+from backbones.dinov2 import DINOv2WithRegisters, ScaledBlock
 from mtf import Attention
 
 
@@ -73,10 +71,6 @@ class DINOv3(DINOv2WithRegisters):
 WHERE = ('they are gated: ask for them at https://github.com/facebookresearch/dinov3 or, as '
          'facebook/dinov3-..., at Hugging Face, then give the file by --weights FILE')
 
-
-def row(sizes):
-    return Backbone(partial(DINOv3, patch_size=16, **sizes), layers=sizes['depth'],
-                    image_size=224, patch_size=16, weights=None, where=WHERE, float16=False)
-
-
-DINOV3 = {'dinov3_vits16': row(SMALL), 'dinov3_vitb16': row(BASE), 'dinov3_vitl16': row(LARGE)}
+DINOV3 = {}
+for name, sizes in dict(dinov3_vits16=SMALL, dinov3_vitb16=BASE, dinov3_vitl16=LARGE).items():
+    DINOV3[name] = row(DINOv3, sizes, 16, None, where=WHERE, float16=False)

@@ -5,7 +5,12 @@ Everything is brought to the names of the official files, which are this project
 import re
 
 import torch
+import torch.nn.functional as F
 
+from running.errors import UserError
+
+# where a training checkpoint keeps weights, the best first
+PARTS = ('teacher', 'student', 'model', 'state_dict', 'model_state')
 RENAMES = [                                               # pattern, official name; in this order
     # Hugging Face: ViT (DINO), DINOv2, DINOv3
     (r'\bembeddings\.position_embeddings', 'pos_embed'),
@@ -45,25 +50,38 @@ def rename(key, renames=RENAMES):
     return key
 
 
-def official(state, own):
-    """The backbone's part of a file, under official names -> (state, what was left out).
+def backbone_state(content, backbone, source):
+    """What is in a file -> (the backbone's own state dict, what was done for that, in a line).
 
-    own: the state dict of the backbone. It stands under the prefix where its first convolution is.
+    It stands under the prefix where its first convolution is. Errors: UserError.
     """
-    renamed = {rename(key): value for key, value in state.items()}
+    state = content
+    notes = []
+    for part in PARTS:
+        if isinstance(state, dict) and isinstance(state.get(part), dict):
+            state = state[part]
+            notes.append(f'took its part {part!r}')
+    tensors = isinstance(state, dict) and all(map(torch.is_tensor, state.values()))
+    if not tensors or not all(isinstance(key, str) for key in state):
+        raise UserError(f'{source}: holds no state dict of tensors')
+    state = {rename(key): value for key, value in state.items()}
+    own = backbone.state_dict()
     first = next(key for key, value in own.items() if value.dim() == 4)
-    prefixes = [key.removesuffix(first) for key in renamed if ('.' + key).endswith('.' + first)]
+    prefixes = [key.removesuffix(first) for key in state if ('.' + key).endswith('.' + first)]
     # a teacher is the average that its makers publish; of a ResNet's many conv1 the outermost
     prefix = min(prefixes, key=lambda prefix: ('student' in prefix, len(prefix)), default='')
     inside = {}
     others = set()
-    for key, value in renamed.items():
+    for key, value in state.items():
         name = key.removeprefix(prefix)
         if key.startswith(prefix) and (name in own or not UNUSED.match(name)):
             inside[name] = value
         else:
             others.add(re.sub(r'\..*', '.*', name))       # head.*, mask_token
-    return inside, sorted(others)
+    if others:
+        notes.append('left out ' + ', '.join(sorted(others)))
+    complete(inside, own)
+    return inside, f'{source}: ' + '; '.join(notes) if notes else ''
 
 
 def complete(state, own):
@@ -72,24 +90,21 @@ def complete(state, own):
         state.setdefault('rope_embed.periods', own['rope_embed.periods'])
         complete_biases(state, own)
     join_qkv(state)
-    if 'register_tokens' in own and 'pos_embed' in own.keys() & state.keys():
+    if 'pos_embed' in own and 'pos_embed' in state:
         position = state['pos_embed']
         if position.shape == own['pos_embed'][:, 1:].shape:
-            # timm has CLS's added into cls_token
-            state['pos_embed'] = torch.cat([torch.zeros_like(position[:, :1]), position], 1)
+            state['pos_embed'] = F.pad(position, (0, 0, 1, 0))    # timm: CLS's is in cls_token
 
 
 def complete_biases(state, own):
     """DINOv3's: keys have none, by a mask in the official files; in some files nothing has one."""
-    without = not any(re.search(r'\.(q|qkv)\.bias$', key) for key in state)
-    for key in [key for key in own if key.endswith('.qkv.bias')]:
-        query = state.get(key.replace('qkv', 'q'))
+    if not any(key.endswith(('.q.bias', '.qkv.bias')) for key in state):
+        state |= {key: torch.zeros_like(own[key]) for key in own if key.endswith('.qkv.bias')}
+    for key in list(state):
         mask = state.get(f'{key}_mask')
-        if without:
-            state[key] = torch.zeros_like(own[key])
-        elif query is not None:
-            state.setdefault(key.replace('qkv', 'k'), torch.zeros_like(query))
-        elif mask is not None and key in state and mask.shape == state[key].shape:
+        if key.endswith('.q.bias'):
+            state.setdefault(key.replace('.q.', '.k.'), torch.zeros_like(state[key]))
+        elif mask is not None and mask.shape == state[key].shape:
             state[key] = state[key] * state.pop(f'{key}_mask')
 
 

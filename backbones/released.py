@@ -6,7 +6,6 @@ guessed.
 """
 import re
 from dataclasses import asdict
-from functools import cache
 
 import torch
 
@@ -32,11 +31,6 @@ RENAMES = names.RENAMES + [
     (r'^embed\.embedding_layer\.', 'mtf.out.'),
     (r'^ssl_projection\.net\.', 'head.'),
 ]
-
-
-def is_released(content):
-    """Is what was read from a file such a checkpoint?"""
-    return isinstance(content, dict) and isinstance(content.get('model_state'), dict)
 
 
 def translate(content, path):
@@ -115,8 +109,6 @@ def tokens_of(ours, theirs, row, config):
         entities = len(ours['pool.split.weight']) // width
     else:
         return settings | dict(pool=late_fusion(theirs, row, config), entities=1)
-    if ours['mtf.fc.1.weight'].shape[1] != width + entities:
-        raise UserError('without SMART_ONE_HOT: the entities here always have an id')
     readout = config.get('SMART_FINAL') or 'max'
     readouts = {'one': 'cls', 'avg': 'avg'}
     if entities > 1 and readout not in readouts:
@@ -129,9 +121,10 @@ def late_fusion(theirs, row, config):
     """How one token a frame was made: 'cls', 'avg' or 'max'."""
     if 'backbone.cls_token' in theirs:                    # else backbone.model.cls_token
         return 'cls'
-    kinds = re.findall('max|avg', str(config.get('FLATTEN_METHOD')))
+    said = str(config.get('FLATTEN_METHOD'))
     if row.cls:
-        kinds = re.findall('max|avg', str(config.get('LATE_TYPE'))) or kinds
+        said = f'{config.get("LATE_TYPE")} {said}'
+    kinds = re.findall('max|avg', said)
     if not kinds:
         raise UserError('its settings name no LATE_TYPE or FLATTEN_METHOD of max or avg')
     return kinds[0]
@@ -139,16 +132,10 @@ def late_fusion(theirs, row, config):
 
 def backbone_of(ours):
     """The name of the backbone that has just these parameters."""
-    inside = [key for key in ours if key.startswith('backbone.')]
-    shapes = {key.removeprefix('backbone.'): ours[key].shape for key in inside}
-    for name in backbones():
-        if shapes == shapes_of(name):
+    shapes = {key: value.shape for key, value in ours.items() if key.startswith('backbone.')}
+    for name, row in backbones().items():
+        with torch.device('meta'):                        # shapes without memory
+            own = row.make(None).state_dict()
+        if shapes == {f'backbone.{key}': value.shape for key, value in own.items()}:
             return name
     raise UserError(f'its backbone has the parameters of none of {", ".join(backbones())}')
-
-
-@cache
-def shapes_of(name):
-    with torch.device('meta'):                            # shapes without memory
-        own = backbones()[name].make(None).state_dict()
-    return {key: value.shape for key, value in own.items()}

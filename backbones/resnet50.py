@@ -4,8 +4,6 @@
 
 The cells of its last feature map are the patches: 7 x 7 in pictures of 224.
 """
-from collections import OrderedDict
-
 from einops import rearrange
 from torch import nn
 
@@ -21,8 +19,9 @@ class ResNet50(nn.Sequential):
 
     def __init__(self, layers=None):
         from torchvision.models import resnet50           # late: slow to import
-        *parts, _avgpool, _fc = resnet50().named_children()
-        super().__init__(OrderedDict(parts))
+        super().__init__()
+        for name, part in list(resnet50().named_children())[:-2]:     # no pooling, no classifier
+            self.add_module(name, part)
 
     @property
     def grid(self):

@@ -16,18 +16,14 @@ from model import Backbone, ViT
 
 class LocalViT(ViT):
     def block_arguments(self, images):
+        """Which token attends to which: CLS to all, patches to those around."""
         rows, columns = (side // self.patch_size for side in images.shape[-2:])
-        return dict(mask=neighbours(rows, columns, images.device))
-
-
-def neighbours(rows, columns, device=None):
-    """Which token attends to which, bool (1 + P, 1 + P): CLS to all, patches to those around."""
-    y = torch.arange(rows, device=device)
-    x = torch.arange(columns, device=device)
-    place = torch.cartesian_prod(y, x)                                # (P, 2)
-    apart = (place[:, None] - place).abs().amax(-1)                   # (P, P)
-    near = F.pad(apart <= 1, (1, 0), value=False)                     # (P, 1 + P), none sees CLS
-    return F.pad(near, (0, 0, 1, 0), value=True)                      # (1 + P, 1 + P), it sees all
+        y = torch.arange(rows, device=images.device)
+        x = torch.arange(columns, device=images.device)
+        place = torch.cartesian_prod(y, x)                            # (P, 2)
+        apart = (place[:, None] - place).abs().amax(-1)               # (P, P)
+        near = F.pad(apart <= 1, (1, 0), value=False)                 # (P, 1 + P), none sees CLS
+        return dict(mask=F.pad(near, (0, 0, 1, 0), value=True))       # (1 + P, 1 + P), it sees all
 
 
 ASSETS = Path(__file__).parent.parent / 'assets'

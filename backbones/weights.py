@@ -15,15 +15,13 @@ from pathlib import Path
 
 import torch
 
-from backbones import names
+from backbones.names import backbone_state
 from running.errors import UserError
 
 DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16,
           'BF16': torch.bfloat16, 'I64': torch.int64}
 # settings in training checkpoints: both only hold values; EasyDict, perhaps not here, is a dict
 CONTAINERS = [argparse.Namespace, (OrderedDict, 'easydict.EasyDict')]
-# where a training checkpoint keeps weights, the best first
-PARTS = ('teacher', 'student', 'model', 'state_dict', 'model_state')
 
 
 def read_file(path):
@@ -79,36 +77,17 @@ def load_weights(backbone, source):
 
     Returns what was left out, in a line; '' where it held the backbone and no more.
     """
-    is_address = str(source).startswith('https://')
-    path = fetch(source) if is_address else source
+    path = source
+    remedy = ''
+    if str(source).startswith('https://'):
+        path = fetch(source)
+        remedy = f'; fetched from {source}: delete it to fetch it anew'
     try:
         state, sentence = backbone_state(read_file(path), backbone, path)
         load_strictly(backbone, state, path)
     except UserError as error:
-        if is_address:
-            raise UserError(f'{error}; fetched from {source}: delete it to fetch it anew') from None
-        raise
+        raise UserError(f'{error}{remedy}') from None
     return sentence
-
-
-def backbone_state(content, backbone, source):
-    """What is in a file -> (the backbone's own state dict, what was done for that, in a line)."""
-    notes = []
-    state = content
-    if isinstance(content, dict):
-        for part in PARTS:
-            if not notes and isinstance(content.get(part), dict):
-                state = content[part]
-                notes.append(f'took its part {part!r}')
-    tensors = isinstance(state, dict) and all(map(torch.is_tensor, state.values()))
-    if not tensors or not all(isinstance(key, str) for key in state):
-        raise UserError(f'{source}: holds no state dict of tensors')
-    own = backbone.state_dict()
-    state, others = names.official(state, own)
-    if others:
-        notes.append('left out ' + ', '.join(others))
-    names.complete(state, own)
-    return state, f'{source}: ' + '; '.join(notes) if notes else ''
 
 
 def load_strictly(module, state, source):
@@ -143,13 +122,14 @@ def load_checkpoint(path):
     if Path(path).is_dir():
         path = Path(path, 'checkpoint.pt')
     checkpoint = read_file(path)
-    from backbones.released import is_released, translate    # late: they build on the ViT
-    if is_released(checkpoint):
-        return translate(checkpoint, path)
-    for name, kind in dict(settings=dict, model=dict, backbone=int).items():
-        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(name), kind):
-            raise UserError(f'{path}: a file of tensors, but no checkpoint of train.py')
-    return checkpoint
+    from backbones.released import translate              # late: it builds on the ViT
+    kinds = dict(settings=dict, model=dict, backbone=int)
+    if isinstance(checkpoint, dict):
+        if isinstance(checkpoint.get('model_state'), dict):
+            return translate(checkpoint, path)
+        if all(isinstance(checkpoint.get(name), kind) for name, kind in kinds.items()):
+            return checkpoint
+    raise UserError(f'{path}: a file of tensors, but no checkpoint of train.py')
 
 
 def load_trained(model, checkpoint, source, head=True):

@@ -45,6 +45,12 @@ def alignment_table(cost, maximum, gamma):
     return -gamma * rearrange(table, 'b (r k) -> b r k', r=R)[..., :C]
 
 
+def around(table):
+    """All cells of a table with its rim (K + 2, B, R + 1), and their left, upper and upper left
+    neighbours: four views, each (K, B, R)."""
+    return table[2:, :, 1:], table[1:-1, :, 1:], table[1:-1, :, :-1], table[:-2, :, :-1]
+
+
 class Diagonals(torch.autograd.Function):
     """Scores (K, B, R), a row an anti-diagonal -> those of the best ways to each cell (K, B, R).
 
@@ -53,13 +59,11 @@ class Diagonals(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, scores, maximum):
-        # outside: a row above, and two diagonals before the first, where all paths start
+        # the rim: a row above, and two diagonals before the first, where all paths start
         table = F.pad(scores, (1, 0, 0, 0, 2, 0), value=NEVER)               # (K + 2, B, R + 1)
         table[0, :, 0] = 0
-        row = table[:, :, 1:].unbind()
-        row_above = table[:, :, :-1].unbind()
-        for k in range(len(scores)):
-            row[k + 2].add_(maximum(row[k + 1], row_above[k + 1], row_above[k]))
+        for cell, *neighbours in zip(*around(table)):
+            cell.add_(maximum(*neighbours))
         ctx.maximum = maximum
         ctx.save_for_backward(table)
         return table[2:, :, 1:]
@@ -67,21 +71,16 @@ class Diagonals(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        table, = ctx.saved_tensors
-        neighbours = table[1:-1, :, 1:], table[1:-1, :, :-1], table[:-2, :, :-1]
+        _, *neighbours = around(*ctx.saved_tensors)
         with torch.enable_grad():
             neighbours = [x.detach().requires_grad_() for x in neighbours]   # 3 times (K, B, R)
             total = ctx.maximum(*neighbours).sum()
             slopes = torch.stack(torch.autograd.grad(total, neighbours), 1)  # (K, 3, B, R)
         total = F.pad(grad, (1, 0, 0, 0, 2, 0))                              # (K + 2, B, R + 1)
-        row = total[:, :, 1:].unbind()
-        row_above = total[:, :, :-1].unbind()
         # from the last diagonal to the first, each hands its gradient on to its neighbours
-        for k in reversed(range(len(grad))):
-            left, above, above_left = (slopes[k] * row[k + 2]).unbind()
-            row[k + 1].add_(left)
-            row_above[k + 1].add_(above)
-            row_above[k].add_(above_left)
+        for slope, cell, *neighbours in reversed(list(zip(slopes, *around(total)))):
+            for neighbour, share in zip(neighbours, slope * cell):
+                neighbour.add_(share)
         return total[2:, :, 1:], None
 
 

@@ -72,26 +72,25 @@ class Teacher(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        weight = model.head[-1].weight
-        shared = {id(model.backbone): model.backbone}
-        self.model = copy.deepcopy(model, shared).eval()
-        self.register_buffer('centre', weight.new_zeros(len(weight)))
+        self.model = copy.deepcopy(model, {id(model.backbone): model.backbone}).eval()
+        self.register_buffer('centre', torch.zeros_like(model.head[-1].weight[:, 0]))
 
     @torch.no_grad()
     def forward(self, clips, valid):
         """Two views a video (B * 2, T, 3, H, W), valid (B * 2, T) -> what distill takes besides."""
-        self.logits = self.model(clips, valid, project=True, unit_length=False)
-        self.valid = valid.to(clips.device, non_blocking=clips.is_cuda)
+        logits = self.model(clips, valid, project=True, unit_length=False)
+        valid = valid.to(clips.device, non_blocking=clips.is_cuda)
         # ours: DINO and SVT start with a centre of 0; so all embeddings met within 25 steps
         unset = (self.centre == 0).all()
-        mean = new_centre(self.centre, self.logits, self.valid, momentum=0)
+        mean = new_centre(self.centre, logits, valid, momentum=0)
         self.centre.copy_(torch.where(unset, mean, self.centre))
-        return dict(teacher=rearrange(self.logits, '(b v) t k -> b v t k', v=2), centre=self.centre)
+        self.next_centre = new_centre(self.centre, logits, valid)
+        return dict(teacher=rearrange(logits, '(b v) t k -> b v t k', v=2), centre=self.centre)
 
     @torch.no_grad()
     def follow(self, student, progress):
         """After a step: the centre follows the logits, the copy the student. progress: 0 to 1."""
-        self.centre.copy_(new_centre(self.centre, self.logits, self.valid))
+        self.centre.copy_(self.next_centre)
         for slow, fast in zip(self.model.parameters(), student.parameters(), strict=True):
             if slow is not fast:
                 slow.lerp_(fast, 1 - momentum(progress))
@@ -105,7 +104,6 @@ class Teacher(nn.Module):
         return {key: state[key] for key in state if not key.startswith('model.backbone.')}
 
 
-@torch.no_grad()
 def new_centre(centre, teacher, valid, momentum=0.9):
     """The centre (K,) follows the mean of the logits (..., K) of all processes' valid frames."""
     logits = teacher.masked_fill(~valid[..., None], 0)

@@ -25,10 +25,8 @@ def gta(z, time, length, valid, *, temperature=0.1, smoothing=0.1, weight=0.1):
     CVPR 2021 (the paper's [20]).
     """
     other = z.flip(1)                                                 # each one's partner
-    similarity = einsum(z, other, 'b v i d, b v j d -> b v i j')
-    padded = ~valid[..., None]                                        # (B, 2, T, 1)
-    logits = similarity / temperature
-    logits = logits.masked_fill(padded, NEVER)
+    logits = einsum(z, other, 'b v i d, b v j d -> b v i j') / temperature
+    logits = logits.masked_fill(~valid[..., None], NEVER)
     cost = -logits.log_softmax(2)                                     # (B, 2, T, T)
     table = alignment_table(cost.flatten(0, 1), expected_maximum, temperature)
     table = rearrange(table, '(b v) i j -> b v i j', v=2)

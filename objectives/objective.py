@@ -18,12 +18,10 @@ class Objective(NamedTuple):
     # True: z is the head's output; False: z is the embedding, and a head comes as `classifier`
     loss_on_head_output: bool = False
     unit_length: bool = False  # z is L2-normalised
-    # clips are drawn as anchor, positive, anchor, positive, ...; else as frames in order
-    interleaved: bool = False
+    interleaved: bool = False  # clips are drawn as anchor, positive, anchor, positive, ...
     # the two sequences may be two videos of one action; else they are two views of one video
     allows_video_pairs: bool = False
-    # the loss gets `labels` int64 (B, 2, T): 0 .. classes-1, -1 = unlabelled
-    labels: bool = False
+    labels: bool = False       # the loss gets `labels`: see loss.py
     # teacher(model) -> a slow copy; the loss gets its `teacher` and `centre`: see distill.py
     teacher: Callable | None = None
     settings: tuple = ()       # names of those that the loss gets as options

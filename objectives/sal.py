@@ -24,12 +24,11 @@ def draw_triplets(valid, count=8):
 
 
 @objective
-def sal(z, time, length, valid, *, classifier, triplets=8):
+def sal(z, time, length, valid, *, classifier):
     """Shuffle and learn: are these three frames in order?
 
-    z: the embedding as it is. For frames a < b < c (`draw_triplets`, `triplets` of them a view) a
-    classifier sees (z_a, z_b, z_c), class 1, and as often (z_b, z_a, z_c) or (z_a, z_c, z_b), which
-    is class 0:
+    z: the embedding as it is. For frames a < b < c (`draw_triplets`) a classifier sees
+    (z_a, z_b, z_c), class 1, and as often (z_b, z_a, z_c) or (z_a, z_c, z_b), which is class 0:
         L = cross-entropy, mean over the triplets of this process's batch
     The first frame shown is always earlier than the last: the middle is what tells. classifier:
     (..., 3 D) -> (..., 2), trained with the model.
@@ -37,7 +36,7 @@ def sal(z, time, length, valid, *, classifier, triplets=8):
     Misra et al., Shuffle and Learn: Unsupervised Learning using Temporal Order Verification,
     ECCV 2016 (the paper's [31]).
     """
-    positions, exists = draw_triplets(valid, triplets)
+    positions, exists = draw_triplets(valid)
     frames = z.take_along_dim(positions.flatten(2)[..., None], 2)
     frames = rearrange(frames, 'b v (n x) d -> b v n x d', x=3)
     a, b, c = frames.unbind(3)                                        # each (B, 2, triplets, D)

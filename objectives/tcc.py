@@ -9,8 +9,7 @@ def neighbours(query, key, allowed, temperature):
 
     allowed bool (B, 2, J): the keys to choose from.
     """
-    channels = query.shape[-1]
-    distance = squared_distance(query, key) / channels
+    distance = squared_distance(query, key) / query.shape[-1]
     scores = -distance / temperature
     scores = scores.masked_fill(~allowed[:, :, None], NEVER)
     return scores.softmax(-1)

@@ -17,10 +17,9 @@ def tcn(z, time, length, valid, *, weight=0.002):
     Sermanet et al., Time-Contrastive Networks, ICRA 2018 (the paper's [40]); Sohn, Improved Deep
     Metric Learning with Multi-class N-pair Loss Objective, NeurIPS 2016.
     """
-    even = z.shape[2] // 2 * 2
-    anchor = z[:, :, 0:even:2]                                        # (B, 2, T/2, D)
-    positive = z[:, :, 1:even:2]                                      # (B, 2, T/2, D)
-    both = valid[:, :, 0:even:2] & valid[:, :, 1:even:2]              # (B, 2, T/2)
+    anchor = z[:, :, :-1:2]                                           # (B, 2, T/2, D)
+    positive = z[:, :, 1::2]                                          # (B, 2, T/2, D)
+    both = valid[:, :, :-1:2] & valid[:, :, 1::2]                     # (B, 2, T/2)
 
     logits = einsum(anchor, positive, 'b v i d, b v j d -> b v i j')
     own = logits.diagonal(dim1=2, dim2=3)                             # a_i.q_i: (B, 2, T/2)

@@ -197,7 +197,7 @@ CASES = [
     ('evaluate.py run --json weights.pt', 'weights.pt: is there already; move it away'),
 
     # weights
-    ('train --out runs/whole --fresh --weights none.pth', 'tiny: none.pth: no such file'),
+    ('train --out runs/whole --fresh --weights none.pth', 'none.pth: no such file'),
 
     # checkpoints
     ('train --out runs/cut', f'runs/cut/checkpoint.pt: {NOT_WHOLE} ... {ANEW}'),

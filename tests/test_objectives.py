@@ -10,9 +10,7 @@ import torch.distributed as dist
 from loss import OBJECTIVES
 from objectives.distill import Teacher, distill_head, momentum, new_centre
 from objectives.sal import draw_triplets
-from objectives.vsp import draw_bridges
-from objectives.vsp_f import phase_contrast
-from objectives.vsp_p import draw_phases
+from objectives.vsp import draw_bridges, draw_phases, phase_contrast
 from test_alignment import slow_lav
 from test_loss import (D, PADDED, batch, check_golden, compute, frame_options, logsumexp,
                        make_classifier, of, read_golden, sequences)

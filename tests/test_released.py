@@ -176,7 +176,7 @@ def test_what_cannot_be_expressed_is_refused(changes, words, small):
 @pytest.mark.parametrize('key, value, words', [
     (FIRST, None, 'no transformer.*mtf.fc.1.weight'),
     ('embed.video_encoder.enc_layers.0.self_att.linear_Q2d.weight', None, 'Missing.*mtf.blocks.0'),
-    (FIRST, torch.zeros(512, 384), 'SMART_ONE_HOT'),
+    (FIRST, torch.zeros(512, 384), 'size mismatch for mtf.fc.1.weight'),
     ('embed.gru.weight', torch.zeros(3, 3), 'it.pth does not fit: Unexpected.*embed.gru.weight')])
 def test_weights_missing_or_too_many_are_named(key, value, words, small, tmp_path):
     state = {name: weight for name, weight in small['model_state'].items() if name != key}
