@@ -42,7 +42,7 @@ def test_layout(layout, tmp_path, capsys, doctor):
         code, out, err = doctor(dataset, '--data', tmp_path, *decode)
         assert code == 0 and not err
         rows = [line.split() for line in out.splitlines()]
-        counts = ['54', '0'] if decode else ['?', '?']               # of Kinetics, 12 to 15 each
+        counts = ['54' if decode else '-', '-']                      # of Kinetics, 12 to 15 each
         if dataset != 'k400':
             labels = np.concatenate([*train])
             counts = [str(len(labels)), str((labels >= 0).sum())]
