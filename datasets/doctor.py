@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.labels import check_labels
-from datasets.layout import NOTE, printable, say, shortened
+from datasets.layout import NOTE, say, shortened
 from datasets.tables import UNITS
 from running.errors import UserError
 
@@ -24,8 +24,10 @@ def read_dataset(dataset, row, data, size, label_unit=None):
     """What row.read finds in a folder, without labels that do not fit -> videos, notes, and faults
     by their kind: lines. A UserError names the data set and where to get it."""
     try:
-        if not data or not Path(data).is_dir():
-            raise UserError(f'--data must name the folder it lies in, not {data}. {row.source}')
+        if not data:
+            raise UserError(f'--data is missing, the folder it lies in. {row.source}')
+        if not Path(data).is_dir():
+            raise UserError(f'{data} is no folder (--data). {row.source}')
         if label_unit and not row.own:
             raise UserError('its labels are no segments, so leave out --label-unit')
         options = {'unit': label_unit} if label_unit else {}
@@ -36,16 +38,13 @@ def read_dataset(dataset, row, data, size, label_unit=None):
                 raise UserError(f'no {split} video in {data}{why}. {row.source}')
     except UserError as error:
         raise UserError(f'{dataset}: {error}') from None
+    notes = [line.removeprefix(NOTE) for line in remarks if line.startswith(NOTE)]
+    missing = [line for line in remarks if not line.startswith(NOTE)]
     listed = list(dict.fromkeys(videos['train'] + videos['val']))
     bare = [video.name for video in listed if not video.annotate]
     if 0 < len(bare) < len(listed):
-        share = f'{len(bare)} of {len(listed)} videos have no labels'
-        remarks.append(f'{NOTE}{share}: {shortened(bare)}')
-    notes = [line.removeprefix(NOTE) for line in remarks if line.startswith(NOTE)]
-    return videos, notes, {
-        'missing': [line for line in remarks if not line.startswith(NOTE)],
-        'cannot be read': [],    # found out by the doctor alone
-        'labels do not fit': check_labels(listed)}
+        notes.append(f'{len(bare)} of {len(listed)} videos have no labels: {shortened(bare)}')
+    return videos, notes, {'missing': missing, 'labels do not fit': check_labels(listed)}
 
 
 def say_remarks(dataset, data, notes, faults):
@@ -68,10 +67,11 @@ def doctor(dataset, row, data, decode, label_unit):
     if decode or row.metrics != 'none':    # Kinetics has too many, unless asked
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = pool.map(partial(examine, decode=decode), reports)
-            reports = dict(zip(reports, tqdm(found, 'videos', len(reports), disable=None)))
+            found = tqdm(found, 'videos', len(reports), disable=None)
+            reports = dict(zip(reports, found))
     table(row, videos, reports)
     frames, labelled, unreadable, without_actor = zip(*reports.values())
-    faults['cannot be read'] += filter(None, unreadable)
+    faults['cannot be read'] = [*filter(None, unreadable)]
     notes += [f'no known actor: {why}' for why in filter(None, without_actor)]
     for kind, lines in [('note', notes), *faults.items()]:
         if lines:
@@ -129,8 +129,9 @@ def table(row, videos, reports):
         for action in [*actions, 'all']:
             some = [reports[video] for video in found if action in (video.action, 'all')]
             published = row.published.get(action, ('-', '-'))[position]
-            counts = [sum(report[i] for report in some) for i in (0, 1)]
-            counts = [f'{count:,}' if count else '-' for count in counts]
+            frames = sum(report[0] for report in some)
+            labelled = sum(report[1] for report in some)
+            counts = [f'{count:,}' if count else '-' for count in (frames, labelled)]
             say(columns(split, action, f'{len(some):,}', published, *counts))
 
 
@@ -145,5 +146,5 @@ def main(datasets):
     try:
         doctor(args.dataset, datasets[args.dataset], args.data, args.decode, args.label_unit)
     except (UserError, OSError) as error:
-        print(printable(f'data.py: error: {error}'), file=sys.stderr)
+        say(f'data.py: error: {error}', warning=True)
         sys.exit(2)

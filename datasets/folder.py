@@ -70,7 +70,7 @@ def video_at(name, path, size=None):
     if path.is_dir():
         frames = search.one_series(images_in(path))
     else:
-        frames = stacks_among(of_kind([path], STACKS)).get(path)
+        frames = stacks_among([path]).get(path)
     for note in search.notes():
         say(note)
     return as_video(name, path, frames, size)

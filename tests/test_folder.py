@@ -221,7 +221,7 @@ def test_names_that_the_screen_cannot_hold(encoding, broken, clip, tmp_path, mon
     assert ('cannot be read: 5' in out) == broken and 'not used' in out
     assert ('two\\x0alines.mp4: cannot be read' in out) == broken and '\nlines' not in out
     assert ('深蹲' in out) == (broken and encoding == 'utf-8')
-    assert '--data must name' in said('stderr', tmp_path / '没有\udcd0')
+    assert 'is no folder' in said('stderr', tmp_path / '没有\udcd0')
 
 
 def test_the_doctor_says_what_training_makes_of_long_videos(clip, tmp_path, doctor):
