@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from datasets import doctor, finegym, folder, garden, k400, penn, pouring, synthetic
 from datasets.images import frame_folder  # noqa: F401, for users of this file
-from datasets.labels import check_labels, number_phases
-from datasets.layout import read_dataset, say_remarks
+from datasets.doctor import read_dataset, say_remarks
+from datasets.labels import number_phases
 from datasets.video import Video, video_file  # noqa: F401, for users of this file
 from running.errors import UserError
 
@@ -53,11 +53,8 @@ def load(dataset, data=None, *, image_size=224, seed=0, label_unit=None):
             raise UserError(f'--data {data}: {dataset} is made in memory; for videos of your own '
                             f'give --dataset folder too')
         return row.read(seed)
-    videos, remarks = read_dataset(dataset, row, data, image_size, label_unit)
-    say_remarks(dataset, data, remarks)
-    if row.metrics != 'none':    # Kinetics: too large to look into each video; it has no labels
-        videos, remarks = check_labels(videos)
-        say_remarks(dataset, data, remarks, 'with labels that do not fit, used without')
+    videos, notes, faults = read_dataset(dataset, row, data, image_size, label_unit)
+    say_remarks(dataset, data, notes, faults)
     return videos
 
 

@@ -11,8 +11,6 @@ import re
 from collections import Counter, defaultdict
 from decimal import Decimal
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 from datasets.images import IMAGE_FILES, STACKS, frame_folder, images_in, natural, pages_of
 from datasets.labels import CLASS_FILES, LABEL_FILES, class_names, read_labels
@@ -31,21 +29,17 @@ TIME = rf'(?:{DATE}[-_. T]*)?{CLOCK}(?:[-_.,]\d+)?s?|{DATE}|\d+\.\d+'
 
 def folder(data, size, unit=None):
     """-> videos, [notes]. size: pixels a side. unit: 'seconds' or 'frames', of segments."""
-    search = Search(data)
-    found = split(data, search)
-    videos = {one: as_video(one, size) for one in found['train'] + found['val']}
-    label_files = {one.labels: video for one, video in videos.items() if one.labels}
-    names = class_names(data, label_files, unit)
-    for one, video in videos.items():
+    search = Search(data, size)
+    videos = split(data, search)
+    names = class_names(data, search.labels, unit)
+    for video, path in search.labels.items():
         video.classes = names
-        if one.labels:
-            video.annotate = partial(read_labels, one.labels, names=names, unit=unit,
-                                     times=video.times)
-    return {half: list(map(videos.get, some)) for half, some in found.items()}, search.notes()
+        video.annotate = partial(read_labels, path, names=names, unit=unit, times=video.times)
+    return videos, search.notes()
 
 
 def split(data, search):
-    """-> {'train': [Found], 'val': [Found]}"""
+    """-> {'train': [Video], 'val': [Video]}"""
     if (data / 'train').is_dir() and (data / 'val').is_dir():
         val = search.below(data / 'val')  # first: a folder linked into both is not trained on
         train = search.below(data / 'train')
@@ -54,10 +48,10 @@ def split(data, search):
         return {'train': train, 'val': val}
     found = search.below(data)
     for video in found:
-        half = HALF.search(str(video.path.relative_to(data)))
+        half = HALF.search(video.name)
         if half:
             raise UserError(
-                f'{video.path}: in a folder {half[1]}/, but a split is {data}/train/ and '
+                f'{data}/{video.name}: in a folder {half[1]}/, but a split is {data}/train/ and '
                 f'{data}/val/, in small letters, both of them. Make what is missing, or '
                 f'rename the folder')
     if 0 < len(found) < 10:               # tau wants two val videos
@@ -70,86 +64,84 @@ def split(data, search):
     return {'train': train, 'val': found[4::5]}
 
 
-def as_video(found, size):
-    """A Found -> its Video, without labels."""
-    if found.frames:
-        return frame_folder(found.name, list(found.frames), size, action=found.action)
-    return video_file(found.name, found.path, size, action=found.action)
-
-
 def video_at(name, path, size=None):
     """A video file, a file of many images or a folder of frames -> its Video, as a set has it."""
-    if not path.is_dir():
-        pages = stacks_among(of_kind([path], STACKS)).get(path)
-        return frame_folder(name, list(pages), size) if pages else video_file(name, path, size)
-    search = Search(path)
-    frames = search.one_series(images_in(path))
+    search = Search(path, size)
+    if path.is_dir():
+        frames = search.one_series(images_in(path))
+    else:
+        frames = stacks_among([path]).get(path)
     for note in search.notes():
         say(note)
-    return frame_folder(name, frames, size)
+    return as_video(name, path, frames, size)
+
+
+def as_video(name, path, frames, size, action=None):
+    """frames: the images of a folder, or of a file of many; of a video file None."""
+    if frames is None:
+        return video_file(name, path, size, action=action)
+    return frame_folder(name, frames, size, action=action)
 
 
 # --------------------------------------------------------------------------------------------------
 # What lies in the folder
 
-class Found(NamedTuple):
-    """A video: a file, or a folder of frames, and the file of its labels or None."""
-    path: Path
-    name: str
-    action: str | None     # the folder in which it lies gives its name to the action
-    frames: tuple          # the images of a folder, or of a file of many images; else ()
-    labels: Path | None
-
-
 class Search:
-    """Looks for videos below some folders; `noted` is what it passes over: {why: [paths]}."""
+    """Looks for videos below some folders."""
 
-    def __init__(self, top):
+    def __init__(self, top, size=None):
         self.top = top
-        self.noted = defaultdict(list)
+        self.size = size
+        self.labels = {}                # {Video: its label file}
+        self.noted = defaultdict(list)  # what is passed over, {why: [paths]}
         self.entered = set()            # folders, without links
 
     def below(self, root):
-        """The videos below a folder, by name, each with the label file of its name beside it."""
-        paths = {}                      # of each video; its frames
+        """The videos below a folder, by name. The folder in which one lies names its action."""
+        frames = {}                     # of each video, by its path
         label_files = []
-        for here, folders, files in os.walk(root, onerror=self.not_listed, followlinks=True):
-            here = Path(here)
+        pending = [root]
+        while pending:
+            here = pending.pop()
             if here.resolve() in self.entered:
                 self.pass_over('a link to a folder that is used already', [here])
-                folders.clear()
                 continue
             self.entered.add(here.resolve())
-            folders[:] = sorted(name for name in folders if name[0] != '.')
-            folders.sort(key=lambda name: (here / name).is_symlink())    # after what they lead to
-            listed = sorted((here / name for name in files if name[0] != '.'), key=natural)
-            # not path.is_file(): it fails in a folder that may not be entered
-            files = [path for path in listed if os.path.isfile(path)]
-            self.pass_over('not a file, or a link that leads nowhere', set(listed) - set(files))
-            self.pass_over('neither video, image nor labels', set(files) - {*of_kind(files, KNOWN)})
+            try:
+                listed = [path for path in here.iterdir() if path.name[0] != '.']
+            except OSError as error:
+                self.pass_over(f'cannot be listed ({error.strerror})', [here])
+                continue
+            listed.sort(key=natural)
+            # not path.is_dir() and is_file(): they fail in a folder that may not be entered
+            folders = [path for path in listed if os.path.isdir(path)]
+            files = [path for path in of_kind(listed, KNOWN) if os.path.isfile(path)]
+            self.pass_over('neither video, image nor labels, or a link that leads nowhere',
+                           set(listed) - {*folders, *files})
             label_files += of_kind(files, LABEL_FILES)
-            paths |= self.videos(here, root, folders, files)
+            frames |= self.videos(here, root, folders, files)
+            pending += [path for path in folders if not path.is_symlink()]
+            pending[:0] = [path for path in folders if path.is_symlink()]    # after all others
         beside = {file.with_suffix(''): file for file in reversed(label_files)}
-        alike = defaultdict(list)
-        found = []
-        for path, frames in paths.items():
-            stem = path if path.is_dir() else path.with_suffix('')
-            alike[stem].append(path)
+        stems = {path: path if path.is_dir() else path.with_suffix('') for path in frames}
+        alike = Counter(stems.values())
+        twins = [path for path, stem in stems.items() if alike[stem] > 1]
+        self.noted['of one name, but each used'] += twins
+        videos = []
+        for path, stem in stems.items():
             parent = path.parent
             action = None if parent == root else readable(parent, parent.parent)
-            found.append(Found(path, readable(path, root), action, frames, beside.get(stem)))
-        for twins in alike.values():
-            self.noted['of one name, but each used'] += twins if len(twins) > 1 else []
-        used = {video.labels for video in found} | {self.top / name for name in CLASS_FILES}
+            video = as_video(readable(path, root), path, frames[path], self.size, action)
+            videos.append(video)
+            if stem in beside:
+                self.labels[video] = beside[stem]
+        used = {*self.labels.values(), *(self.top / name for name in CLASS_FILES)}
         why = 'labels without a video or folder of images of this name, or a second file of them'
         self.pass_over(why, set(label_files) - used)
-        return sorted(found, key=natural)
+        return sorted(videos, key=natural)
 
     def pass_over(self, why, paths):
         self.noted[f'not used, {why}'] += paths
-
-    def not_listed(self, error):
-        self.pass_over(f'cannot be listed ({error.strerror})', [Path(error.filename)])
 
     def videos(self, here, root, folders, files):
         """{video in one folder: its frames}. Folders in a folder of frames are taken from
@@ -157,14 +149,13 @@ class Search:
         images = of_kind(files, IMAGE_FILES)
         stacks = stacks_among(images)
         images = [file for file in images if file not in stacks]
-        videos = dict.fromkeys(of_kind(files, VIDEO_FILES), ()) | stacks
+        videos = dict.fromkeys(of_kind(files, VIDEO_FILES)) | stacks
         if images and not videos and here != root:
-            self.pass_over('in a folder of frames', [here / name for name in folders])
+            self.pass_over('in a folder of frames', folders)
             folders.clear()
             frames = self.one_series(images)
-            return {here: tuple(frames)} if frames else {}
-        why = 'images beside videos' if videos else 'images that are in no folder of their own'
-        self.pass_over(why, images)
+            return {here: frames} if frames else {}
+        self.pass_over('images that are in no folder of their own', images)
         return videos
 
     def one_series(self, images):
@@ -172,12 +163,12 @@ class Search:
         they give; [] if there are several such series."""
         series = defaultdict(list)
         for image in images:
-            kind, place = series_and_place(image.stem)
+            kind, place = series_and_place(image)
             series[kind].append((place, image))
-        long = [members for kind, members in series.items() if kind and len(members) > 1]
+        long = [sorted(members) for members in series.values() if len(members) > 1]
         if not long:
             return images
-        frames = dict(sorted(long[0]))
+        frames = dict(long[0])
         if len(long) > 1 or len(frames) < len(long[0]):
             self.pass_over('frames of several series in one folder; give each its own', images)
             return []
@@ -208,19 +199,19 @@ def stacks_among(images):
     for ending in STACKS:
         alike = of_kind(images, [ending])
         if alike and pages_of(max(alike, key=os.path.getsize)):
-            stacks |= {file: tuple(pages_of(file)) for file in alike}
+            stacks |= {file: pages_of(file) for file in alike}
     return {file: pages for file, pages in stacks.items() if pages}
 
 
-def series_and_place(stem):
-    """'cam1_07' -> ('cam1_', ''), (7,): what the names of a video's frames have in common, and the
-    number or the time, from the largest unit down, of this one; None, () for a plain name."""
-    match = re.fullmatch(rf'(.*?(?<!\d))({TIME}|\d+)(\D*)', stem)
+def series_and_place(image):
+    """cam1_07.jpg -> 'cam1_#', (7,): what the names of a video's frames have in common, and the
+    number or the time, from the largest unit down, of this one. A plain name is its own series."""
+    match = re.fullmatch(rf'(.*?(?<!\d))({TIME}|\d+)(\D*)', image.stem)
     if not match:
-        return None, ()
+        return image.name, ()
     before, place, after = match.groups()
     numbers = re.findall(r'\d+\.\d+|\d+', place)
-    return (before.lower(), after.lower()), tuple(map(Decimal, numbers))
+    return f'{before}#{after}'.lower(), tuple(map(Decimal, numbers))
 
 
 ROW = DataSet(folder, 'Any folder of video files or of folders of images', own=True)

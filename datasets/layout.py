@@ -8,7 +8,6 @@ text: what is missing or, where it begins with NOTE, something else that the use
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from running.errors import UserError
@@ -45,37 +44,6 @@ def layout(source, data, *layouts):
             return number, paths
         lacking.append([pattern for pattern, path in zip(patterns, paths) if not path])
     raise UserError(f'{data} lacks {", ".join(min(lacking, key=len))}. {source}')
-
-
-def read_dataset(dataset, row, data, size, label_unit=None):
-    """What row.read finds in a folder; a UserError names the data set and where to get it."""
-    try:
-        if not data:
-            raise UserError(f'--data is missing, the folder it lies in. {row.source}')
-        if not Path(data).is_dir():
-            raise UserError(f'{data} is no folder (--data). {row.source}')
-        if label_unit and not row.own:
-            raise UserError('its labels are no segments, so leave out --label-unit')
-        options = {'unit': label_unit} if label_unit else {}
-        videos, remarks = row.read(Path(data), size, **options)
-        for split in videos:
-            if not videos[split] and (row.metrics, split) != ('none', 'val'):
-                why = f' ({shortened(remarks)})' if remarks else ''
-                raise UserError(f'no {split} video in {data}{why}. {row.source}')
-    except UserError as error:
-        raise UserError(f'{dataset}: {error}') from None
-    return videos, remarks
-
-
-def say_remarks(dataset, data, remarks, kind='missing'):
-    """What is missing (or of another kind) in one line, notes in a line each."""
-    missing = [line for line in remarks if not line.startswith(NOTE)]
-    if missing:
-        say(f'{dataset}: {len(missing)} {kind}, among them {", ".join(missing[:3])}; '
-            f'python data.py {dataset} --data {data} names them all', warning=True)
-    for line in remarks:
-        if line.startswith(NOTE):
-            say(f'{dataset}: {line}')
 
 
 def printable(text, encoding=None):

@@ -9,7 +9,7 @@ import evaluate
 import model as models
 from backbones.build import to_half
 from backbones.weights import load_checkpoint, load_trained
-from datasets.labels import UNITS
+from datasets.tables import UNITS
 from evaluation.focus import print_focus
 from evaluation.own_videos import align_files, predict_folder
 from evaluation.table import name_some, print_result, write_json

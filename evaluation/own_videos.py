@@ -5,7 +5,7 @@ Each is one sequence, however long: two halves with a position code each could n
 videos.
 Errors, each one line: UserError, OSError.
 """
-from datasets.folder import Search, as_video, video_at
+from datasets.folder import Search, video_at
 from datasets.layout import readable, say
 from evaluate import clock, fit_classifier
 from evaluation.embedding import embed_splits
@@ -71,13 +71,12 @@ def predict_folder(network, settings, train, folder, out):
 
 def find(folder, size):
     """{Video to embed: the same to be shown} of a folder, and a line on what is passed over."""
-    search = Search(folder)
-    found = [source._replace(labels=None) for source in search.below(folder)]    # would hide frames
+    search = Search(folder, size)
+    sources = dict(zip(search.below(folder), Search(folder).below(folder)))
     for note in search.notes():
         say(note)
-    if not found:
+    if not sources:
         raise UserError(f'{folder}: no video in it')
-    sources = {as_video(source, size): as_video(source, None) for source in found}
-    for (video, shown), source in zip(sources.items(), found):
-        video.action = shown.action = source.action or folder.resolve().name
+    for video, shown in sources.items():
+        video.action = shown.action = video.action or folder.resolve().name
     return sources

@@ -327,6 +327,5 @@ def write_layout(layout, root, **options):
 def unchecked(dataset, folder, label_unit=None):
     """The videos as their data set reads them, with labels that do not fit."""
     import data
-    from datasets.layout import read_dataset
-    videos, _ = read_dataset(dataset, data.DATASETS[dataset], folder, 224, label_unit)
+    videos, _ = data.DATASETS[dataset].read(folder, 224, label_unit)
     return videos

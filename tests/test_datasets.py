@@ -42,7 +42,7 @@ def test_layout(layout, tmp_path, capsys, doctor):
         code, out, err = doctor(dataset, '--data', tmp_path, *decode)
         assert code == 0 and not err
         rows = [line.split() for line in out.splitlines()]
-        counts = ['54', '0'] if decode else ['?', '?']               # of Kinetics, 12 to 15 each
+        counts = ['54' if decode else '-', '-']                      # of Kinetics, 12 to 15 each
         if dataset != 'k400':
             labels = np.concatenate([*train])
             counts = [str(len(labels)), str((labels >= 0).sum())]
@@ -274,7 +274,7 @@ def test_doctor_names_what_is_wrong(tmp_path, doctor):
     code, out, _ = doctor('penn', '--data', tmp_path, '--decode')
     assert code == 0 and 'cannot be read: 1\n' in out and '0004/000002.jpg' in out
     last = out.splitlines()[-1]
-    assert 'usable, but lacking: 1 missing, 1 cannot be read, 1 labels do not fit' in last
+    assert 'usable, but lacking: 1 missing, 1 labels do not fit, 1 cannot be read' in last
     assert 'TCC' in last
 
 

@@ -65,7 +65,7 @@ def test_a_split_under_other_names_is_refused(names, clip, tmp_path):
 
 def test_a_folder_without_videos_says_what_is_in_it(clip, tmp_path):
     fill(tmp_path, clip, 'a.xyz', 'b.xyz')
-    with pytest.raises(UserError, match='no train video.*nor labels: 2 .xyz .a.xyz, b.xyz'):
+    with pytest.raises(UserError, match='no train video.*nowhere: 2 .xyz .a.xyz, b.xyz'):
         data.load('folder', tmp_path)
 
 
@@ -78,7 +78,7 @@ LABELS = 'labels without a video or folder of images of this name, or a second f
 @pytest.mark.parametrize('names, videos, notes', [
     # endings that are not read, and files of no use
     (['a.mp4', 'b.xyz', 'c.xyz', 'notes.md', 'Makefile', '.DS_Store'], ['a.mp4'],
-     ['neither video, image nor labels: 1 .md, 2 .xyz, 1 without ending (Makefile, b.xyz, c.xyz']),
+     ['that leads nowhere: 1 .md, 2 .xyz, 1 without ending (Makefile, b.xyz, c.xyz']),
     # labels of no video; a second file of labels
     (['a.mp4', 'b.txt', 'a_labels.csv'], ['a.mp4'], [f'{LABELS}: 1 .csv, 1 .txt']),
     (['a.mp4', 'a.npy', 'a.txt', 'a.CSV'], ['a.mp4'], [f'{LABELS}: 1 .npy, 1 .txt (a.npy, a.txt']),
@@ -86,7 +86,7 @@ LABELS = 'labels without a video or folder of images of this name, or a second f
     # images and videos in one folder
     (['1.jpg', '2.jpg', 'b/1.jpg'], ['b'], ['in no folder of their own: 2 .jpg']),
     (['b/1.jpg', 'b/clip.MP4', 'b/c/1.jpg'], ['b/c', 'b/clip.MP4'],
-     ['images beside videos: 1 .jpg (b/1.jpg)']),
+     ['in no folder of their own: 1 .jpg (b/1.jpg)']),
     # a folder of frames that holds more than one series
     (['a/cam1_01.jpg', 'a/cam1_02.jpg', 'a/cam2_01.jpg', 'a/cam2_02.jpg', 'b.mp4'], ['b.mp4'],
      ['several series in one folder; give each its own: 4 .jpg (a/cam1_01.jpg']),
@@ -149,7 +149,7 @@ def test_frames_in_the_order_of_their_series(names, tmp_path):
     for name in [*reversed(names), 'cover']:
         (tmp_path / f'a/{name}.jpg').write_bytes(b'')
     found, = Search(tmp_path).below(tmp_path)
-    assert [frame.stem for frame in found.frames] == names
+    assert [frame.stem for frame in found.count.args[0]] == names
 
 
 def test_a_stack_of_pictures_is_a_video(tmp_path):

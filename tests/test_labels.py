@@ -6,9 +6,11 @@ import av
 import numpy as np
 import pytest
 
+from data import DATASETS
+from datasets.doctor import read_dataset
 from datasets.labels import check_labels, read_labels
-from datasets.tables import rows_of_text
 from datasets.packets import frame_times
+from datasets.tables import rows_of_text
 from miniatures import numbers, picture, unchecked, write_images, write_video
 from running.errors import UserError
 
@@ -175,7 +177,7 @@ PROGRAMS = {
 
 
 def test_a_single_segment_by_blanks_keeps_its_whole_name():
-    assert rows_of_text('0:00 0:04 hold still\n') == [['0:00', '0:04', 'hold still']]
+    assert rows_of_text(b'0:00 0:04 hold still\n') == [['0:00', '0:04', 'hold still']]
 
 
 SAID = {    # the columns that are taken
@@ -204,10 +206,10 @@ def test_a_text_that_is_no_label_file(words, notes, clip, tmp_path):
     """The other videos keep their labels and the numbers of their classes; it is named."""
     folder_with(tmp_path, clip, a_txt='\n'.join([words[0]] * 4 + [words[1]] * 5), b_txt=notes)
     (tmp_path / 'b.mp4').write_bytes(clip)
-    videos, problems = check_labels(unchecked('folder', tmp_path))
-    assert videos['train'][0].labels.tolist() == [0] * 4 + [1] * 5
-    assert videos['train'][0].classes == (None if words[0] == '0' else ['down', 'up'])
-    assert len(problems) == 1 and 'b.txt: ' in problems[0]
+    videos = unchecked('folder', tmp_path)['train']
+    problem, = check_labels(videos)
+    assert videos[0].labels.tolist() == [0] * 4 + [1] * 5 and 'b.txt: ' in problem
+    assert videos[0].classes == (None if words[0] == '0' else ['down', 'up'])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -226,7 +228,7 @@ def test_a_file_numbers_the_classes(file, content, clip, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('content, reason', [
-    ('0 up\n0 down\n', 'each class once'), ('', 'each class once'), ('up\nup\n', 'each class once'),
+    ('0 up\n0 down\n', 'each class once'), ('', 'nothing in it'), ('up\nup\n', 'each class once'),
     ('0 up\n1 down\n', r'nor one class name of up, down \("hold still"\)')])
 def test_class_files_that_cannot_be_meant(content, reason, clip, tmp_path):
     folder_with(tmp_path, clip, a_txt=FORMS['names'], classes_txt=content)
@@ -312,13 +314,12 @@ def test_check_labels(tmp_path, clip):
         (folder / f'{name}.mp4').write_bytes(b'' if name == 'broken' else clip)
         if labels:
             (folder / f'{name}.txt').write_text(labels)
-    videos, problems = check_labels(unchecked('folder', tmp_path))
-    expected = ['long.mp4: 10 labels for 9 frames', 'words.txt: not one integer',
-                'note: 1 of 6 videos have no labels: none.mp4']
-    assert len(problems) == len(expected)
-    for problem, words in zip(problems, expected):
+    videos, notes, faults = read_dataset('folder', DATASETS['folder'], tmp_path, 224)
+    assert notes == ['1 of 6 videos have no labels: none.mp4']
+    expected = ['long.mp4: 10 labels for 9 frames', 'words.txt: not one integer']
+    for problem, words in zip(faults['labels do not fit'], expected, strict=True):
         assert words in problem and '\n' not in problem
     labelled = {video.name: video.labels is not None
                 for video in videos['train'] + videos['val'] if video.name != 'broken.mp4'}
     assert labelled == {'good.mp4': True, 'long.mp4': False, 'none.mp4': False, 'words.mp4': False}
-    assert not any('long.mp4:' in problem for problem in check_labels(videos)[1])    # said once
+    assert check_labels(videos['train']) == []    # said once
