@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from datasets.labels import check_labels
+from datasets.labels import drop_wrong_labels
 from datasets.layout import NOTE, say, shortened
 from datasets.tables import UNITS
 from running.errors import UserError
@@ -39,12 +39,15 @@ def read_dataset(dataset, row, data, size, label_unit=None):
     except UserError as error:
         raise UserError(f'{dataset}: {error}') from None
     notes = [line.removeprefix(NOTE) for line in remarks if line.startswith(NOTE)]
-    missing = [line for line in remarks if not line.startswith(NOTE)]
     listed = list(dict.fromkeys(videos['train'] + videos['val']))
     bare = [video.name for video in listed if not video.annotate]
     if 0 < len(bare) < len(listed):
         notes.append(f'{len(bare)} of {len(listed)} videos have no labels: {shortened(bare)}')
-    return videos, notes, {'missing': missing, 'labels do not fit': check_labels(listed)}
+    faults = {
+        'missing': [line for line in remarks if not line.startswith(NOTE)],
+        'labels left out': drop_wrong_labels(listed),
+    }
+    return videos, notes, faults
 
 
 def say_remarks(dataset, data, notes, faults):

@@ -8,6 +8,7 @@ which it is first shown. Class names are numbered by classes.txt or mapping.txt 
 else by the alphabet. What cannot be read, or does not fit its video, is a UserError.
 """
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -91,7 +92,7 @@ def class_names(folder, label_files, unit=None):
     understood = {}
     alike = defaultdict(set)
     for video, path in label_files.items():
-        with suppress(Exception):    # as above; check_labels will say what
+        with suppress(Exception):    # as above; drop_wrong_labels will say what
             one = read_annotation(path, unit)
             fits = one.spans is not None or len(one.words) == video.frames_on_disk
             kinds = {type(word) for word in one.words if word != -1}
@@ -135,24 +136,26 @@ def names_by_number(path):
 # --------------------------------------------------------------------------------------------------
 # Before anything is trained
 
-def check_labels(videos):
-    """Take away the labels that do not fit their video -> why, a line each.
+def drop_wrong_labels(videos):
+    """Take away the labels that do not fit their video -> why, a line each."""
+    with ThreadPoolExecutor() as pool:    # from a network's disk, one by one would take minutes
+        reasons = dict(zip(videos, pool.map(why_wrong, videos)))
+    for video in filter(reasons.get, videos):
+        video.annotate = None
+        video.fit = False
+    return list(filter(None, reasons.values()))
 
-    Frames are counted where there are labels; a video that cannot be read is left to who reads it.
-    """
-    reasons = []
-    for video in videos:
-        frames = 0
-        try:
-            if video.annotate:
-                frames = video.frames_on_disk
-                video.labels
-        except UserError as error:
-            if frames:
-                reasons.append(str(error))
-                video.annotate = None
-                video.fit = False
-    return reasons
+
+def why_wrong(video):
+    """Why the labels of a video do not fit; None if they do, or if it cannot be read, which is left
+    to who reads it. Frames are counted where there are labels."""
+    frames = 0
+    try:
+        if video.annotate:
+            frames = video.frames_on_disk
+            video.labels
+    except UserError as error:
+        return str(error) if frames else None
 
 
 def number_phases(videos):

@@ -274,7 +274,7 @@ def test_doctor_names_what_is_wrong(tmp_path, doctor):
     code, out, _ = doctor('penn', '--data', tmp_path, '--decode')
     assert code == 0 and 'cannot be read: 1\n' in out and '0004/000002.jpg' in out
     last = out.splitlines()[-1]
-    assert 'usable, but lacking: 1 missing, 1 labels do not fit, 1 cannot be read' in last
+    assert 'usable, but lacking: 1 missing, 1 labels left out, 1 cannot be read' in last
     assert 'TCC' in last
 
 

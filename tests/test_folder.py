@@ -187,7 +187,7 @@ def test_doctor_of_ones_own_actions(clip, tmp_path, doctor):
     rows = [line.split()[:4] for line in out.splitlines() if line.startswith(('train ', 'val '))]
     assert rows == [[split, *row] for split in ('train', 'val')
                     for row in (['pushup', '1', '-'], ['squat', '3', '-'], ['all', '4', '-'])]
-    assert code == 0 and 'labels do not fit: 2\n' in out and 'cannot be read: 1\n' in out
+    assert code == 0 and 'labels left out: 2\n' in out and 'cannot be read: 1\n' in out
     assert out.count('2 labels for 6 frames') == 2
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from data import DATASETS
 from datasets.doctor import read_dataset
-from datasets.labels import check_labels, read_labels
+from datasets.labels import drop_wrong_labels, read_labels
 from datasets.packets import frame_times
 from datasets.tables import rows_of_text
 from miniatures import numbers, picture, unchecked, write_images, write_video
@@ -207,7 +207,7 @@ def test_a_text_that_is_no_label_file(words, notes, clip, tmp_path):
     folder_with(tmp_path, clip, a_txt='\n'.join([words[0]] * 4 + [words[1]] * 5), b_txt=notes)
     (tmp_path / 'b.mp4').write_bytes(clip)
     videos = unchecked('folder', tmp_path)['train']
-    problem, = check_labels(videos)
+    problem, = drop_wrong_labels(videos)
     assert videos[0].labels.tolist() == [0] * 4 + [1] * 5 and 'b.txt: ' in problem
     assert videos[0].classes == (None if words[0] == '0' else ['down', 'up'])
 
@@ -304,7 +304,7 @@ def test_times_of_a_phone(ending, tmp_path):
 # --------------------------------------------------------------------------------------------------
 # Before anything is trained
 
-def test_check_labels(tmp_path, clip):
+def test_wrong_labels_are_dropped(tmp_path, clip):
     for split, name, labels in (
             ('train', 'good', '0 0 0 1 1 1 2 2 2'), ('train', 'long', '0 ' * 10),
             ('train', 'none', None), ('val', 'good', '0 0 0 1 1 1 1 1 7'),
@@ -317,9 +317,9 @@ def test_check_labels(tmp_path, clip):
     videos, notes, faults = read_dataset('folder', DATASETS['folder'], tmp_path, 224)
     assert notes == ['1 of 6 videos have no labels: none.mp4']
     expected = ['long.mp4: 10 labels for 9 frames', 'words.txt: not one integer']
-    for problem, words in zip(faults['labels do not fit'], expected, strict=True):
+    for problem, words in zip(faults['labels left out'], expected, strict=True):
         assert words in problem and '\n' not in problem
     labelled = {video.name: video.labels is not None
                 for video in videos['train'] + videos['val'] if video.name != 'broken.mp4'}
     assert labelled == {'good.mp4': True, 'long.mp4': False, 'none.mp4': False, 'words.mp4': False}
-    assert check_labels(videos['train']) == []    # said once
+    assert drop_wrong_labels(videos['train']) == []    # said once
