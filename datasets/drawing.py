@@ -116,6 +116,7 @@ class Distractor:
 
 LIMBS = 'arm1', 'arm2', 'leg1', 'leg2'
 
+
 def skeleton(pose, half, body):
     """One pose (9,) in degrees -> joints {part: [points]} in body heights.
 
