@@ -189,7 +189,8 @@ def pairs_of(embedded, embeddings, most=12):
     from scipy.stats import kendalltau
     actions = {}
     for position, one in enumerate(embedded):
-        actions.setdefault((one.video.action, one.labels[0] >= 0), []).append(position)
+        if len(one.kept) > 1:                             # a single frame has no order
+            actions.setdefault((one.video.action, one.labels[0] >= 0), []).append(position)
     pairs = []
     for (_, labelled), positions in actions.items():
         for query, other in permutations(positions[:most], 2):
