@@ -79,8 +79,9 @@ class Distractor:
         self.colour = colour(rng, (.2, .6), (.5, .85))
         self.r = rng.uniform(9, 18)
         self.x = rng.uniform(.1, .9) * WIDE
-        self.on_floor = self.kind in ('ball', 'cart', 'dog')
-        self.y = floor - 8 if self.on_floor else rng.uniform(.1, .5) * WIDE
+        self.y = floor - 8
+        if self.kind in ('balloon', 'bird'):
+            self.y = rng.uniform(.1, .5) * WIDE
         self.reach = rng.uniform(.2, .6) * WIDE
         self.speed = rng.uniform(.2, .5)
         self.begin = rng.uniform(0, 6.3, 2).tolist()
@@ -88,8 +89,8 @@ class Distractor:
     def paint(self, pen, t):
         r, fill = self.r, self.colour
         wave = math.sin(1.7 * self.speed * t + self.begin[1])
-        if self.on_floor:
-            wave = abs(wave)                                         # a ball bounces
+        if self.kind == 'ball':
+            wave = abs(wave)                                         # it bounces
         at = complex(self.x + self.reach * math.sin(self.speed * t + self.begin[0]),
                      self.y + self.RISE[self.kind] * wave)
         if self.kind == 'bird':
@@ -113,6 +114,9 @@ class Distractor:
 # --------------------------------------------------------------------------------------------------
 # The figure
 
+LIMBS = 'arm1', 'arm2', 'leg1', 'leg2'
+
+
 def skeleton(pose, half, body):
     """One pose (9,) in degrees -> joints {part: [points]} in body heights.
 
@@ -122,21 +126,16 @@ def skeleton(pose, half, body):
     torso, *limbs = map(math.radians, pose)
     lean = cmath.rect(1, -torso)                  # turns what is said of an upright body
     neck = 1j * body[0]
-    joints = {'torso': [0j, lean * neck, lean * (neck + .115j)]}
     shoulder = neck - .05j
-    roots = {
-        'arm1': half + shoulder,
-        'arm2': -half + shoulder,
-        'leg1': .6 * half,
-        'leg2': -.6 * half,
-    }
-    for k, (name, root) in enumerate(roots.items()):
+    roots = shoulder + half, shoulder - half, .6 * half, -.6 * half
+    joints = {'torso': [0j, lean * neck, lean * (neck + .115j)]}
+    for k, name in enumerate(LIMBS):
         length = body[1 + k // 2]
-        root = lean * root
+        root = lean * roots[k]
         bend = root - 1j * cmath.rect(length, limbs[2 * k])          # angle 0 hangs down
         joints[name] = [root, bend, bend - 1j * cmath.rect(length, limbs[2 * k + 1])]
     x = (joints['leg1'][2].real + joints['leg2'][2].real) / 2
-    y = min(joints[name][2].imag for name in roots)
+    y = min(joints[name][2].imag for name in LIMBS)
     for name, points in joints.items():
         joints[name] = [point - complex(x, y) for point in points]
     return joints
@@ -186,11 +185,9 @@ class Figure:
         length = abs(q - p)
         along = (q - p) / length
         across = r * 1j * along
-        s = 1.5 * FINE
-        while s < length:
+        for s in np.arange(1.5 * FINE, length, 4.3 * FINE):
             middle = p + s * along
             pen.line(pairs(middle + across, middle - across), fill=rings, width=2 * FINE)
-            s += 4.3 * FINE
 
     def arm(self, pen, points, clothes):
         shoulder, elbow, hand = points
@@ -218,9 +215,8 @@ class Figure:
         crown = head + .045 * up
         self.limb(pen, crown, crown, .14, clothes['hair'])
 
-    def paint(self, pen, t, clothes=None):
+    def paint(self, pen, t, clothes):
         """At frame t, far limbs first, which are darker."""
-        clothes = clothes or self.clothes
         shaded = {}
         for part, paint in clothes.items():
             shaded[part] = tuple(int(.7 * light) for light in paint)

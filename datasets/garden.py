@@ -20,9 +20,9 @@ LEAVES = 23             # of a bush
 
 class Garden(Stage):
 
-    def place(self, rng, half, poses):
+    def place(self, rng, half):
         floor = rng.uniform(.6, .9) * WIDE
-        actor = self.actor = Figure(rng, half, poses)
+        actor = self.actor = Figure(rng, half, self.poses)
         tall = actor.top + .12                                       # in body heights, with hair
         height = min(FINE * rng.uniform(32, 40), (WIDE - 2 * EDGE - 16) / tall)
         leftmost = 30 - height * (actor.left - .1)
@@ -46,22 +46,18 @@ class Garden(Stage):
 
     def paint_others(self, pen, t):
         rng = np.random.default_rng([self.seed, int(t)])
-        for bush in self.bushes:
-            paint_leaves(pen, rng, *bush)
+        for centre, reach, paint in self.bushes:
+            places = (centre + reach * rng.normal(0, .5, (LEAVES, 2))).tolist()
+            sizes = rng.uniform(5, 13, (LEAVES, 2)).tolist()
+            lights = rng.uniform(.6, 1.4, LEAVES).tolist()
+            for place, size, light in zip(places, sizes, lights):
+                fill = tuple(min(255, int(c * light)) for c in paint)
+                oval(pen, complex(*place), *size, fill)
 
     def smaller(self, picture):
         """The edges are cut off."""
         inner = EDGE, EDGE, WIDE - EDGE, WIDE - EDGE
         return picture.resize((SIZE, SIZE), Image.BOX, box=inner)
-
-
-def paint_leaves(pen, rng, centre, reach, paint):
-    places = (centre + reach * rng.normal(0, .5, (LEAVES, 2))).tolist()
-    sizes = rng.uniform(5, 13, (LEAVES, 2)).tolist()
-    lights = rng.uniform(.6, 1.4, LEAVES).tolist()
-    for place, size, light in zip(places, sizes, lights):
-        fill = tuple(min(255, int(c * light)) for c in paint)
-        oval(pen, complex(*place), *size, fill)
 
 
 ROW = DataSet(partial(synthetic, stage=Garden), 'made in memory', on_disk=False)

@@ -5,8 +5,6 @@ and the mask of the actor. A video begins and ends in the same idle pose for a r
 phases have log-normal lengths, so that the time in the video says little; the way down looks like
 the way up, so that one frame alone says little too. All else is drawn anew for every video.
 """
-from functools import cached_property
-
 import numpy as np
 import torch
 from PIL import ImageDraw
@@ -75,26 +73,56 @@ def perform(action, rng):
 
 
 class Stage:
-    """What stays the same through a video: the actor and its place, the scene, the distractors."""
+    """The source of one Video: an actor that performs, the scene, distractors, all fixed at once; a
+    frame is drawn when it is first read. A scene of your own is a class like this."""
 
-    def __init__(self, action, poses, labels, rng):
+    def __init__(self, action, seed):
         self.action = action
-        self.labels = labels
-        self.place(rng, ACTIONS[action][0], poses)
+        self.poses, self.labels = perform(action, np.random.default_rng((*seed, 0)))
+        self.place(np.random.default_rng((*seed, 1)), ACTIONS[action][0])
+        self.drawn = {}
 
-    def place(self, rng, half, poses):
-        self.actor = Figure(rng, half, poses)
-        left = self.actor.left - .1
-        top = self.actor.top + .12
-        wide = self.actor.right + .12 - left
+    def __getstate__(self):
+        return vars(self) | {'drawn': {}}    # a process that decodes draws them anew
+
+    def place(self, rng, half):
+        actor = self.actor = Figure(rng, half, self.poses)
+        left = actor.left - .1
+        top = actor.top + .12
+        wide = actor.right + .12 - left
         height = FINE * min(rng.uniform(47, 56), (SIZE - 6) / top, (SIZE + 2) / wide)
         highest = min(WIDE - 8, max(height * top + 8, .72 * WIDE))
         floor = int(rng.uniform(highest, WIDE - 8))
         start = rng.uniform(*sorted((0, WIDE - height * wide))) - height * left
-        self.actor.place(rng, start, floor, height)
+        actor.place(rng, start, floor, height)
         self.scene = paint_scene(rng, int(floor - rng.uniform(0, 24)))
         self.distractors = [Distractor(rng, floor) for _ in range(3)]
         self.mirrored = rng.random() < .5
+
+    def count(self):
+        return len(self.labels)
+
+    def annotate(self, _):
+        return self.labels
+
+    def decode(self, indices):
+        for t in indices:
+            if t not in self.drawn:
+                self.drawn[t] = self.frame(t)
+            yield self.drawn[t]
+
+    def mask(self, indices):
+        """Where the actor is, without what it holds, bool (n, SIZE, SIZE)."""
+        return torch.stack([self.finish(self.actor.silhouette(t)) > HALF for t in indices])
+
+    def frame(self, t):
+        """The picture at frame t, uint8 (3, SIZE, SIZE)."""
+        picture = self.scene.copy()
+        pen = ImageDraw.Draw(picture)
+        self.paint_others(pen, t)
+        self.paint_held(pen, t)
+        self.actor.paint(pen, t, self.actor.clothes)
+        return self.finish(picture).permute(2, 0, 1)
 
     def paint_others(self, pen, t):
         for distractor in self.distractors:
@@ -110,63 +138,13 @@ class Stage:
         if self.action == 'baseball_pitch' and self.labels[t] < 2:
             oval(pen, actor.at(hand + .4 * (hand - bend)), 11, 11, (250, 250, 250))
 
-    def frame(self, t):
-        """The picture at frame t, uint8 (3, SIZE, SIZE)."""
-        picture = self.scene.copy()
-        pen = ImageDraw.Draw(picture)
-        self.paint_others(pen, t)
-        self.paint_held(pen, t)
-        self.actor.paint(pen, t)
-        return self.finish(picture).transpose(2, 0, 1)
-
-    def mask(self, t):
-        """Where the actor is at frame t, without what it holds, bool (SIZE, SIZE)."""
-        return self.finish(self.actor.silhouette(t)) > HALF
-
     def finish(self, picture):
         """Average down to SIZE; half of the videos are mirrored."""
-        pixels = np.array(self.smaller(picture))
-        return pixels[:, ::-1].copy() if self.mirrored else pixels
+        pixels = torch.from_numpy(np.array(self.smaller(picture)))
+        return pixels.flip(1) if self.mirrored else pixels
 
     def smaller(self, picture):
         return picture.reduce(FINE)
-
-
-class Act:
-    """The source of one Video. Its course is fixed at once; a frame is drawn when first read.
-
-    stage(action, poses, labels, rng) draws it; a scene of your own is a class like Stage.
-    """
-
-    def __init__(self, action, seed, stage=Stage):
-        self.action = action
-        self.seed = seed
-        self.make_stage = stage
-        self.poses, self.labels = perform(action, np.random.default_rng((*seed, 0)))
-        self.drawn = {}
-
-    @cached_property
-    def stage(self):
-        rng = np.random.default_rng((*self.seed, 1))
-        return self.make_stage(self.action, self.poses, self.labels, rng)
-
-    def __getstate__(self):
-        return vars(self) | {'drawn': {}}    # a process that decodes draws them anew
-
-    def count(self):
-        return len(self.labels)
-
-    def annotate(self, _):
-        return self.labels
-
-    def decode(self, indices):
-        for t in indices:
-            if t not in self.drawn:
-                self.drawn[t] = torch.from_numpy(self.stage.frame(t))
-            yield self.drawn[t]
-
-    def mask(self, indices):
-        return torch.stack([torch.from_numpy(self.stage.mask(t)) for t in indices])
 
 
 def synthetic(seed=0, train=24, val=12, stage=Stage):
@@ -175,7 +153,7 @@ def synthetic(seed=0, train=24, val=12, stage=Stage):
     for half, (split, size) in enumerate(dict(train=train, val=val).items()):
         for number, action in enumerate(ACTIONS):
             for k in range(size):
-                act = Act(action, (seed, half, number, k), stage)
+                act = stage(action, (seed, half, number, k))
                 name = f'{action}/{split}_{k:02d}'
                 video = Video(name, act.count, act.decode, action, act.annotate, act.mask)
                 videos[split].append(video)

@@ -14,7 +14,6 @@ from evaluation.focus import print_focus
 from evaluation.own_videos import align_files, predict_folder
 from evaluation.table import name_some, print_result, write_json
 from pictures import figures
-from pictures.align import METHODS
 from running.command import end_well
 from running.errors import UserError
 from running.processes import half_dtype, join_processes
@@ -58,7 +57,6 @@ def parse(argv=None):
     add('--predict', metavar='DIR', type=Path,
         help='phases of the videos in DIR, from the labelled ones of training')
     add = own.add_argument
-    add('--method', choices=list(METHODS), help='how they are aligned [dtw]')
     add('--out', metavar='PATH', type=Path,
         help='the film [aligned.mp4], or the folder of the phases [predicted]')
     return parser.parse_args(argv)
@@ -82,8 +80,6 @@ def check_arguments(args):
     for flag in TABLE_FLAGS:
         if own and getattr(args, flag):
             raise UserError(f'--{flag} goes with the table, not with --align or --predict')
-    if args.method and not args.align:
-        raise UserError('--method goes with --align')
     for path in filter(None, [*(args.align or []), args.predict]):
         if not path.exists():
             raise UserError(f'{path}: is not there')
@@ -179,7 +175,7 @@ def run(args):
     name, first = next(iter(networks.items()))
     settings = all_settings[name]
     if args.align:
-        return align_files(first, settings, args.align, args.out, args.method or 'dtw')
+        return align_files(first, settings, args.align, args.out)
     videos = data.load(settings['dataset'], settings['data'],
                        image_size=settings['image_size'], seed=settings['data_seed'],
                        label_unit=settings['label_unit'])

@@ -16,7 +16,7 @@ from running.errors import UserError
 from running.processes import is_rank0
 
 
-def align_files(network, settings, paths, out, method):
+def align_files(network, settings, paths, out):
     """Write a film and a table of the first video and the frames of the others that match its."""
     size = network.backbone.image_size
     names = [readable(path, path.parent.parent) for path in paths]    # its folder's and its own
@@ -28,8 +28,7 @@ def align_files(network, settings, paths, out, method):
     for reason in skipped.values():
         raise UserError(f'{reason}; leave it out or mend it')
     videos = [video_at(name, path) for name, path in zip(names, paths)]    # in their own shape
-    times = [video.seconds() for video in videos]
-    for note in align(videos, embeddings['model']['align'], out, times=times, method=method):
+    for note in align(videos, embeddings['model']['align'], out):
         say(note)
     say(f'written: {out}, {out.with_suffix(".csv")}')
 
@@ -62,9 +61,8 @@ def predict_folder(network, settings, train, folder, out):
     known, new = embeddings['model'].values()
     found = teachers(labelled, known, clocks, fit_classifier)
     videos = [sources[record.video] for record in embedded['predict']]
-    times = [video.seconds() for video in videos]
     paths = [out / video.name for video in videos]
-    for note in predict(found, videos, new, paths, times):
+    for note in predict(found, videos, new, paths):
         say(note)
     say(f'written: {len(paths)} tables and pictures below {out}')
 

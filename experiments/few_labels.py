@@ -18,7 +18,7 @@ import data
 import evaluate
 from evaluation.command import load_models
 from evaluation.labels import by_action
-from pictures.predict import apply, learn
+from pictures.predict import held_out_accuracy
 from running.processes import pick_device
 
 COUNTS = (1, 3, 10, None)    # labelled videos an action; None: all
@@ -29,10 +29,11 @@ def carry_over(lists, count, rng):
     """One action: phases from so many labelled videos -> share of right val frames, as said."""
     train, labels, val, truth = lists
     chosen = rng.permutation(len(train))[:count]
-    teacher = learn([train[i] for i in chosen], [labels[i] for i in chosen], None,
-                    evaluate.fit_classifier)
-    predicted = np.concatenate([apply(teacher, one)[0] for one in val])
-    return np.mean(predicted == np.concatenate(truth)), teacher.accuracy
+    x = [train[i] for i in chosen]
+    y = [labels[i] for i in chosen]
+    classifier = evaluate.fit_classifier(np.concatenate(x), np.concatenate(y))
+    right = classifier.predict(np.concatenate(val)) == np.concatenate(truth)
+    return right.mean(), held_out_accuracy(x, y, evaluate.fit_classifier)
 
 
 def mean_of_actions(actions, count, seed):

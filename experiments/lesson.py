@@ -20,8 +20,7 @@ import data
 import model as models
 from loss import OBJECTIVES, scl, time_target
 from pictures import figures
-from pictures.canvas import (BLUE, COLOURS, DPI, ORANGE, WIDTH, figure, on_screen, plain, save,
-                             tinted)
+from pictures.canvas import (BLUE, COLOURS, DPI, ORANGE, WIDTH, figure, on_screen, save, tinted)
 from running.command import end_well
 from running.counting import architecture
 from running.errors import UserError
@@ -176,7 +175,6 @@ def draw_scl(time, valid, length, before, after, path):
         views.text(0, height + 0.3, name, color=colour)
     views.set(xlim=(-1, int(length[0])), ylim=(-0.6, 1.7), yticks=[], xlabel='frame of the video')
     views.set_title('1. the two views', fontsize=10)
-    plain(views)
     padding = ~(valid[0][:, None] & valid[1])                                # (T, T)
     top = G[~padding].max().item()
     for axes, (title, values) in zip(maps, drawn.items()):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from PIL.ImageColor import getrgb
 
 import data
 
@@ -42,14 +43,17 @@ def figure(width, height, **options):
     return Figure((width, height), **options)
 
 
-def literal(fig, draw):
-    """draw(), with all words of the figure as they stand, in the fonts that are there."""
+def finish(fig, draw):
+    """draw(), with all words of the figure as they stand, in the fonts that are there, and axes
+    with two of the four lines around them."""
     from matplotlib.font_manager import fontManager
     from matplotlib.text import Text
     fonts = [name for name in FONTS if name in fontManager.get_font_names()]
     for text in fig.findobj(Text):
         text.set_parse_math(False)
         text.set_fontfamily(fonts)
+    for axes in fig.axes:
+        axes.spines[['top', 'right']].set_visible(False)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Glyph')  # of a script without a font: boxes, as anywhere
         draw()
@@ -59,18 +63,13 @@ def save(fig, path, caption=''):
     """With the caption under the picture, broken into lines of its width."""
     letters = int(LETTERS * fig.get_figwidth())
     fig.supxlabel(fill(caption, letters), fontsize=9)
-    literal(fig, lambda: fig.savefig(path, dpi=DPI))
+    finish(fig, lambda: fig.savefig(path, dpi=DPI))
 
 
 def shortened(name, letters):
     """The end of a name that is too long."""
     letters = max(3, int(letters))
     return name if len(name) <= letters else '\u2026' + name[1 - letters:]
-
-
-def plain(axes):
-    """Axes with two of the four lines around them, as text likes them."""
-    axes.spines[['top', 'right']].set_visible(False)
 
 
 def spaced(n, wanted):
@@ -95,11 +94,6 @@ def to_bytes(images):
     return (images * 255).round().clamp(0, 255).byte().numpy()
 
 
-def rgb(colour):
-    """'#RRGGBB' -> uint8 (3,)."""
-    return np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)
-
-
 def tinted(images, attention):
     """Attention (F, P), as colour over frames (F, 3, S, S) -> uint8 (F, S, S, 3)."""
     _, patches = attention.shape
@@ -108,8 +102,8 @@ def tinted(images, attention):
     strength = rearrange(strength, 'f (r c) -> f 1 r c', r=math.isqrt(patches))
     strength = F.interpolate(strength, images.shape[-1], mode='bilinear')    # (F, 1, S, S)
     grey = 0.2 + 0.6 * denormalise(images).cpu().mean(1, keepdim=True)
-    more = torch.tensor(rgb(ORANGE) / 255)[:, None, None].float()            # (3, 1, 1)
-    less = torch.tensor(rgb(BLUE) / 255)[:, None, None].float()
+    more = torch.tensor(getrgb(ORANGE))[:, None, None] / 255                 # (3, 1, 1)
+    less = torch.tensor(getrgb(BLUE))[:, None, None] / 255
     colour = torch.where(strength > 0, more, less) * (0.4 + 0.8 * grey)      # (F, 3, S, S)
     weight = 0.9 * strength.abs()
     return to_bytes((1 - weight) * grey + weight * colour)
@@ -122,7 +116,7 @@ def show(axes, rows, row_names=(), column_names=(), marked=()):
     frame = (0, 0), (0, 0), (gap, gap), (gap, gap), (0, 0)
     cells = np.pad(rows, frame, constant_values=255)
     for place in marked:
-        cells[place] = rgb(RED)
+        cells[place] = getrgb(RED)
     cells[:, :, gap:-gap, gap:-gap] = rows
     _, _, down, right, _ = cells.shape
     axes.imshow(rearrange(cells, 'r f h w rgb -> (r h) (f w) rgb'), interpolation='lanczos')
@@ -141,21 +135,18 @@ def class_name(names, label):
 
 def draw_bars(axes, bars, names=None):
     """Phases over time, a bar of coloured stretches for each of {name: labels (n,)}, from below up.
-    names: of the phases, by number, written where there is room. Unlabelled stays white."""
+    names: of the phases, by number, written where there is room."""
     longest = max(map(len, bars.values()))
     for height, labels in enumerate(bars.values()):
-        starts = [0, *np.flatnonzero(np.diff(labels)) + 1]
-        for start, stop in zip(starts, [*starts[1:], len(labels)]):
-            label = labels[start]
-            if label < 0:
-                continue
-            colour = COLOURS[label % len(COLOURS)]
-            axes.barh(height, stop - start, left=start, height=0.8, color=colour)
-            room = 100 * (stop - start) / longest         # letters
-            name = class_name(names, label)
+        changes = np.flatnonzero(np.diff(labels)) + 1
+        for stretch in np.split(np.arange(len(labels)), changes):
+            start, length = stretch[0], len(stretch)
+            colour = COLOURS[labels[start] % len(COLOURS)]
+            axes.barh(height, length, left=start, height=0.8, color=colour)
+            room = 100 * length / longest                 # letters
+            name = class_name(names, labels[start])
             if room > 4 or len(name) < room:
-                axes.text((start + stop) / 2, height, shortened(name, room), fontsize=8,
+                axes.text(start + length / 2, height, shortened(name, room), fontsize=8,
                           ha='center', va='center')
     axes.set_yticks(range(len(bars)), [shortened(name, 20) for name in bars])
     axes.set_xlim(0, longest)
-    plain(axes)

@@ -2,7 +2,7 @@
 
 What is drawn is handed over: a model, arrays, and evaluate.py's records `EmbeddedVideo`,
     video   data.Video                       frames   n, how many it has
-    kept    (m,) those that were embedded    labels   (m,) their phases, -1 = unlabelled
+    kept    (m,) those that were embedded    labels   (m,) their phases, or -1 for all of them
 with embeddings (m, D) of unit length. Captions say what a picture shows, failures too. Entities
 count from 1: entity 1 is z[:, 0], the one whose token the paper's readout takes.
 """
@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from einops import rearrange
 
 import data
-from pictures.align import by_clock, film_alignment
+from pictures.align import by_clock
 from pictures.canvas import (BLUE, RED, STRONGEST, WIDTH, denormalise, draw_bars, figure, on_screen,
-                             plain, save, show, shortened, spaced, tinted, to_bytes)
-from pictures.film import Panel, play
+                             save, show, shortened, spaced, tinted, to_bytes)
+from pictures.film import play
 from running.errors import UserError
 from running.record import attempt
 
@@ -30,7 +30,7 @@ PART = 16             # frames that go through the backbone at once
 
 
 # ------------------------------------------------------------------------------------------------
-# What the model sees, and where it looks
+# What the model sees, and where it looks (Figures 1 and 3)
 
 class Look(NamedTuple):
     """Some frames of a video as the model sees them; None for what there is not."""
@@ -45,15 +45,12 @@ def look_at(network, video, indices):
     """Frames of a video at `indices` through backbone and pooler -> Look."""
     backbone = network.backbone
     weight = next(backbone.parameters())
-    parts = []
-    for part in np.split(np.asarray(indices), range(PART, len(indices), PART)):
-        frames = video.read(part).to(weight.device)
-        parts.append(data.center(frames, backbone.image_size))
-    images = torch.cat(parts)
+    images = data.center(video.read(indices).to(weight.device), backbone.image_size)
     _, entities = network.entities(images)
     heads = None
     if hasattr(backbone, 'attention_map'):
-        heads = torch.cat([backbone.attention_map(part.to(weight.dtype)) for part in parts]).float()
+        parts = images.to(weight.dtype).split(PART)
+        heads = torch.cat([backbone.attention_map(part) for part in parts]).float()
     actor = video.actor(indices)                                             # bool (F, H, W)
     if actor is not None:                     # through the same crop as the frames
         mask = actor.to(weight.device, torch.uint8)[:, None].expand(-1, 3, -1, -1) * 255
@@ -94,9 +91,6 @@ def frames_at(network, one, positions):
     return on_screen(data.center(frames, network.backbone.image_size))
 
 
-# ------------------------------------------------------------------------------------------------
-# Attention (Figures 1 and 3)
-
 def attention_rows(look):
     """{name: attention (F, P)} of each entity and the CLS token: of its head that lies best on the
     actor, the paper's choice, or the mean of all where no actor is known."""
@@ -117,11 +111,11 @@ def actor_shares(looks):
     """{attention row: its share on the actor}, and 'area', the actor's share of the frame."""
     shares = {}
     for look in [look for look in looks if look.actor is not None]:
-        evenly = torch.ones_like(look.actor)
-        for name, attention in (attention_rows(look) | {'area': evenly}).items():
+        rows = attention_rows(look) | {'area': torch.ones_like(look.actor)}
+        for name, attention in rows.items():
             share = on_actor(attention[:, None], look.actor)
             shares.setdefault(name, []).append(share.item())
-    return {name: float(np.mean(values)) for name, values in shares.items()}
+    return {name: np.mean(values) for name, values in shares.items()}
 
 
 def rows_of(network, look):
@@ -138,20 +132,18 @@ def draw_entities(network, embedded, path, *, wanted=2, frames=6):
     chosen = [embedded[i] for i in spaced(len(embedded), wanted)]
     looks = [look_at(network, one.video, spaced(one.frames, frames)) for one in chosen]
     shares = actor_shares(looks)
-    columns = min(2, len(chosen))
-    lines = math.ceil(len(chosen) / columns)
+    lines = math.ceil(len(chosen) / 2)
     height = 2 + len(attention_rows(looks[0]))
-    side = (WIDTH - 2) / columns / frames
+    side = (WIDTH / 2 - 1) / frames
     fig = figure(WIDTH, lines * (height * side + 0.35) + 0.6, layout='constrained')
-    grid = fig.subplots(lines, columns, squeeze=False)
-    for axes in grid.flat[len(chosen):]:
-        axes.set_visible(False)
-    for number, (axes, one, look) in enumerate(zip(grid.flat, chosen, looks)):
+    grid = fig.subplots(lines, 2).flat
+    grid[-1].set_visible(len(chosen) % 2 == 0)
+    for number, (axes, one, look) in enumerate(zip(grid, chosen, looks)):
         rows = rows_of(network, look)
         names = [f'{name}\n{shares[name]:.0%} on actor' if name in shares else name
                  for name in rows]
-        show(axes, list(rows.values()), names if number % columns == 0 else ())
-        axes.set_title(shortened(one.video.name, 90 // columns), fontsize=10)
+        show(axes, list(rows.values()), names if number % 2 == 0 else ())
+        axes.set_title(shortened(one.video.name, 45), fontsize=10)
     caption = ('Patch features: like colours, like features (three principal components of each '
                'video). Grey: attention spread evenly. Orange: more, blue: less, full colour: '
                f'{STRONGEST} times as much or as little.')
@@ -164,14 +156,15 @@ def film_entities(network, embedded, path, *, wanted=3, longest=200):
     """The same, moving: a line for each of some videos, as long as the shortest of them."""
     chosen = [embedded[i] for i in spaced(len(embedded), wanted)]
     at = np.arange(min([longest, *[one.frames for one in chosen]]))
-    panels = []
+    names = []
+    frames = []
     for one in chosen:
         rows = rows_of(network, look_at(network, one.video, at))
-        for name, row in rows.items():
-            name = one.video.name if name == 'frames' else name
-            panels.append(Panel(name, row))
+        _, *others = rows
+        names += [one.video.name, *others]
+        frames += rows.values()
     title = 'Attention. Grey: spread evenly. Orange: more than that. Blue: less.'
-    play(path, panels, rate=10, columns=len(rows), side=150, title=title)
+    play(path, names, frames, rate=10, columns=len(rows), side=150, title=title)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -185,42 +178,33 @@ class Pair(NamedTuple):
     clock: np.ndarray          # the one as far into it
     wrong: np.ndarray          # bool: the nearest is of another phase; False without labels
     clock_wrong: np.ndarray    # bool: that by the clock is
-
-
-def labelled(one):
-    """Then each frame has a label, for others are not embedded."""
-    return one.labels[0] >= 0
+    tau: float                 # Kendall's, of the nearest: how far they come in order
+    labelled: bool
 
 
 def pairs_of(embedded, embeddings, most=12):
     """All pairs of the first videos of each action, of labelled ones if there are any -> [Pair],
     those first whose most similar frames are most often of one phase, then those most in order.
     Errors: UserError."""
+    from scipy.stats import kendalltau
     actions = {}
     for position, one in enumerate(embedded):
-        actions.setdefault((one.video.action, labelled(one)), []).append(position)
+        if len(one.kept) > 1:                             # a single frame has no order
+            actions.setdefault((one.video.action, one.labels[0] >= 0), []).append(position)
     pairs = []
-    for positions in actions.values():
+    for (_, labelled), positions in actions.items():
         for query, other in permutations(positions[:most], 2):
             nearest = (embeddings[query] @ embeddings[other].T).argmax(1)
             clock = by_clock(len(nearest), len(embeddings[other]))
-            own = embedded[query].labels
-            its = embedded[other].labels
-            wrong = own != its[nearest]
-            clock_wrong = own != its[clock]
-            pairs.append(Pair(query, other, nearest, clock, wrong, clock_wrong))
+            labels = embedded[other].labels
+            wrong = embedded[query].labels != labels[nearest]
+            clock_wrong = embedded[query].labels != labels[clock]
+            tau = np.nan_to_num(kendalltau(np.arange(len(nearest)), nearest).statistic)
+            pairs.append(Pair(query, other, nearest, clock, wrong, clock_wrong, tau, labelled))
     if not pairs:
         raise UserError('no action has two val videos')
-    known = [pair for pair in pairs if labelled(embedded[pair.query])]
-    return sorted(known or pairs, key=lambda pair: (pair.wrong.mean(), -order(pair.nearest)))
-
-
-def order(nearest):
-    """Kendall's tau of a pair's most similar frames."""
-    from scipy.stats import kendalltau
-    if len(nearest) < 2:
-        return 0.
-    return np.nan_to_num(kendalltau(np.arange(len(nearest)), nearest).statistic)
+    known = [pair for pair in pairs if pair.labelled]
+    return sorted(known or pairs, key=lambda pair: (pair.wrong.mean(), -pair.tau))
 
 
 def draw_alignment(network, embedded, embeddings, path, *, frames=8):
@@ -230,9 +214,9 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=8):
     similarity = embeddings[pair.query] @ embeddings[pair.other].T           # (n, m)
     n, m = similarity.shape
     fig = figure(WIDTH, WIDTH - 1, layout='constrained')
-    grid = fig.subplots(2, 2, width_ratios=[1, frames], height_ratios=[frames, 1])
-    (left, matrix), (corner, below) = grid
-    corner.set_visible(False)
+    axes = fig.subplot_mosaic([['left', 'matrix'], ['.', 'below']], width_ratios=[1, frames],
+                              height_ratios=[frames, 1])
+    left, matrix, below = axes.values()
     image = matrix.imshow(similarity, 'cividis', vmin=-1, vmax=1, aspect='auto', origin='lower')
     matrix.plot(pair.nearest, range(n), 'o', color='white', mec='black', ms=5)
     wrong = np.flatnonzero(pair.wrong)
@@ -245,9 +229,8 @@ def draw_alignment(network, embedded, embeddings, path, *, frames=8):
     left.set_ylabel(f'{shortened(query.video.name, 50)}: time runs up')
     below.set_xlabel(f'{shortened(other.video.name, 70)}: time runs to the right')
     matrix.set_title('How similar are the frames of two videos?')
-    tau = order(pair.nearest)
-    caption = f'Dots: of each frame on the left, the most similar one below (tau {tau:.2f}).'
-    if labelled(query):
+    caption = f'Dots: of each frame on the left, the most similar one below (tau {pair.tau:.2f}).'
+    if pair.labelled:
         caption += (f' Red: it is of another phase, {len(wrong)} of {n}; no pair looked at has a '
                     f'smaller share.')
     else:
@@ -261,7 +244,7 @@ def draw_clock(network, embedded, embeddings, path, *, frames=10):
     pairs = pairs_of(embedded, embeddings)
     pair = max(pairs, key=lambda pair: pair.clock_wrong.mean() - pair.wrong.mean())
     query, other = embedded[pair.query], embedded[pair.other]
-    if not labelled(query):
+    if not pair.labelled:
         raise UserError('no action has two labelled val videos')
     at = spaced(len(query.kept), frames)
     rows = {'query': frames_at(network, query, at)}
@@ -285,21 +268,23 @@ def draw_clock(network, embedded, embeddings, path, *, frames=10):
                     f'right by the clock, {model:.0%} by similarity.')
 
 
-def draw_alignment_film(embedded, embeddings, path):
+def film_alignment(network, embedded, embeddings, path, *, longest=300):
     """A video and its nearest neighbours in two others of its action, moving side by side."""
     pairs = pairs_of(embedded, embeddings)
     query = embedded[pairs[0].query]
-    videos = [query.video]
-    places = [query.kept]
+    at = spaced(len(query.kept), longest)
+    shown = [(query, at)]
     for pair in [pair for pair in pairs if pair.query == pairs[0].query][:2]:
-        videos.append(embedded[pair.other].video)
-        places.append(embedded[pair.other].kept[pair.nearest])
-    title = 'left: a video; then, at each moment, the nearest frames of others'
-    film_alignment(path, videos, places, title=title)
+        shown.append((embedded[pair.other], pair.nearest[at]))
+    play(path,
+         [one.video.name for one, _ in shown],
+         [frames_at(network, one, positions) for one, positions in shown],
+         rate=10, columns=3, at=[one.kept[positions] for one, positions in shown], unit='frame',
+         title='left: a video; then, at each moment, the nearest frames of others')
 
 
 # ------------------------------------------------------------------------------------------------
-# Training
+# Training, and all of them
 
 def draw_training(log, path):
     """From log.jsonl of train.py: loss and learning rate over steps."""
@@ -317,12 +302,8 @@ def draw_training(log, path):
     loss.legend(fontsize=8)
     rate.plot(step, [line['lr'] for line in lines], color=BLUE)
     rate.set(title='learning rate', xlabel='step', ylim=(0, None))
-    plain(loss)
-    plain(rate)
     save(fig, path)
 
-
-# ------------------------------------------------------------------------------------------------
 
 def draw_all(network, result, name, folder, log):
     """All pictures and films of one model into a folder; what fails is a printed note. result: of
@@ -335,7 +316,7 @@ def draw_all(network, result, name, folder, log):
         'clock.png': partial(draw_clock, network, val, embeddings),
         'training.png': partial(draw_training, log),
         'entities.mp4': partial(film_entities, network, val),
-        'alignment.mp4': partial(draw_alignment_film, val, embeddings),
+        'alignment.mp4': partial(film_alignment, network, val, embeddings),
     }
     for file, draw in drawings.items():
         attempt(file, partial(draw, path=Path(folder, file)))

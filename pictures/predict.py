@@ -6,15 +6,13 @@ sure they are, the labelled videos are held out in turn, and their right frames 
 """
 import csv
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from pictures.align import by_clock, known_times, read_at
-from pictures.canvas import (BLUE, WIDTH, class_name, draw_bars, figure, plain, save, show,
-                             shortened)
+from pictures.canvas import BLUE, WIDTH, class_name, draw_bars, figure, save, shortened, show
 from running.errors import UserError
 
 FOLDS = 10            # parts held out in turn; single videos, if there are no more than that
@@ -24,10 +22,8 @@ FRAMES = 10           # of the filmstrip
 class Teacher(NamedTuple):
     """What the labelled videos of one action teach."""
     classifier: Any      # frames (M, D) -> phase, with its probability
-    videos: int          # how many they are
     names: list | None   # of the phases, by number
-    accuracy: float      # share of right frames in held-out ones, nan if it cannot be told
-    clock: float = math.nan  # the same of the control that sees no pixel
+    sure: str            # how sure its phases are, in words
 
 
 def held_out_accuracy(embeddings, labels, fit):
@@ -47,40 +43,42 @@ def held_out_accuracy(embeddings, labels, fit):
     return float(np.mean(right)) if right else math.nan
 
 
-def learn(embeddings, labels, names, fit):
-    """Teacher of one action, from the embeddings (n_i, D) and labels (n_i,) of its videos."""
-    classifier = fit(np.concatenate(embeddings), np.concatenate(labels))
-    accuracy = held_out_accuracy(embeddings, labels, fit)
-    return Teacher(classifier, len(embeddings), names, accuracy)
-
-
-def apply(teacher, embeddings):
-    """Teacher, (n, D) -> the phase of each frame and its probability, (n,) each."""
-    probability = teacher.classifier.predict_proba(embeddings)               # (n, K)
-    return teacher.classifier.classes_[probability.argmax(1)], probability.max(1)
-
-
 def teachers(embedded, embeddings, clocks, fit):
     """{action: Teacher} from EmbeddedVideos, of which those without labels teach nothing; their
     embeddings [(m, D)], and the clock's; fit(x, y) -> a classifier. Errors: UserError."""
     groups = {}
     for one, x, clock in zip(embedded, embeddings, clocks):
         if one.labels[0] >= 0:                            # then all are: other frames are not kept
-            groups.setdefault(one.video.action, []).append((one, x, clock))
+            groups.setdefault(one.video.action, []).append((one.video, x, clock, one.labels))
     found = {}
     for action, group in groups.items():
-        ones, xs, clocks = zip(*group)
-        ys = [one.labels for one in ones]
-        names = ones[0].video.classes
-        phases = np.unique(np.concatenate(ys))
-        if len(phases) < 2:
-            raise UserError(f'{action or "labels"}: one phase only, '
-                            f'{class_name(names, phases[0])}; label another one too')
-        by_clock = held_out_accuracy(clocks, ys, fit)
-        found[action] = learn(xs, ys, names, fit)._replace(clock=by_clock)
+        videos, xs, clocks, ys = zip(*group)
+        names = videos[0].classes
+        x = np.concatenate(xs)
+        y = np.concatenate(ys)
+        if (y == y[0]).all():
+            raise UserError(f'{action or "labels"}: one phase only, {class_name(names, y[0])}; '
+                            f'label another one too')
+        accuracy = held_out_accuracy(xs, ys, fit)
+        clock = held_out_accuracy(clocks, ys, fit)
+        found[action] = Teacher(fit(x, y), names, how_sure(len(xs), accuracy, clock))
     if not found:
         raise UserError('no labelled video to carry phases over from')
     return found
+
+
+def how_sure(count, accuracy, clock):
+    """In words: from so many videos, the right frames of those held out, of model and clock."""
+    sentence = f'from {count} labelled video' + ('s' if count > 1 else '')
+    if math.isnan(accuracy):
+        return f'{sentence}: too few to tell how sure the phases are'
+    sentence += f': held out in turn, {accuracy:.0%} of their frames come out right'
+    sentence += f', by the clock alone {clock:.0%}'
+    if accuracy < clock:
+        return sentence + ': worse than the clock, do not use these phases'
+    if accuracy < clock + 0.03:
+        sentence += ' (hardly more than the clock)'
+    return sentence
 
 
 def teacher_of(video, found):
@@ -93,45 +91,28 @@ def teacher_of(video, found):
     raise UserError(f'{video.name}: of which action? put it into a folder of that name: {actions}')
 
 
-def predict(found, videos, embeddings, paths, times):
+def predict(found, videos, embeddings, paths):
     """Phases of unlabelled videos -> notes, one line an action or video.
 
     found: {action: Teacher}; videos: [data.Video]; embeddings: [(n, D)] of all of their frames;
-    times: [(n,) seconds or None]; paths: of the files for each, less .csv and .png. Errors:
-    UserError, OSError.
+    paths: of the files for each, less .csv and .png. Errors: UserError, OSError.
     """
-    times, notes = known_times(videos, times)
+    times, notes = known_times(videos)
     own = [teacher_of(video, found) for video in videos]    # all, before the first is written
-    notes += [f'{action or "phases"}: {how_sure(found[action])}' for action in found]
+    notes += [f'{action or "phases"}: {teacher.sure}' for action, teacher in found.items()]
     for video, teacher, z, seconds, path in zip(videos, own, embeddings, times, paths):
-        phase, probability = apply(teacher, z)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_table(f'{path}.csv', phase, probability, seconds, teacher.names)
+        probability = teacher.classifier.predict_proba(z)                    # (n, K)
+        phase = teacher.classifier.classes_[probability.argmax(1)]
+        probability = probability.max(1)                                     # (n,)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(f'{path}.csv', 'w', newline='', encoding='utf-8') as file:
+            table = csv.writer(file)
+            table.writerow(['frame', 'seconds', 'phase', 'probability'])
+            for frame, label in enumerate(phase):
+                name = class_name(teacher.names, label)
+                table.writerow([frame, f'{seconds[frame]:.3f}', name, f'{probability[frame]:.3f}'])
         draw_prediction(video, phase, probability, teacher, seconds, f'{path}.png')
     return notes
-
-
-def how_sure(teacher):
-    """In words."""
-    count = f'from {teacher.videos} labelled video' + ('s' if teacher.videos > 1 else '')
-    if math.isnan(teacher.accuracy):
-        return f'{count}: too few to tell how sure the phases are'
-    sentence = f'{count}: held out in turn, {teacher.accuracy:.0%} of their frames come out right'
-    sentence += f', by the clock alone {teacher.clock:.0%}'
-    if teacher.accuracy < teacher.clock:
-        return sentence + ': worse than the clock, do not use these phases'
-    if teacher.accuracy < teacher.clock + 0.03:
-        sentence += ' (hardly more than the clock)'
-    return sentence
-
-
-def write_table(path, phases, probabilities, seconds, names):
-    with open(path, 'w', newline='', encoding='utf-8') as file:
-        table = csv.writer(file)
-        table.writerow(['frame', 'seconds', 'phase', 'probability'])
-        for frame, (second, phase) in enumerate(zip(seconds, phases)):
-            name = class_name(names, phase)
-            table.writerow([frame, f'{second:.3f}', name, f'{probabilities[frame]:.3f}'])
 
 
 def draw_prediction(video, phase, probability, teacher, seconds, path):
@@ -155,5 +136,4 @@ def draw_prediction(video, phase, probability, teacher, seconds, path):
     bar.set_xticks([])
     curve.stairs(probability, range(n + 1), baseline=None, color=BLUE)
     curve.set(xlim=(0, n), ylim=(0, 1.05), xlabel='frame', ylabel='probability')
-    plain(curve)
-    save(fig, path, f'Phases carried over {how_sure(teacher)}.')
+    save(fig, path, f'Phases carried over {teacher.sure}.')

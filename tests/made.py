@@ -12,14 +12,15 @@ STEP = 6              # grey levels between two frames
 EmbeddedVideo = namedtuple('EmbeddedVideo', 'video frames kept labels')
 
 
-def grey(name, n, size=(48, 64), action=None):
-    """A video of n frames of one grey each: frame i has level STEP * i."""
+def grey(name, n, size=(48, 64), action=None, rate=None):
+    """A video of n frames of one grey each, frame i of level STEP * i; rate: frames a second."""
     def decode(indices):
         for i in indices:
             level = STEP * int(i) % 256
             yield torch.full((3, *size), level, dtype=torch.uint8)
 
-    return data.Video(name, lambda: n, decode, action=action)
+    times = rate and (lambda: np.arange(n) / rate)
+    return data.Video(name, lambda: n, decode, action=action, times=times)
 
 
 def embedded(video, labels=None):

@@ -24,7 +24,7 @@ def test_the_actors_head_is_in_view_and_nothing_covers_the_actor(monkeypatch):
     """Without the leaves, and where the mask is: the same pixels."""
     with_leaves = videos()
     drawn = [video.read(range(0, video.frames, 5)) for video in with_leaves]
-    monkeypatch.setattr(garden, 'paint_leaves', lambda *_: None)
+    monkeypatch.setattr(garden.Garden, 'paint_others', lambda *_: None)
     for video, again, leafy in zip(with_leaves, videos(), drawn):
         indices = range(0, video.frames, 5)
         masks = video.actor(indices)                                  # (n, 64, 64)

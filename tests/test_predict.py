@@ -30,8 +30,7 @@ def test_phases_are_carried_over(tmp_path):
     path = tmp_path / 'deep' / 'new'
     stopped = np.zeros((3, 12, 2))                        # a clock that tells nothing
     found = predict.teachers(*labelled_set(3)[:2], stopped, fit)
-    notes = predict.predict(found, [grey('new', 12)], [np.eye(2)[phases]], [path],
-                            [np.arange(12) / 24])
+    notes = predict.predict(found, [grey('new', 12, rate=24)], [np.eye(2)[phases]], [path])
     assert notes == ['squat: from 3 labelled videos: held out in turn, 100% of their frames come '
                      'out right, by the clock alone 50%']
     rows = table_of(f'{path}.csv')
@@ -64,7 +63,7 @@ def test_the_clock_stands_beside_the_model(tmp_path):
     videos = [grey('new $$', 12), grey('new ' + 'x' * 200, 12)]
     z = 2 * [np.eye(2)[[0] * 5 + [1] * 7]]
     found = predict.teachers(*labelled_set(3))
-    notes = predict.predict(found, videos, z, [tmp_path / '0', tmp_path / '1'], [None, None])
+    notes = predict.predict(found, videos, z, [tmp_path / '0', tmp_path / '1'])
     assert 'taken as 25 frames a second' in notes[0]
     assert notes[-1].endswith('by the clock alone 100% (hardly more than the clock)')
     assert len(list(tmp_path.glob('*.png'))) == 2

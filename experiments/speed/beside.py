@@ -103,7 +103,7 @@ def aligned(folder, seed):
     z, _ = embedded(2, seed, 2000, 2000)
 
     def make():
-        align(videos, z, Path(folder, 'aligned.mp4'), times=[None, None])
+        align(videos, z, Path(folder, 'aligned.mp4'))
         return np.loadtxt(Path(folder, 'aligned.csv'), str, delimiter=',').shape[0]
     return make
 
