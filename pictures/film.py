@@ -93,6 +93,7 @@ def backdrop(names, boxes, width, height, title, at, unit):
     height, width = np.array(still.shape[:2]) // 2 * 2  # yuv420p halves both sides
     return still[:height, :width], columns
 
+
 def play(path, names, frames, rate, *, title, columns, side=320, at=(), unit=''):
     """Panels that move together, `rate` frames a second -> a film, as long as the shortest.
 
