@@ -8,6 +8,7 @@ text: what is missing or, where it begins with NOTE, something else that the use
 import os
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,6 +90,18 @@ def one_line(error):
     """What an exception says."""
     words = getattr(error, 'strerror', None) or str(error)
     return ' '.join(words.split()) or type(error).__name__
+
+
+@contextmanager
+def refused(what):
+    """What is raised inside becomes a UserError of one line: what is refused, and why. For strangers'
+    files, on whose bytes readers raise a dozen types of exceptions."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f'{what} ({one_line(error)})') from None
 
 
 def say(line, warning=False):
