@@ -62,24 +62,16 @@ def load_tensor(data):
     return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
 
 
-def encode(text, _encoding):
-    """In place of _codecs.encode, by which old protocols write bytes; its other codecs do more."""
-    return text.encode('latin1')
-
-
-def empty_array(*_):
-    """In place of NumPy's _reconstruct, whose first argument names a class; the state follows."""
-    return np.empty(0)
-
-
 KNOWN = {    # what makes arrays and tensors, by the names by which pickles call it
     'collections.OrderedDict': OrderedDict,
-    '_codecs.encode': encode,
+    # by which old protocols write bytes; its other codecs do more
+    '_codecs.encode': lambda text, _encoding: text.encode('latin1'),
     'numpy.ndarray': None,  # only ever an argument of _reconstruct
     'numpy.dtype': np.dtype,
     'torch._utils._rebuild_tensor_v2': torch.zeros(1).__reduce_ex__(2)[0],
     'torch.storage._load_from_bytes': load_tensor,
-    'numpy.core.multiarray._reconstruct': empty_array,
+    # NumPy's own would make what its first argument names; the state follows
+    'numpy.core.multiarray._reconstruct': lambda *_: np.empty(0),
     'numpy.core.multiarray.scalar': np.int64(1).__reduce__()[0],
     'numpy.core.numeric._frombuffer': np.zeros(1).__reduce_ex__(5)[0]}
 

@@ -32,13 +32,12 @@ def finegym(data, _size, classes):
     if number == 1:
         return carl(*found, None, {None: classes})
     train_list, val_list, clips, annotation = found
-    lists = {'train': elements(train_list, classes), 'val': elements(val_list, classes)}
     videos = {'train': [], 'val': []}
     missing = []
     with refused(f'{annotation}: not the annotation of FineGym'):
         known = json.loads(annotation.read_bytes())
-        for split, listed in lists.items():
-            for event, chosen in listed.items():
+        for split, listed in (('train', train_list), ('val', val_list)):
+            for event, chosen in elements(listed, classes).items():
                 video, when = event.rsplit('_E_', 1)
                 segments = known.get(video, {}).get(f'E_{when}', {}).get('segments') or {}
                 # an element of several stages has several times; the field takes the last

@@ -94,8 +94,10 @@ def one_line(error):
 
 @contextmanager
 def refused(what):
-    """What is raised inside becomes a UserError of one line: what is refused, and why. For strangers'
-    files, on whose bytes readers raise a dozen types of exceptions."""
+    """What is raised inside becomes a UserError of one line: what is refused, and why.
+
+    For strangers' files: on bytes that they did not expect, readers raise a dozen types of errors.
+    """
     try:
         yield
     except UserError:

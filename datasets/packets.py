@@ -115,7 +115,7 @@ def timetable_of(path, _changed):
             raise ValueError('nothing in it decodes')
         # by an AVI's index frames have other numbers than for a reader who has lost one
         lost = container == 'avi' and video.frames not in (0, len(shown))
-        hidden = video.codec_context.name in ('vp8', 'libvpx')    # VP8 has frames that are not shown
+        hidden = video.codec_context.name in ('vp8', 'libvpx')    # VP8 has frames never shown
         clock = True
         if container in (MP4, MKV) and not hidden and starts and are_distinct(shown):
             begin, _ = min(starts)    # before a key frame nothing decodes
@@ -176,7 +176,8 @@ def frame_times(path):
     return timetable(path).seconds
 
 
-CROPS = re.compile(    # PixelWidth, -Height and others, PixelCropBottom, -Top, -Left, -Right if not 0
+# PixelWidth, PixelHeight, others, PixelCropBottom, -Top, -Left, -Right, these if not 0
+CROPS = re.compile(
     rb'\xb0N\xbaN(?:(?:[\x9a\x9d]|\x53.)\x81.)*'
     rb'(?:\x54\xaa(N))?(?:\x54\xbb(N))?(?:\x54\xcc(N))?(?:\x54\xdd(N))?'
     .replace(b'N', rb'(?:\x81.|\x82..)'), re.DOTALL)    # a number: how many bytes, then these
@@ -196,12 +197,11 @@ def cropping(video):
 
 
 def turn_of(frame):
-    """How a player turns a frame, as in Timetable: pixel (x, y) is shown at (a x + c y, b x + d y)
-    where its display matrix is (a, b, 0, c, d, ...)."""
+    """How a player turns a frame, as in Timetable."""
     mirrored = False
     with suppress(KeyError, ValueError):    # PyAV has no name for something that it carries
-        a, b, _, c, d, *_ = np.frombuffer(frame.side_data['DISPLAYMATRIX'], np.int32).tolist()
-        mirrored = a * d < b * c
+        matrix = np.frombuffer(frame.side_data['DISPLAYMATRIX'], np.int32).reshape(3, 3)
+        mirrored = bool(np.linalg.det(matrix) < 0)
     return mirrored, round(frame.rotation / 90)
 
 
@@ -209,6 +209,7 @@ def turn_of(frame):
 # Decoding
 
 END = math.inf, None    # the time after the last frame
+
 
 def read_file(path, indices, size=None):
     """Yield those at distinct rising indices: uint8 (3, H, W), squashed to size x size if given."""
@@ -228,27 +229,29 @@ def read_file(path, indices, size=None):
 def decoded(path, table, indices):
     """Yield (time, frame) for each index: the frame, or if it is damaged the one before it."""
     keys, seek = table.starts.T
-    starts = np.searchsorted(keys, indices, 'right') - 1    # from which each is decoded
-    skips = np.flatnonzero(keys[starts[1:]] > indices[:-1] + 16) + 1    # less does not pay
+    last = -math.inf
     with open_video(path) as (file, video):
-        for start, run in zip(starts[[0, *skips]], np.split(indices, skips)):
-            if start:
-                file.seek(int(seek[start]), stream=video)
-            timed = timed_frames(file, video, table.clock)
-            before = after = next(timed, END)
-            if start and not stands_alone(*after, table.shown[keys[start]]):
-                # the key frame is damaged; or it is none, and the picture comes bit by bit after it
-                yield from decoded(path, table._replace(starts=table.starts[:1]), run)
-                continue
-            for time in table.shown[run].tolist():
-                while after[0] < time:
-                    before = after
-                    after = next(timed, END)
-                yield after if after[0] == time else before
+        for place, index in enumerate(indices):
+            start = np.searchsorted(keys, index, 'right') - 1
+            if keys[start] > last + 16:    # a start, or a leap to another; less does not pay
+                if start:
+                    file.seek(int(seek[start]), stream=video)
+                timed = timed_frames(file, video, table.clock)
+                before = after = next(timed, END)
+                if start and not stands_alone(*after, table.shown[keys[start]]):
+                    whole = table._replace(starts=table.starts[:1])
+                    yield from decoded(path, whole, indices[place:])
+                    return
+            last = index
+            while after[0] < table.shown[index]:
+                before = after
+                after = next(timed, END)
+            yield after if after[0] == table.shown[index] else before
 
 
 def stands_alone(time, frame, begin):
-    """Is the first frame after seeking a key frame, whole, or one before it?"""
+    """Is the first frame after seeking one before the key frame, or that and whole? No: it is
+    damaged; or there is none, and the picture comes bit by bit."""
     return time < begin or time == begin and frame.key_frame and not frame.is_corrupt
 
 

@@ -86,13 +86,11 @@ def values(content, span, *path):
 
 def varint(content, at):
     """An integer in groups of 7 bits, the lowest first; a byte above 127 is not the last."""
-    value = 0
-    shift = 0
-    while content[at] > 127:
-        value |= (content[at] - 128) << shift
-        shift += 7
-        at += 1
-    return value | content[at] << shift, at + 1
+    end = at
+    while content[end] > 127:
+        end += 1
+    groups = [byte % 128 for byte in content[at:end + 1]]
+    return sum(group << 7 * place for place, group in enumerate(groups)), end + 1
 
 
 ROW = DataSet(
