@@ -7,8 +7,8 @@ Mirrors have other names: tables are all that end in train.csv or val.csv; witho
 folder is its class, as in train/<class>/.
 """
 import csv
-import os
 import re
+from glob import escape, glob
 from pathlib import Path
 
 from datasets.layout import NOTE, DataSet, readable, refused, shortened
@@ -47,18 +47,15 @@ def contents(data):
     """Files at any depth -> videos {name: path}, tables."""
     clips = {}
     tables = []
-    for folder, folders, files in os.walk(data, followlinks=True):
-        folders.sort()
-        for file in sorted(files):
-            path = Path(folder, file)
-            place = readable(path, data)
-            match = re.match(r'(.+)_(\d+)_(\d+)\.', file)
-            name = clip_name(*match.groups()) if match else place
-            if path.suffix == '.csv':
-                tables.append(path)
-            elif path.suffix.lower() in VIDEO_FILES:
-                if name not in clips or '/replacement' in f'/{place}':
-                    clips[name] = path
+    for path in map(Path, sorted(glob(f'{escape(str(data))}/**/*.*', recursive=True))):
+        place = readable(path, data)
+        match = re.match(r'(.+)_(\d+)_(\d+)\.', path.name)
+        name = clip_name(*match.groups()) if match else place
+        if path.suffix == '.csv':
+            tables.append(path)
+        elif path.suffix.lower() in VIDEO_FILES:
+            if name not in clips or '/replacement' in f'/{place}':
+                clips[name] = path
     return clips, tables
 
 
