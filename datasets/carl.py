@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from datasets.labels import checked
-from datasets.layout import one_line
+from datasets.layout import refused
 from datasets.video import video_file
-from running.errors import UserError
 
 
 def carl(train, val, clips, size, classes, fit=False):
@@ -40,7 +39,7 @@ def carl(train, val, clips, size, classes, fit=False):
 def entries(file, actions):
     """Yield (action, name, file, labels) of a pickled list; UserError if it is no such list."""
     content = read_pickle(file)
-    try:
+    with refused(f'{file}: not a list of videos as CARL writes it'):
         groups = [range(len(content))]
         if len(actions) > 1:
             content, groups = content
@@ -49,18 +48,12 @@ def entries(file, actions):
                 entry = content[int(index)]
                 labels = np.asarray(entry['frame_label'])
                 yield action, str(entry['name']), Path(entry['video_file']).name, labels
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise UserError(
-            f'{file}: not a list of videos as CARL writes it ({one_line(error)})') from None
 
 
 def read_pickle(path):
     """Containers, numbers, strings, arrays and tensors from a pickle; nothing in it runs."""
-    try:
-        with open(path, 'rb') as file:
-            return Unpickler(file).load()
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise UserError(f'{path}: refused, {one_line(error)}') from None
+    with refused(f'{path}: refused'), open(path, 'rb') as file:
+        return Unpickler(file).load()
 
 
 def load_tensor(data):
@@ -69,33 +62,25 @@ def load_tensor(data):
     return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
 
 
-def encode(text, _encoding):
-    """In place of _codecs.encode, by which old protocols write bytes; its other codecs do more."""
-    return text.encode('latin1')
-
-
-def empty_array(*_):
-    """In place of NumPy's _reconstruct, whose first argument names a class; the state follows."""
-    return np.empty(0)
-
-
-KNOWN = {    # the names by which pickles call what makes arrays and tensors
+KNOWN = {    # what makes arrays and tensors, by the names by which pickles call it
     'collections.OrderedDict': OrderedDict,
-    '_codecs.encode': encode,
+    # by which old protocols write bytes; its other codecs do more
+    '_codecs.encode': lambda text, _encoding: text.encode('latin1'),
     'numpy.ndarray': None,  # only ever an argument of _reconstruct
     'numpy.dtype': np.dtype,
     'torch._utils._rebuild_tensor_v2': torch.zeros(1).__reduce_ex__(2)[0],
-    'torch.storage._load_from_bytes': load_tensor}
-for numpy in ('numpy.core', 'numpy._core'):  # its name before and after NumPy 2
-    KNOWN[f'{numpy}.multiarray._reconstruct'] = empty_array
-    KNOWN[f'{numpy}.multiarray.scalar'] = np.int64(1).__reduce__()[0]
-    KNOWN[f'{numpy}.numeric._frombuffer'] = np.zeros(1).__reduce_ex__(5)[0]
+    'torch.storage._load_from_bytes': load_tensor,
+    # NumPy's own would make what its first argument names; the state follows
+    'numpy.core.multiarray._reconstruct': lambda *_: np.empty(0),
+    'numpy.core.multiarray.scalar': np.int64(1).__reduce__()[0],
+    'numpy.core.numeric._frombuffer': np.zeros(1).__reduce_ex__(5)[0]}
 
 
 class Unpickler(pickle.Unpickler):
     """A pickle may call what it can name; this one can name what KNOWN lists, nothing else."""
 
     def find_class(self, module, name):
-        if f'{module}.{name}' not in KNOWN:
-            raise UserError(f'holds {module}.{name}, no container, number, string, array or tensor')
-        return KNOWN[f'{module}.{name}']
+        name = f'{module}.{name}'.replace('numpy._core', 'numpy.core')    # as before NumPy 2
+        if name not in KNOWN:
+            raise ValueError(f'holds {name}, no container, number, string, array or tensor')
+        return KNOWN[name]

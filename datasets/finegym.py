@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from datasets.carl import carl
-from datasets.layout import DataSet, layout, one_line
+from datasets.layout import DataSet, layout, refused
 from datasets.packets import open_video
 from datasets.video import video_file
 from running.errors import UserError
@@ -32,13 +32,12 @@ def finegym(data, _size, classes):
     if number == 1:
         return carl(*found, None, {None: classes})
     train_list, val_list, clips, annotation = found
-    lists = {'train': elements(train_list, classes), 'val': elements(val_list, classes)}
     videos = {'train': [], 'val': []}
     missing = []
-    try:
+    with refused(f'{annotation}: not the annotation of FineGym'):
         known = json.loads(annotation.read_bytes())
-        for split, listed in lists.items():
-            for event, chosen in listed.items():
+        for split, listed in (('train', train_list), ('val', val_list)):
+            for event, chosen in elements(listed, classes).items():
                 video, when = event.rsplit('_E_', 1)
                 segments = known.get(video, {}).get(f'E_{when}', {}).get('segments') or {}
                 # an element of several stages has several times; the field takes the last
@@ -52,9 +51,6 @@ def finegym(data, _size, classes):
                 else:
                     annotate = partial(element_labels, path, spans)
                     videos[split].append(video_file(event, path, annotate=annotate))
-    except Exception as error:  # of an annotation that is something else, nearly anything
-        raise UserError(
-            f'{annotation}: not the annotation of FineGym ({one_line(error)})') from None
     return videos, missing
 
 

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from PIL import ContainerIO, Image, ImageOps
 
-from datasets.layout import one_line
+from datasets.layout import refused
 from datasets.video import Video
-from running.errors import UserError
 
 IMAGE_FILES = {
     '.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.webp', '.avif', '.jp2', '.j2k', '.jpx',
@@ -50,7 +49,8 @@ def read_images(files, indices, size=None):
 def open_image(file, size=None):
     """-> a Pillow image, turned as its EXIF orientation says. UserError: it cannot be read."""
     path, kind, *place = file if isinstance(file, tuple) else (file, '')
-    try:
+    name = ' '.join(map(str, [path, kind, *place])).strip()
+    with refused(f'{name}: cannot be read as an image'):
         if kind == 'page':
             stack = open_stack(path, os.getpid())
             stack.seek(*place)
@@ -67,9 +67,6 @@ def open_image(file, size=None):
             raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits')
         ImageOps.exif_transpose(image, in_place=True)
         return image
-    except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError and a few more
-        name = ' '.join(map(str, [path, kind, *place])).strip()
-        raise UserError(f'{name}: cannot be read as an image ({one_line(error)})') from None
 
 
 @lru_cache(maxsize=16)
@@ -98,10 +95,8 @@ def images_in(folder):
     """The image files of a folder in natural order; a list of them as it is."""
     if isinstance(folder, list):
         return folder
-    try:
+    with refused(f'{folder}: cannot be listed'):
         files = sorted(Path(folder).iterdir(), key=natural)
-    except OSError as error:
-        raise UserError(f'{folder}: cannot be listed ({error.strerror})') from None
     return [file for file in files if file.suffix.lower() in IMAGE_FILES and file.name[0] != '.']
 
 

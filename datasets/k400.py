@@ -7,13 +7,12 @@ Mirrors have other names: tables are all that end in train.csv or val.csv; witho
 folder is its class, as in train/<class>/.
 """
 import csv
-import os
 import re
+from glob import escape, glob
 from pathlib import Path
 
-from datasets.layout import NOTE, DataSet, one_line, readable, shortened
+from datasets.layout import NOTE, DataSet, readable, refused, shortened
 from datasets.video import VIDEO_FILES, video_file
-from running.errors import UserError
 
 SOURCE = ('annotations/train.csv and train/*.mp4, or train/<class>/*.mp4: '
           'github.com/cvdfoundation/kinetics-dataset')
@@ -47,26 +46,16 @@ def clip_name(video, start, end):
 def contents(data):
     """Files at any depth -> videos {name: path}, tables."""
     clips = {}
-    replaced = set()
     tables = []
-    for folder, folders, files in os.walk(data, followlinks=True):
-        folders.sort()
-        for file in sorted(files):
-            path = Path(folder, file)
-            stem = path.stem.removesuffix('.mp4')  # some mirrors have .mp4.mkv
-            match = re.fullmatch(r'(.+)_(\d+)_(\d+)', stem)
-            name = clip_name(*match.groups()) if match else readable(path, data)
-            if path.suffix == '.csv':
-                tables.append(path)
-            elif path.suffix.lower() not in VIDEO_FILES:
-                continue
-            elif '/replacement' in f'/{readable(path, data)}':
+    for path in map(Path, sorted(glob(f'{escape(str(data))}/**/*.*', recursive=True))):
+        place = readable(path, data)
+        match = re.match(r'(.+)_(\d+)_(\d+)\.', path.name)
+        name = clip_name(*match.groups()) if match else place
+        if path.suffix == '.csv':
+            tables.append(path)
+        elif path.suffix.lower() in VIDEO_FILES:
+            if name not in clips or '/replacement' in f'/{place}':
                 clips[name] = path
-                replaced.add(name)
-            elif name not in clips:
-                clips[name] = path
-            elif name not in replaced:
-                clips[readable(path, data)] = path    # a second of its name is one by itself
     return clips, tables
 
 
@@ -83,16 +72,11 @@ def clips_by_folder(data, clips, split):
 def clips_listed(table):
     """A table with a header -> {name: label}."""
     listed = {}
-    with open(table, newline='', encoding='utf-8-sig', errors='replace') as file:
-        rows = csv.DictReader(file)
-        try:
-            for row in rows:
-                name = clip_name(row['youtube_id'], row['time_start'], row['time_end'])
-                listed[name] = row['label']
-        except (KeyError, ValueError, TypeError, csv.Error) as error:
-            raise UserError(
-                f'{table}, line {rows.line_num}: not label, youtube_id, time_start, time_end '
-                f'({one_line(error)})') from None
+    with refused(f'{table}: not a table of label, youtube_id, time_start, time_end'), \
+            open(table, newline='', encoding='utf-8-sig', errors='replace') as file:
+        for row in csv.DictReader(file):
+            name = clip_name(row['youtube_id'], row['time_start'], row['time_end'])
+            listed[name] = row['label']
     return listed
 
 

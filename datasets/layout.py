@@ -8,6 +8,7 @@ text: what is missing or, where it begins with NOTE, something else that the use
 import os
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from running.errors import UserError
@@ -57,6 +58,20 @@ def one_line(error):
     """What an exception says."""
     words = getattr(error, 'strerror', None) or str(error)
     return ' '.join(words.split()) or type(error).__name__
+
+
+@contextmanager
+def refused(what):
+    """What is raised inside becomes a UserError of one line: what is refused, and why.
+
+    For strangers' files: on bytes that they did not expect, readers raise a dozen types of errors.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f'{what} ({one_line(error)})') from None
 
 
 def say(line, warning=False):

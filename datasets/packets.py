@@ -7,6 +7,7 @@ when its frame is decoded (dts) and when it is shown (pts): not in the same orde
 line.
 """
 import io
+import math
 import os
 import re
 from contextlib import contextmanager, suppress
@@ -19,8 +20,7 @@ import av
 import numpy as np
 import torch
 
-from datasets.layout import one_line, say
-from running.errors import UserError
+from datasets.layout import refused, say
 
 MP4, MKV = 'mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm'
 SEEKABLE = MP4, MKV, 'avi', 'mpegts'    # a GIF, for one, calls each of its frames a key frame
@@ -90,77 +90,67 @@ def frames_of(file, video):
 
 def timetable(path):
     """The timetable of a video file, made once a process; UserError if it is damaged too much."""
-    try:
+    with refused(f'{path}: cannot be read as a video'):
         return timetable_of(str(path), os.stat(path).st_mtime_ns)
-    except Exception as error:  # demuxers and decoders raise a dozen types on a stranger's bytes
-        raise UserError(f'{path}: cannot be read as a video ({one_line(error)})') from None
 
 
 @lru_cache(maxsize=1024)    # of two-minute videos, 50 MB
 def timetable_of(path, _changed):
-    packets = []
     first = None    # frame: it decides how all are turned
+    shown = []
+    starts = []     # of each key frame, when it is shown and where to seek
     with open_video(path) as (file, video):
         container = file.format.name
-        codec = video.codec_context.name
         oblong = video.sample_aspect_ratio or 1    # a pixel's width / height
         bottom, top, left, right = cut = cropping(video)
         size = max(1, round((video.width - left - right) * oblong)), video.height - top - bottom
-        tick = float(video.time_base)
-        begin = (file.start_time or 0) / av.time_base
-        rate = float(video.average_rate or 25)
-        listed = video.frames
         for packet in packets_of(file, video):
             first = first or next(filter(None, decode(packet)), None)
-            if packet.size:
-                packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-    shown = None
-    clock = True
-    if container in (MP4, MKV) and codec not in ('vp8', 'libvpx'):    # VP8 has hidden frames
-        shown = shown_by_packets(packets)
-    if shown is None:
-        shown, clock = shown_by_decoding(path)
-    shown = np.array(shown, np.int64)                                # (frames,)
-    seconds = shown * tick - begin if clock else np.arange(len(shown)) / rate
-    starts = [(-2 ** 63, 0)]
-    # by an AVI's index frames have other numbers than for a reader who has lost one
-    if clock and container in SEEKABLE and (container != 'avi' or listed in (0, len(packets))):
-        for pts, dts, key, _ in packets:
-            if key and pts is not None:
-                starts.append((pts, pts if container == MKV or dts is None else dts))
-    starts = np.array(sorted(starts))
+            if packet.size and not packet.is_discard:    # not cut off by an edit list
+                shown.append(packet.pts)
+            if packet.is_keyframe and packet.pts is not None:
+                by_pts = container == MKV or packet.dts is None
+                starts.append((packet.pts, packet.pts if by_pts else packet.dts))
+        if first is None:
+            raise ValueError('nothing in it decodes')
+        # by an AVI's index frames have other numbers than for a reader who has lost one
+        lost = container == 'avi' and video.frames not in (0, len(shown))
+        hidden = video.codec_context.name in ('vp8', 'libvpx')    # VP8 has frames never shown
+        clock = True
+        if container in (MP4, MKV) and not hidden and starts and are_distinct(shown):
+            begin, _ = min(starts)    # before a key frame nothing decodes
+            shown = sorted(time for time in shown if time >= begin)
+        else:
+            shown, clock = shown_by_decoding(path)
+        shown = np.array(shown, np.int64)                                # (frames,)
+        seconds = np.arange(len(shown)) / float(video.average_rate or 25)
+        if clock:
+            seconds = shown * float(video.time_base) - (file.start_time or 0) / av.time_base
+    if lost or not clock or container not in SEEKABLE:
+        starts = []
+    starts = np.array([(-2 ** 63, 0), *sorted(starts)])
     starts[:, 0] = np.searchsorted(shown, starts[:, 0])
     return Timetable(size, cut, turn_of(first), seconds, shown, starts, clock)
 
 
-def shown_by_packets(packets):
-    """When the frames are shown, by (pts, dts, key, discard) of their packets; None if not sure.
-
-    A cut without encoding anew leaves an edit list: frames before it are decoded, but not shown.
-    """
-    shown = [pts for pts, _, _, hidden in packets if not hidden]
-    keys = [pts for pts, _, key, _ in packets if key]
-    if not shown or not keys or None in shown + keys or len(set(shown)) < len(shown):
-        return None
-    return sorted(pts for pts in shown if pts >= min(keys))    # before a key, nothing decodes
+def are_distinct(times):
+    return None not in times and len(set(times)) == len(times)
 
 
 def shown_by_decoding(path):
     """When they are shown, and True; or, if their times are no use, their places and False."""
-    shown = []    # the time and the place of each
-    lost = 0
+    shown = []    # the time and the place of each; of a damaged one, those of the one before it
     with open_video(path) as (file, video):
         for place, frame in enumerate(frames_of(file, video)):
             if frame is not None:
                 shown.append((frame.pts, place))
             elif shown:
-                lost += 1
                 shown.append(shown[-1])
-    tell_lost(path, lost, len(shown))
-    times = [time for time, _ in shown]
-    if None in times or len(set(times)) < len(times) - lost or sorted(times) != times:
-        return [place for _, place in shown], False
-    return times, True
+    whole = list(dict.fromkeys(shown))
+    tell_lost(path, len(shown) - len(whole), len(shown))
+    times, places = zip(*shown)
+    clock = are_distinct([time for time, _ in whole]) and sorted(times) == list(times)
+    return times if clock else places, clock
 
 
 TOLD = set()    # files of which something is damaged
@@ -186,42 +176,40 @@ def frame_times(path):
     return timetable(path).seconds
 
 
-NUMBER = rb'(?:\x81.|\x82..)'    # of Matroska: how many bytes, then these
-CROPS = re.compile(    # PixelWidth, PixelHeight, others, then those of SIDES that are not 0
-    rb'\xb0%b\xba%b(?:(?:[\x9a\x9d]|\x53.)\x81.)*((?:\x54[\xaa\xbb\xcc\xdd]%b)+)' % (3 * (NUMBER,)),
-    re.DOTALL)
-SIDES = b'\xaa', b'\xbb', b'\xcc', b'\xdd'    # PixelCropBottom, -Top, -Left, -Right
+# PixelWidth, PixelHeight, others, PixelCropBottom, -Top, -Left, -Right, these if not 0
+CROPS = re.compile(
+    rb'\xb0N\xbaN(?:(?:[\x9a\x9d]|\x53.)\x81.)*'
+    rb'(?:\x54\xaa(N))?(?:\x54\xbb(N))?(?:\x54\xcc(N))?(?:\x54\xdd(N))?'
+    .replace(b'N', rb'(?:\x81.|\x82..)'), re.DOTALL)    # a number: how many bytes, then these
 
 
 def cropping(video):
     """What the container cuts off each picture (mp4's clean aperture, Matroska's PixelCrop). libav
     reads it and PyAV does not tell; but a Matroska header that libav writes for it has it."""
     header = io.BytesIO()
-    try:
+    with suppress(ValueError, av.error.FFmpegError):    # for a codec that Matroska does not have
         with av.open(header, 'w', format='matroska') as copy:
             copy.add_stream_from_template(video)
             copy.start_encoding()
-    except (ValueError, av.error.FFmpegError):    # a codec that Matroska does not have
-        return 0, 0, 0, 0
     found = CROPS.search(header.getvalue())
-    known = dict(re.findall(rb'\x54(.)(\x81.|\x82..)', found[1], re.DOTALL)) if found else {}
-    return tuple(int.from_bytes(known.get(side, b'')[1:]) for side in SIDES)
+    sides = found.groups(b'') if found else [b''] * 4
+    return tuple(int.from_bytes(side[1:]) for side in sides)
 
 
 def turn_of(frame):
-    """How a player turns a frame, as in Timetable: pixel (x, y) is shown at (a x + c y, b x + d y)
-    where its display matrix is (a, b, 0, c, d, ...)."""
-    if frame is None:
-        return False, 0
+    """How a player turns a frame, as in Timetable."""
     mirrored = False
     with suppress(KeyError, ValueError):    # PyAV has no name for something that it carries
-        a, b, _, c, d, *_ = np.frombuffer(frame.side_data['DISPLAYMATRIX'], np.int32).tolist()
-        mirrored = a * d < b * c
+        matrix = np.frombuffer(frame.side_data['DISPLAYMATRIX'], np.int32).reshape(3, 3)
+        mirrored = bool(np.linalg.det(matrix) < 0)
     return mirrored, round(frame.rotation / 90)
 
 
 # --------------------------------------------------------------------------------------------------
 # Decoding
+
+END = math.inf, None    # the time after the last frame
+
 
 def read_file(path, indices, size=None):
     """Yield those at distinct rising indices: uint8 (3, H, W), squashed to size x size if given."""
@@ -229,50 +217,42 @@ def read_file(path, indices, size=None):
     width, height = (size, size) if size else table.size
     upside_down, quarters = table.turn
     lost = 0
-    try:
+    with refused(f'{path}: does not decode'):
         for index, (time, frame) in zip(indices, decoded(path, table, indices)):
             lost += time != table.shown[index]
             pixels = rgb(frame, width, height, table.cut)             # (H, W, 3)
             pixels = np.rot90(pixels[::-1] if upside_down else pixels, quarters)
             yield torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
         tell_lost(str(path), lost, len(table.shown))
-    except Exception as error:  # as above
-        raise UserError(f'{path}: does not decode ({one_line(error)})') from None
 
 
 def decoded(path, table, indices):
     """Yield (time, frame) for each index: the frame, or if it is damaged the one before it."""
     keys, seek = table.starts.T
-    starts = np.searchsorted(keys, indices, 'right') - 1    # from which each is decoded
-    skips = np.flatnonzero(keys[starts[1:]] > indices[:-1] + 16) + 1    # less does not pay
+    last = -math.inf
     with open_video(path) as (file, video):
-        for start, run in zip(starts[[0, *skips]], np.split(indices, skips)):
-            if start:
-                file.seek(int(seek[start]), stream=video)
-            timed = timed_frames(file, video, table.clock)
-            shown = next(timed, None)
-            coming = None
-            if start and not stands_alone(shown, table.shown[keys[start]]):
-                # the key frame is damaged; or it is none, and the picture comes bit by bit after it
-                yield from decoded(path, table._replace(starts=table.starts[:1]), run)
-                continue
-            if shown is None:
-                raise ValueError('nothing in it decodes')
-            for time in table.shown[run].tolist():
-                while shown[0] < time:
-                    coming = coming or next(timed, None)
-                    if coming is None or coming[0] > time:
-                        break
-                    shown, coming = coming, None
-                yield shown
+        for place, index in enumerate(indices):
+            start = np.searchsorted(keys, index, 'right') - 1
+            if keys[start] > last + 16:    # a start, or a leap to another; less does not pay
+                if start:
+                    file.seek(int(seek[start]), stream=video)
+                timed = timed_frames(file, video, table.clock)
+                before = after = next(timed, END)
+                if start and not stands_alone(*after, table.shown[keys[start]]):
+                    whole = table._replace(starts=table.starts[:1])
+                    yield from decoded(path, whole, indices[place:])
+                    return
+            last = index
+            while after[0] < table.shown[index]:
+                before = after
+                after = next(timed, END)
+            yield after if after[0] == table.shown[index] else before
 
 
-def stands_alone(shown, begin):
-    """Is the first (time, frame) after seeking a key frame, whole, or one before it?"""
-    if shown is None or shown[0] > begin:
-        return False
-    time, frame = shown
-    return time < begin or frame.key_frame and not frame.is_corrupt
+def stands_alone(time, frame, begin):
+    """Is the first frame after seeking one before the key frame, or that and whole? No: it is
+    damaged; or there is none, and the picture comes bit by bit."""
+    return time < begin or time == begin and frame.key_frame and not frame.is_corrupt
 
 
 def timed_frames(file, video, clock):

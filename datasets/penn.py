@@ -13,7 +13,7 @@ import torch
 from datasets.carl import carl
 from datasets.images import frame_folder
 from datasets.labels import read_labels
-from datasets.layout import CARL, TCC, DataSet, layout, one_line
+from datasets.layout import CARL, TCC, DataSet, layout, refused
 from running.errors import UserError
 
 SOURCE = (
@@ -70,17 +70,13 @@ def actor_mask(path, size, indices):
     the last box. UserError: there is none. SciPy reads no MATLAB 7.3, which is HDF5, and says so.
     """
     from scipy.io import loadmat
-    try:
+    with refused(f'{path}: cannot be read as a Penn Action annotation'):
         mat = loadmat(path, variable_names=['bbox', 'dimensions'])
         height, width = np.asarray(mat['dimensions'], float).ravel()[:2]
         boxes = np.asarray(mat['bbox'], float).reshape(-1, 4)           # x1, y1, x2, y2
-    except Exception as error:  # SciPy's reader raises a dozen types on a broken file
-        raise UserError(
-            f'{path}: cannot be read as a Penn Action annotation ({one_line(error)})') from None
     if min(indices) >= len(boxes):
         raise UserError(f'{path}: {len(boxes)} boxes for {max(indices) + 1} frames')
-    lacking = np.zeros((max(0, max(indices) + 1 - len(boxes)), 4))
-    boxes = np.concatenate([boxes, lacking]) / (width, height, width, height)
+    boxes = np.pad(boxes, [(0, max(indices)), (0, 0)]) / (width, height, width, height)
     x1, y1, x2, y2 = boxes[indices].T[:, :, None]                   # each (n, 1)
     pixel = (np.arange(size) + 0.5) / size                          # (S,): centres of the pixels
     across = (x1 <= pixel) & (pixel < x2)                           # (n, S)

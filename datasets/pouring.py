@@ -11,8 +11,7 @@ from functools import partial
 from datasets.carl import carl
 from datasets.images import frame_folder
 from datasets.labels import checked
-from datasets.layout import CARL, TCC, DataSet, layout, one_line
-from running.errors import UserError
+from datasets.layout import CARL, TCC, DataSet, layout, refused
 
 SOURCE = f'TFRecords: {TCC}. Or prepared, as train.pkl, val.pkl and videos/: {CARL}'
 CLASSES = 5
@@ -35,23 +34,19 @@ def pouring(data, size):
 
 def videos_in(path, size):
     """Yield the videos of a TFRecord file; UserError if it is damaged."""
-    at = 0
-    try:
-        with open(path, 'rb') as file:    # of which only what is looked at is read
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        while at < len(content):
-            start = at + 12
-            end = start + int.from_bytes(content[at:at + 8], 'little')
-            if end + 4 > len(content):
+    end = 0
+    with refused(f'{path}: damaged, fetch it anew'), open(path, 'rb') as file:
+        # of which only what is looked at is read
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        while end < len(content):
+            start = end + 12
+            end = start + int.from_bytes(content[end:end + 8], 'little') + 4
+            if end > len(content):
                 raise ValueError('cut off')
-            name, images, labels = sequence_example(content, (start, end))
+            name, images, labels = sequence_example(content, (start, end - 4))
             images = [(path, 'bytes', first, last - first) for first, last in images]
             annotate = partial(checked, name, labels, CLASSES)
             yield frame_folder(name, images, size, action='pouring', annotate=annotate)
-            at = end + 4
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise UserError(
-            f'{path}: damaged from byte {at} on ({one_line(error)}); fetch it anew') from None
 
 
 # ----------------------------------------------------------------------------------------
@@ -91,13 +86,11 @@ def values(content, span, *path):
 
 def varint(content, at):
     """An integer in groups of 7 bits, the lowest first; a byte above 127 is not the last."""
-    value = 0
-    shift = 0
-    while content[at] > 127:
-        value |= (content[at] - 128) << shift
-        shift += 7
-        at += 1
-    return value | content[at] << shift, at + 1
+    end = at
+    while content[end] > 127:
+        end += 1
+    groups = [byte % 128 for byte in content[at:end + 1]]
+    return sum(group << 7 * place for place, group in enumerate(groups)), end + 1
 
 
 ROW = DataSet(
