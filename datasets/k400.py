@@ -47,15 +47,18 @@ def contents(data):
     """Files at any depth -> videos {name: path}, tables."""
     clips = {}
     tables = []
-    for path in map(Path, sorted(glob(f'{escape(str(data))}/**/*.*', recursive=True))):
-        place = readable(path, data)
+    found = map(Path, sorted(glob(f'{escape(str(data))}/**/*.*', recursive=True)))
+    places = {readable(path, data): path for path in found}
+    # replacements last, to take the place of others
+    for place in sorted(places, key=lambda place: '/replacement' in f'/{place}'):
+        path = places[place]
         match = re.match(r'(.+)_(\d+)_(\d+)\.', path.name)
         name = clip_name(*match.groups()) if match else place
         if path.suffix == '.csv':
             tables.append(path)
         elif path.suffix.lower() in VIDEO_FILES:
-            if name not in clips or '/replacement' in f'/{place}':
-                clips[name] = path
+            taken = name in clips and '/replacement' not in f'/{place}'
+            clips[place if taken else name] = path    # a second of its name is one by itself
     return clips, tables
 
 

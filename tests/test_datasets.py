@@ -304,7 +304,7 @@ def test_kinetics_of_a_mirror(folder, ending, table, tmp_path):
 
 def test_kinetics_replacements_strangers_and_absent_ones(tmp_path, capsys, doctor):
     mini.k400(tmp_path, train=4)
-    first, second, _, gone = sorted((tmp_path / 'train').iterdir())
+    first, second, third, gone = sorted((tmp_path / 'train').iterdir())
     gone.unlink()
     (tmp_path / 'replacement').mkdir()
     first.rename(tmp_path / 'replacement' / first.name)
@@ -312,12 +312,15 @@ def test_kinetics_replacements_strangers_and_absent_ones(tmp_path, capsys, docto
     second.rename(tmp_path / 'replacement' / second.name)  # only there
     for name in ('abc_000001_000011.mp4', 'strange.mp4'):  # in no table
         (tmp_path / 'train' / name).write_bytes(b'')
+    twin = third.with_suffix('.webm')                      # the second of its name
+    twin.write_bytes(b'')
     videos = data.load('k400', tmp_path)['train']
     assert len(videos) == 3 and all(numbers(video.read([4])) == [4] for video in videos)
     said, warned = capsys.readouterr()
     assert gone.name in warned
     assert 'not used' in said
-    assert ': 2 (train/abc_000001_000011.mp4, train/strange.mp4)' in said
+    strangers = sorted(['train/abc_000001_000011.mp4', f'train/{twin.name}', 'train/strange.mp4'])
+    assert f': 3 ({", ".join(strangers)})' in said
     code, out, _ = doctor('k400', '--data', tmp_path)
     assert code == 0 and f'missing: 1\n    train/{gone.name}' in out
     assert 'cvdfoundation' in out.splitlines()[-1]
