@@ -25,7 +25,7 @@ def align_files(network, settings, paths, out, method):
         {'model': network}, {'align': videos}, settings, thin=True)
     if not is_rank0():
         return
-    for reason in skipped.values():
+    for reason in skipped:
         raise UserError(f'{reason}; leave it out or mend it')
     videos = [video_at(name, path) for name, path in zip(names, paths)]    # in their own shape
     times = [video.seconds() for video in videos]
@@ -41,27 +41,24 @@ def predict_folder(network, settings, train, folder, out):
     train = [video for video in train if video.annotate]
     if not train:
         raise UserError('no video of the training set has labels, to carry over to others')
-    known = {video.action: None for video in train}
-    for video in sources:    # now, and not after hours of work
-        teacher_of(video, known)
-    action = train[0].action    # the only one there is, where others are given
-    other = [video.name for video in sources if action and video.action not in known]
-    for note in name_some(f'phases of {action} given to videos of other folders', other):
+    taught = {video.action: video.action for video in train}
+    # {Video: the action that teaches it}, now, and not after hours of work
+    actions = {video: teacher_of(video, taught) for video in sources}
+    other = [video.name for video, action in actions.items() if action and video.action != action]
+    for note in name_some(f'phases of {train[0].action} given to videos of other folders', other):
         say(f'note: {note}')
-    needed = {video.action for video in sources}
-    own = [video for video in train if video.action in needed]
-    train = own or train
+    train = [video for video in train if video.action in actions.values()]
     videos = {'train': train, 'predict': list(sources)}
     embedded, embeddings, skipped = embed_splits({'model': network}, videos, settings, thin=True)
     if not is_rank0():
         return
-    for note in name_some('left out, cannot be read', skipped.values()):
+    for note in name_some('left out, cannot be read', skipped):
         say(f'note: {note}')
     labelled = embedded['train']
-    clocks = [clock(record.frames)[record.kept] for record in labelled]
+    clocks = [clock(one.frames)[one.kept] for one in labelled]
     known, new = embeddings['model'].values()
     found = teachers(labelled, known, clocks, fit_classifier)
-    videos = [sources[record.video] for record in embedded['predict']]
+    videos = [sources[one.video] for one in embedded['predict']]
     times = [video.seconds() for video in videos]
     paths = [out / video.name for video in videos]
     for note in predict(found, videos, new, paths, times):
@@ -72,12 +69,12 @@ def predict_folder(network, settings, train, folder, out):
 def find(folder, size):
     """{Video to embed: the same to be shown} of a folder, and a line on what is passed over."""
     search = Search(folder)
-    found = [source._replace(labels=None) for source in search.below(folder)]    # would hide frames
+    sources = {}
+    for found in search.below(folder):
+        found = found._replace(action=found.action or folder.resolve().name)
+        sources[as_video(found, size)] = as_video(found, None)
     for note in search.notes():
         say(note)
-    if not found:
+    if not sources:
         raise UserError(f'{folder}: no video in it')
-    sources = {as_video(source, size): as_video(source, None) for source in found}
-    for (video, shown), source in zip(sources.items(), found):
-        video.action = shown.action = source.action or folder.resolve().name
     return sources

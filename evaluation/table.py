@@ -100,8 +100,8 @@ def cell(numbers):
 
 def remarks(actions, embedded, skipped):
     """What a reader of the table must know about the data, one line each. actions: by_action of the
-    EmbeddedVideos themselves; skipped: {video: why}."""
-    lines = name_some('left out, cannot be read', skipped.values())
+    EmbeddedVideos themselves; skipped: why a video cannot be read, a line each."""
+    lines = name_some('left out, cannot be read', skipped)
     everything = embedded['train'] + embedded['val']
     bare = {one.video: one.video.name for one in everything if (one.labels < 0).all()}
     lines += name_some("no labels, for Kendall's tau only", bare.values())

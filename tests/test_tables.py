@@ -82,7 +82,7 @@ def test_remarks_name_what_is_missing():
         'val': embedded_of(labels[1:], 'jump') + embedded_of(labels[:1], 'run'),
     }
     actions = by_action('folder', embedded, embedded)
-    lines = table.remarks(actions, embedded, {'x.mp4': 'x.mp4: broken'})
+    lines = table.remarks(actions, embedded, ['x.mp4: broken'])
     assert lines == [
         'left out, cannot be read (1): x.mp4: broken',
         "no labels, for Kendall's tau only (1): jump1",
@@ -96,7 +96,7 @@ def test_scores_of_the_videos_trained_on_are_said():
     labels = [np.array([0, 1, 2]), np.array([0, 2, 2])]
     records = embedded_of(labels, 'jump')
     for val, told in [(records, True), (embedded_of(labels, 'jump'), False)]:
-        lines = table.remarks({}, dict(train=records, val=val), {})
+        lines = table.remarks({}, dict(train=records, val=val), [])
         assert any('videos trained on' in line for line in lines) == told
 
 
