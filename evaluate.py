@@ -263,7 +263,7 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
     if phases:
         rows = {name: score(dataset, embedded, embeddings[name], device) for name in embeddings}
         records = by_action(dataset, embedded, embedded)    # grouped as embeddings are
-        notes = remarks(records, embedded, skipped)
+        notes = remarks(records, embedded)
     return {'dataset': dataset, 'paper': row.paper, 'rows': rows, 'remarks': notes,
             'skipped': skipped, 'embedded': embedded, 'embeddings': embeddings}
 

@@ -171,47 +171,43 @@ def embed_splits(networks, videos, settings, *, thin, folder=None):
     """
     # a limit is in the settings of CARL's checkpoints and the authors' alone
     limit = settings.get('limit') or data.DATASETS[settings['dataset']].limit
-    files = files_of(videos)                  # a video of two splits once
+    files = files_of(videos)    # a video of two splits once
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     own = list(files)[rank::world]
-    found = {}                                # {file: (frames, kept, labels), or why}
-    shares = {name: {} for name in networks}
-    whole = {}                                # the first model's, to be saved: of all frames
+    found = {}    # {file: ((frames, kept, labels), {model: (n_i, D)})}; not read: (why, {})
+    whole = {}    # {file: (frames, D)} of the first model, to be saved
     with evaluating(networks.values()):
-        results = embed([*networks.values()], own, limit=limit, thin=thin,
+        results = embed(list(networks.values()), own, limit=limit, thin=thin,
                         workers=settings['workers'])
         results = tqdm(results, total=len(own), unit='video', disable=None, leave=False)
         for number, about, arrays in results:
             file = files[own[number]]
-            found[file] = about
+            found[file] = about, {name: z[about[1]] for name, z in zip(networks, arrays)}
             if folder and arrays:
                 whole[file] = arrays[0]
-            for name, array in zip(networks, arrays):
-                shares[name][file] = array[about[1]]
 
     found = gather(found)
     whole = gather(whole)
-    shares = {name: gather(share) for name, share in shares.items()}
     if not is_rank0():
         return {}, {}, []
-    reasons = {video: found[file] for video, file in files.items() if isinstance(found[file], str)}
+    skipped = {video: found[file][0] for video, file in files.items() if not found[file][1]}
     embedded = {}
     embeddings = {name: {} for name in networks}
     for split in videos:
-        read = [video for video in videos[split] if video not in reasons]
+        read = {video: found[files[video]] for video in videos[split] if video not in skipped}
         if videos[split] and not read:
-            raise UserError(f'no {split} video can be read; the first: {reasons[videos[split][0]]}')
-        embedded[split] = [EmbeddedVideo(video, *found[files[video]]) for video in read]
+            raise UserError(f'no {split} video can be read; the first: {skipped[videos[split][0]]}')
+        embedded[split] = [EmbeddedVideo(video, *about) for video, (about, _) in read.items()]
         for name in networks:
-            embeddings[name][split] = [shares[name][files[video]] for video in read]
-    records = {one.video: one for one in itertools.chain(*embedded.values())}
-    thinned = [video.name for video, one in records.items() if thin and one.frames > limit]
-    note = 'only every k-th frame is embedded, the others interpolated'
-    for note in name_some(note, thinned):
-        print(f'note: more than {limit} frames: {note}')
+            embeddings[name][split] = [arrays[name] for _, arrays in read.values()]
+    records = {files[one.video]: one for one in itertools.chain(*embedded.values())}
+    thinned = [one.video.name for one in records.values() if thin and one.frames > limit]
+    long = f'more than {limit} frames: only every k-th is embedded, the others interpolated'
+    for note in name_some('left out, cannot be read', skipped.values()) + name_some(long, thinned):
+        print('note:', note)
     if folder:
-        attempt('embeddings from here on', save, folder, files, records.values(), whole)
-    return embedded, embeddings, [*reasons.values()]
+        attempt('embeddings from here on', save, folder, records, whole)
+    return embedded, embeddings, list(skipped.values())
 
 
 # --------------------------------------------------------------------------------------------------
@@ -235,17 +231,15 @@ def files_of(videos):
     return files
 
 
-def save(folder, files, embedded, arrays):
-    """Of each EmbeddedVideo all frames' embeddings, FOLDER/split/name.npy; in index.csv a line for
-    each row: its file, frame, time in seconds (if the video has any), label (if the frame has one).
-    arrays: {file: (frames, D)}."""
-    for file in files.values():
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+def save(folder, records, arrays):
+    """All frames' embeddings of each {file: EmbeddedVideo}; in index.csv a line for each row: its
+    file, frame, time in seconds (if the video has any), label (if the frame has one). arrays:
+    {file: (frames, D)}."""
     with open(folder / 'index.csv', 'w', newline='', encoding='utf-8') as lines:
         table = csv.writer(lines)
         table.writerow(['file', 'frame', 'seconds', 'label'])
-        for one in embedded:
-            file = files[one.video]
+        for file, one in records.items():
+            (folder / file).parent.mkdir(exist_ok=True)
             np.save(folder / file, arrays[file])
             labels = dict(zip(one.kept, one.labels))
             seconds = one.video.seconds()

@@ -5,6 +5,9 @@ Each is one sequence, however long: two halves with a position code each could n
 videos.
 Errors, each one line: UserError, OSError.
 """
+from dataclasses import replace
+from functools import partial
+
 from datasets.folder import Search, as_video, video_at
 from datasets.layout import readable, say
 from evaluate import clock, fit_classifier
@@ -18,18 +21,19 @@ from running.processes import is_rank0
 
 def align_files(network, settings, paths, out, method):
     """Write a film and a table of the first video and the frames of the others that match its."""
-    size = network.backbone.image_size
-    names = [readable(path, path.parent.parent) for path in paths]    # its folder's and its own
-    videos = [video_at(name, path, size) for name, path in zip(names, paths)]
+    videos = []
+    for path in paths:
+        name = readable(path, path.parent.parent)    # its folder's and its own
+        videos.append(video_at(name, path, network.backbone.image_size))
     _, embeddings, skipped = embed_splits(
         {'model': network}, {'align': videos}, settings, thin=True)
     if not is_rank0():
         return
     for reason in skipped:
         raise UserError(f'{reason}; leave it out or mend it')
-    videos = [video_at(name, path) for name, path in zip(names, paths)]    # in their own shape
     times = [video.seconds() for video in videos]
-    for note in align(videos, embeddings['model']['align'], out, times=times, method=method):
+    shown = [replace(video, decode=partial(video.decode, size=None)) for video in videos]
+    for note in align(shown, embeddings['model']['align'], out, times=times, method=method):
         say(note)
     say(f'written: {out}, {out.with_suffix(".csv")}')
 
@@ -37,44 +41,36 @@ def align_files(network, settings, paths, out, method):
 def predict_folder(network, settings, train, folder, out):
     """Write a table and a picture of the phases of each video in a folder and its sub-folders.
     train: [Video], of which those with labels teach."""
-    sources = find(folder, network.backbone.image_size)
-    train = [video for video in train if video.annotate]
-    if not train:
-        raise UserError('no video of the training set has labels, to carry over to others')
-    taught = {video.action: video.action for video in train}
-    # {Video: the action that teaches it}, now, and not after hours of work
-    actions = {video: teacher_of(video, taught) for video in sources}
-    other = [video.name for video, action in actions.items() if action and video.action != action]
-    for note in name_some(f'phases of {train[0].action} given to videos of other folders', other):
-        say(f'note: {note}')
-    train = [video for video in train if video.action in actions.values()]
-    videos = {'train': train, 'predict': list(sources)}
-    embedded, embeddings, skipped = embed_splits({'model': network}, videos, settings, thin=True)
-    if not is_rank0():
-        return
-    for note in name_some('left out, cannot be read', skipped):
-        say(f'note: {note}')
-    labelled = embedded['train']
-    clocks = [clock(one.frames)[one.kept] for one in labelled]
-    known, new = embeddings['model'].values()
-    found = teachers(labelled, known, clocks, fit_classifier)
-    videos = [sources[one.video] for one in embedded['predict']]
-    times = [video.seconds() for video in videos]
-    paths = [out / video.name for video in videos]
-    for note in predict(found, videos, new, paths, times):
-        say(note)
-    say(f'written: {len(paths)} tables and pictures below {out}')
-
-
-def find(folder, size):
-    """{Video to embed: the same to be shown} of a folder, and a line on what is passed over."""
     search = Search(folder)
-    sources = {}
+    videos = []
     for found in search.below(folder):
         found = found._replace(action=found.action or folder.resolve().name)
-        sources[as_video(found, size)] = as_video(found, None)
+        videos.append(as_video(found, network.backbone.image_size))
     for note in search.notes():
         say(note)
-    if not sources:
+    if not videos:
         raise UserError(f'{folder}: no video in it')
-    return sources
+    taught = {video.action: video.action for video in train if video.annotate}
+    if not taught:
+        raise UserError('no video of the training set has labels, to carry over to others')
+    # which action teaches each: now, and not after hours of work
+    actions = {video: teacher_of(video, taught) for video in videos}
+    other = [video.name for video, action in actions.items() if action and video.action != action]
+    action = next(iter(taught))    # the only one there is, where it is given to others
+    for note in name_some(f'phases of {action} given to videos of other folders', other):
+        say(f'note: {note}')
+    train = [video for video in train if video.annotate and video.action in actions.values()]
+    embedded, embeddings, _ = embed_splits(
+        {'model': network}, {'train': train, 'predict': videos}, settings, thin=True)
+    if not is_rank0():
+        return
+    clocks = [clock(one.frames)[one.kept] for one in embedded['train']]
+    known, new = embeddings['model'].values()
+    found = teachers(embedded['train'], known, clocks, fit_classifier)
+    videos = [one.video for one in embedded['predict']]
+    shown = [replace(video, decode=partial(video.decode, size=None)) for video in videos]
+    times = [video.seconds() for video in videos]
+    paths = [out / video.name for video in videos]
+    for note in predict(found, shown, new, paths, times):
+        say(note)
+    say(f'written: {len(paths)} tables and pictures below {out}')

@@ -120,6 +120,7 @@ def test_a_worker_that_dies_is_one_line(network):
 def test_saved_rows_and_the_index_that_says_what_they_are(network, tmp_path):
     videos = {'train': [Film('a', 4, [0, -1, 1, 1])], 'val': [Film('a b', 2), Film('../a/b', 1)]}
     videos['val'][0].seconds = lambda: np.arange(2) / 8
+    (tmp_path / 'deep').mkdir()
     evaluate.assess({'one': network}, videos, SETTINGS, folder=tmp_path / 'deep')
     rows = [tuple(row.values()) for row in table_of(tmp_path / 'deep' / 'index.csv')]
     assert rows == [

@@ -56,7 +56,6 @@ def test_without_labels_there_is_tau_only(network, capsys):
     scores = evaluate.evaluate(network, {'train': split, 'val': split}, SETTINGS)
     assert list(scores) == ['tau']
     out = capsys.readouterr().out
-    assert "note: no labels, for Kendall's tau only (2): a, b" in out
     assert 'Without labels nothing can be told' in out
     assert 'AP@5' not in out
     assert 'clock' in out
@@ -82,10 +81,8 @@ def test_remarks_name_what_is_missing():
         'val': embedded_of(labels[1:], 'jump') + embedded_of(labels[:1], 'run'),
     }
     actions = by_action('folder', embedded, embedded)
-    lines = table.remarks(actions, embedded, ['x.mp4: broken'])
+    lines = table.remarks(actions, embedded)
     assert lines == [
-        'left out, cannot be read (1): x.mp4: broken',
-        "no labels, for Kendall's tau only (1): jump1",
         'run: 1 val video; tau and AP@5 compare two',
         'run: no train video',
     ]
@@ -96,7 +93,7 @@ def test_scores_of_the_videos_trained_on_are_said():
     labels = [np.array([0, 1, 2]), np.array([0, 2, 2])]
     records = embedded_of(labels, 'jump')
     for val, told in [(records, True), (embedded_of(labels, 'jump'), False)]:
-        lines = table.remarks({}, dict(train=records, val=val), [])
+        lines = table.remarks({}, dict(train=records, val=val))
         assert any('videos trained on' in line for line in lines) == told
 
 
