@@ -262,8 +262,7 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
     notes = [f'{dataset} has no phases: nothing to measure']
     if phases:
         rows = {name: score(dataset, embedded, embeddings[name], device) for name in embeddings}
-        records = by_action(dataset, embedded, embedded)    # grouped as embeddings are
-        notes = remarks(records, embedded)
+        notes = remarks(next(iter(rows.values())), embedded)
     return {'dataset': dataset, 'paper': row.paper, 'rows': rows, 'remarks': notes,
             'skipped': skipped, 'embedded': embedded, 'embeddings': embeddings}
 

@@ -9,6 +9,7 @@ import math
 import re
 from collections import defaultdict
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,14 +39,14 @@ class EmbeddedVideo(NamedTuple):
     labels: np.ndarray  # int (m,), their labels; -1 if the video has none
 
 
+@dataclass
 class Frames(IterableDataset):
     """Whole videos in parts, each video by one worker: (its number, uint8 (F, 3, H, W)), and at its
     end (number, (frames, kept, labels)) as above, or where it cannot be read (number, why). A video
     of more than `most` frames is thinned out."""
 
-    def __init__(self, videos, most):
-        self.videos = videos
-        self.most = most
+    videos: list
+    most: float
 
     def __iter__(self):
         worker = get_worker_info()
@@ -171,7 +172,10 @@ def embed_splits(networks, videos, settings, *, thin, folder=None):
     """
     # a limit is in the settings of CARL's checkpoints and the authors' alone
     limit = settings.get('limit') or data.DATASETS[settings['dataset']].limit
-    files = files_of(videos)    # a video of two splits once
+    files = {}    # of each video, one of two splits once
+    for split in videos:
+        for video, name in zip(videos[split], file_names(videos[split])):
+            files.setdefault(video, f'{split}/{name}.npy')
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     own = list(files)[rank::world]
     found = {}    # {file: ((frames, kept, labels), {model: (n_i, D)})}; not read: (why, {})
@@ -220,15 +224,6 @@ def file_names(videos):
         name = re.sub(r'[^\w.-]+', '_', video.name).strip('.')[:60] or 'video'
         names[f'{name}~{len(names)}' if name in names else name] = video
     return list(names)
-
-
-def files_of(videos):
-    """{split: [Video]} -> {Video: 'split/name.npy'}, of the first split that has it."""
-    files = {}
-    for split in videos:
-        for video, name in zip(videos[split], file_names(videos[split])):
-            files.setdefault(video, f'{split}/{name}.npy')
-    return files
 
 
 def save(folder, records, arrays):

@@ -97,18 +97,17 @@ def cell(numbers):
     return ' ± '.join(f'{number:.4f}' for number in numbers if math.isfinite(number))
 
 
-def remarks(actions, embedded):
-    """What a reader of the table must know about the data, one line each. actions: by_action of the
-    EmbeddedVideos themselves."""
+def remarks(rows, embedded):
+    """What a reader of the table must know about the data, one line each. rows: of one model,
+    {action: {metric: value}}."""
     lines = []
     trained = [one.video for one in embedded['train']]
     if trained and trained == [one.video for one in embedded['val']]:
         lines.append('val holds the videos trained on: the scores say nothing of new videos')
-    for action, (train, _, val, val_labels) in actions.items():
-        if len(val) < 2:
-            lines.append(f'{action}: {len(val) or "no"} val video; tau and AP@5 compare two')
-        if not train and any((labels >= 0).any() for labels in val_labels):
-            lines.append(f'{action}: no train video')
+    for action, row in rows.items():
+        without = ', '.join(METRICS[metric] for metric in row if math.isnan(row[metric]))
+        if without:
+            lines.append(f'{action}: no {without}: it takes labels in train, and two val videos')
     return lines
 
 

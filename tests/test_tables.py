@@ -9,7 +9,6 @@ import data
 import evaluate
 from pictures import figures
 from evaluation import focus, table
-from evaluation.labels import by_action
 from noise import (SETTINGS, Film, embedded_of, films, random_videos)
 
 torch.set_num_threads(1)                                  # the frames are tiny
@@ -75,17 +74,9 @@ def test_kinetics_has_nothing_to_measure(network, capsys):
 # What is said of them
 
 def test_remarks_name_what_is_missing():
-    labels = [np.array([0, 1, 2]), np.array([0, 2, 2]), np.full(3, -1)]
-    embedded = {
-        'train': embedded_of(labels[:1], 'jump'),
-        'val': embedded_of(labels[1:], 'jump') + embedded_of(labels[:1], 'run'),
-    }
-    actions = by_action('folder', embedded, embedded)
-    lines = table.remarks(actions, embedded)
-    assert lines == [
-        'run: 1 val video; tau and AP@5 compare two',
-        'run: no train video',
-    ]
+    rows = {'jump': dict(tau=0.5, ap5=0.5), 'run': dict(tau=math.nan, ap5=math.nan)}
+    line, = table.remarks(rows, dict(train=[], val=[]))
+    assert line == 'run: no tau, AP@5: it takes labels in train, and two val videos'
 
 
 def test_scores_of_the_videos_trained_on_are_said():
