@@ -21,7 +21,7 @@ import torch
 
 import data
 import model as models
-from evaluation.embedding import Frozen, embed_splits, write_index
+from evaluation.embedding import embed_splits, frozen
 from evaluation.labels import by_action, labelled_only, only_measured
 from evaluation.linear import linear_classifier
 from evaluation.table import mean, mean_row, print_result, remarks
@@ -228,7 +228,8 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
     embedded    {split: [EmbeddedVideo]}: the videos that could be read, each with `frames` (how
                 many), `kept` (those that have embeddings) and their `labels`
     embeddings  {model: {split: [(n_i, D)]}}: of the same videos in the same order
-    skipped     {video: why it cannot be read}; remarks: lines about the data; dataset: its name
+    skipped     why a video cannot be read, a line each; remarks: lines about the data
+    dataset     its name
     paper       the values of the paper's Table 1, {metric: (mean, 2 standard deviations)}, or {}
 
     networks: {name: MVFormer}; videos: of data.load; settings: the first model's; folder: where its
@@ -243,17 +244,15 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
         videos = only_measured(videos, phases)
     if controls and phases:
         networks = networks | {'untrained': untrained(settings, first)}
-        networks['frozen (mean of patches)'] = Frozen(first.backbone, cls=False)
+        networks['frozen (mean of patches)'] = frozen(first.backbone, 'avg')
         if models.backbones()[settings['backbone']].cls:
-            networks['frozen (CLS)'] = Frozen(first.backbone, cls=True)
+            networks['frozen (CLS)'] = frozen(first.backbone, 'cls')
 
     # one's own long videos are thinned out, published ones cut
     embedded, embeddings, skipped = embed_splits(
         networks, videos, settings, thin=row.own, folder=folder)
     if not is_rank0():
         return None
-    if folder:
-        attempt('index', write_index, folder / 'index.csv', videos, embedded)
     if controls and phases:
         embeddings['clock'] = {}
         for split, records in embedded.items():
@@ -263,8 +262,7 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
     notes = [f'{dataset} has no phases: nothing to measure']
     if phases:
         rows = {name: score(dataset, embedded, embeddings[name], device) for name in embeddings}
-        records = by_action(dataset, embedded, embedded)    # grouped as embeddings are
-        notes = remarks(records, embedded, skipped)
+        notes = remarks(next(iter(rows.values())), embedded)
     return {'dataset': dataset, 'paper': row.paper, 'rows': rows, 'remarks': notes,
             'skipped': skipped, 'embedded': embedded, 'embeddings': embeddings}
 

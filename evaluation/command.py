@@ -19,7 +19,6 @@ from running.errors import UserError
 from running.processes import half_dtype, join_processes
 from running.record import attempt
 
-TABLE_FLAGS = ('focus', 'figures', 'embeddings', 'json')  # that go with the table
 # alike in all checkpoints, for every frame is decoded once
 SAME_FRAMES = ('dataset', 'data', 'data_seed', 'label_unit', 'image_size')
 SEED_FLAGS = ('seed', 'out', 'init', 'features', 'workers', 'device', 'save_every', 'eval_every',
@@ -28,11 +27,11 @@ SEED_FLAGS = ('seed', 'out', 'init', 'features', 'workers', 'device', 'save_ever
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(
-        description='Four metrics beside the controls. Or a look at one\'s own videos.',
+        description='Four metrics beside the controls, or one\'s own videos.',
         usage='%(prog)s CHECKPOINT [CHECKPOINT ...] [options]', allow_abbrev=False)
     add = parser.add_argument
     add('checkpoints', nargs='+', metavar='CHECKPOINT', type=Path,
-        help='or its folder; seeds of one model are one row: mean ± 2 standard deviations')
+        help='or its folder; seeds of one model are one row, with its spread')
     add('--dataset', metavar='NAME', help='the data set [that of training]')
     add('--data', metavar='DIR', help='its folder [where it was at training]')
     add('--label-unit', choices=UNITS, help='unit of labels that are segments [as at training]')
@@ -47,7 +46,7 @@ def parse(argv=None):
     add('--figures', metavar='DIR', type=Path,
         help='all pictures of the first checkpoint')
     add('--embeddings', metavar='DIR', type=Path,
-        help='an array (n, D) of each video, DIR/val/*.npy; of each frame a line, index.csv')
+        help='DIR/val/*.npy, an array (n, D) of each video; its rows: index.csv')
     add('--json', metavar='FILE', type=Path, help='all numbers of the table')
 
     own = parser.add_argument_group("one's own videos, instead of the table")
@@ -58,7 +57,7 @@ def parse(argv=None):
         help='phases of the videos in DIR, from the labelled ones of training')
     add = own.add_argument
     add('--out', metavar='PATH', type=Path,
-        help='the film [aligned.mp4], or the folder of the phases [predicted]')
+        help='the film [aligned.mp4], or folder of phases [predicted]')
     return parser.parse_args(argv)
 
 
@@ -69,7 +68,7 @@ def check_arguments(args):
         if path.is_dir():
             args.checkpoints[number] = path / 'checkpoint.pt'
     if len(set(map(Path.resolve, args.checkpoints))) < len(args.checkpoints):
-        raise UserError('one checkpoint is given twice: name each once')
+        raise UserError('one checkpoint is given twice')
     if args.workers and args.workers < 0:
         raise UserError(f'--workers {args.workers}: must be at least 0')
     files = [args.json]
@@ -77,7 +76,7 @@ def check_arguments(args):
     own = args.align or args.predict
     if args.out and not own:
         raise UserError('--out goes with --align or --predict')
-    for flag in TABLE_FLAGS:
+    for flag in ('focus', 'figures', 'embeddings', 'json'):
         if own and getattr(args, flag):
             raise UserError(f'--{flag} goes with the table, not with --align or --predict')
     for path in filter(None, [*(args.align or []), args.predict]):
@@ -89,18 +88,17 @@ def check_arguments(args):
         args.out = args.out or Path('aligned.mp4')
         files = [args.out, args.out.with_suffix('.csv')]
         if len(args.align) < 2:
-            raise UserError(f'--align {args.align[0]}: takes two videos or more')
+            raise UserError('--align takes two videos or more')
         if args.out.suffix != '.mp4':
             raise UserError(f'{args.out}: --out writes a film; let its name end in .mp4')
     if args.predict:
         args.out = args.out or Path('predicted')
         folders = [args.out]
     for path in filter(None, files + folders):
-        taken = path.is_dir() if path in files else any(path.glob('*'))
-        if path.is_file() or taken:
+        if path.is_file() or any(path.glob('*')):
             raise UserError(f'{path}: is there already; move it away, or give another name')
         folder = path.parent if path in files else path
-        folder.mkdir(parents=True, exist_ok=True)           # now, and not after hours of work
+        folder.mkdir(parents=True, exist_ok=True)    # now, and not after hours of work
         if not os.access(folder, os.W_OK):
             raise UserError(f'{folder}: cannot be written to')
 
@@ -128,13 +126,13 @@ def load_models(paths, device, **given):
             if value != other:
                 raise UserError(f'{path}: {name} is {value}, of the first checkpoint {other}; '
                                 f'evaluate them one by one, or give --data')
-        # one that was fine-tuned, or that the checkpoint brings, is like no other
-        own = settings['train_backbone'] or checkpoint['backbone'] is None
-        kind = [settings[name] for name in ('backbone', 'weights', 'layers')]
-        key = path if own else str(kind)
-        network = models.build_model(settings, shared.get(key))
+        kind = str([settings[name] for name in ('backbone', 'weights', 'layers')])
+        if settings['train_backbone'] or checkpoint['backbone'] is None:
+            kind = path       # fine-tuned, or brought by the checkpoint: like no other
+        network = models.build_model(settings, shared.get(kind))
         load_trained(network, checkpoint, path)
-        shared[key] = network.backbone
+        network.trained_on = checkpoint.get('videos', ())
+        shared[kind] = network.backbone
         networks[path] = network.to(device)
     for path, network in networks.items():    # now that no checkpoint is compared with it any more
         settings = all_settings[path]
@@ -154,24 +152,13 @@ def seeds_together(all_settings):
     return {', '.join(sorted(own - common)) or 'mean': paths for own, paths in groups.items()}
 
 
-def trained_on(paths, videos):
-    """A line, where names that a checkpoint was trained on are val now and no longer train."""
-    known = set()
-    for path in paths:
-        known.update(load_checkpoint(path).get('videos', ()))
-    known -= {video.name for video in videos['train']}
-    some = [video.name for video in videos['val'] if video.name in known]
-    what = 'val, but one of this name was trained on: if it is the same, trust no score'
-    return name_some(what, some)
-
-
 def run(args):
     """What evaluate.py does. Errors: UserError, OSError, each one line."""
     check_arguments(args)
     _, _, device = join_processes(args.device)
-    networks, all_settings = load_models(
-        args.checkpoints, device, dataset=args.dataset, data=args.data, weights=args.weights,
-        label_unit=args.label_unit, workers=args.workers)
+    names = 'dataset', 'data', 'weights', 'label_unit', 'workers'
+    given = {name: getattr(args, name) for name in names}
+    networks, all_settings = load_models(args.checkpoints, device, **given)
     name, first = next(iter(networks.items()))
     settings = all_settings[name]
     if args.align:
@@ -185,7 +172,12 @@ def run(args):
     if result is None:
         return
     groups = seeds_together(all_settings)
-    result['remarks'] += trained_on(args.checkpoints, videos)
+    # names that a model was trained on, and that are val now and no longer train
+    known = set().union(*[network.trained_on for network in networks.values()])
+    known -= {video.name for video in videos['train']}
+    what = 'val, but one of this name was trained on: if it is the same, trust no score'
+    now_val = [video.name for video in videos['val'] if video.name in known]
+    result['remarks'] += name_some(what, now_val)
     print_result(result, groups)
     if args.json:
         attempt(args.json, write_json, result, settings, groups, args.json)

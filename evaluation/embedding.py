@@ -9,6 +9,7 @@ import math
 import re
 from collections import defaultdict
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,13 +17,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 import data
 from datasets.folder import video_at
 from evaluation.table import name_some
+from lstp import POOLERS
+from model import MVFormer
 from running.command import DIED, start_worker, watched
 from running.errors import UserError
 from running.processes import gather, is_rank0
@@ -37,14 +39,14 @@ class EmbeddedVideo(NamedTuple):
     labels: np.ndarray  # int (m,), their labels; -1 if the video has none
 
 
+@dataclass
 class Frames(IterableDataset):
     """Whole videos in parts, each video by one worker: (its number, uint8 (F, 3, H, W)), and at its
     end (number, (frames, kept, labels)) as above, or where it cannot be read (number, why). A video
     of more than `most` frames is thinned out."""
 
-    def __init__(self, videos, most):
-        self.videos = videos
-        self.most = most
+    videos: list
+    most: float
 
     def __iter__(self):
         worker = get_worker_info()
@@ -63,32 +65,20 @@ class Frames(IterableDataset):
                 yield number, str(error)
 
 
-class Frozen(nn.Module):
-    """The control `frozen`, in the place of an MVFormer: of each frame one vector of the backbone,
-    its CLS token or the mean of the patches of the last chosen layer."""
-
-    def __init__(self, backbone, *, cls):
-        super().__init__()
-        self.backbone = backbone    # its features are those of the MVFormer beside it
-        self.cls = cls
-        self.eval()                 # as the backbone always is
-
-    def pool(self, patches, cls):
-        """(F, P, L*C), (F, C) -> (F, 1, C), None"""
-        if self.cls:
-            return cls[:, None], None
-        return patches[..., -self.backbone.width:].mean(1, keepdim=True), None
-
-    def mtf(self, tokens):
-        """(1, n, 1, C) -> (1, n, C)"""
-        return tokens[:, :, 0]
+def frozen(backbone, pool):
+    """The control `frozen`: of each frame one vector, as the pooler 'cls' or 'avg' makes it of the
+    backbone's features; of several layers the last one's."""
+    def last_layer(tokens):
+        return tokens[:, :, 0, -backbone.width:]    # (1, n, 1, L*C) -> (1, n, C)
+    pooler = POOLERS[pool](backbone.channels, backbone.width)
+    return MVFormer(backbone, pooler, mtf=last_layer).eval()
 
 
 def entities_of(networks, frames):
     """uint8 (F, 3, H, W) -> entities (F, N, d) of each network; a shared backbone runs once."""
+    frames = frames.to(next(networks[0].mtf.parameters()).device)
     images = data.center(frames, networks[0].backbone.image_size)
-    # of each backbone the first network (the last key wins): of others, Frozen has no `features`
-    first = {network.backbone: network for network in reversed(networks)}
+    first = {network.backbone: network for network in networks}
     features = {backbone: network.features(images) for backbone, network in first.items()}
     return [network.pool(*features[network.backbone])[0] for network in networks]
 
@@ -115,10 +105,10 @@ def embed_entities(network, entities, frames, limit):
 
 
 @torch.no_grad()
-def embed(networks, videos, *, limit=1000, thin=False, device='cpu', workers=0):
+def embed(networks, videos, *, limit=1000, thin=False, workers=0):
     """Yields (number of the video, (frames, kept, labels), [(frames, D) of each network]), or where
-    it cannot be read (number, why, None). limit: frames of the longest sequence; thin: a longer
-    video is thinned out, not cut. Of a video only the entities are held, never its patches."""
+    it cannot be read (number, why, []). limit: frames of the longest sequence; thin: a longer video
+    is thinned out, not cut. Of a video only the entities are held, never its patches."""
     loader = DataLoader(
         Frames(videos, limit if thin else math.inf), batch_size=None, collate_fn=tuple,
         num_workers=workers, worker_init_fn=start_worker,
@@ -129,12 +119,11 @@ def embed(networks, videos, *, limit=1000, thin=False, device='cpu', workers=0):
             raise UserError(DIED)
         number, part = item
         if torch.is_tensor(part):
-            begun[number].append(entities_of(networks, part.to(device)))
+            begun[number].append(entities_of(networks, part))
             continue
-        parts = begun.pop(number, [])    # [[(F, N, d) of each network]]
+        parts = begun.pop(number, [])         # [[(F, N, d) of each network]]
         if isinstance(part, str):
-            yield number, part, None
-            continue
+            parts = []
         arrays = []
         for network, entities in zip(networks, zip(*parts)):
             arrays.append(embed_entities(network, torch.cat(entities), part[0], limit))
@@ -145,12 +134,10 @@ def embed_one(network, video, most):
     """MVFormer.embed: of a file, a folder of images or a data.Video -> (n, D)."""
     if isinstance(video, (str, Path)):
         video = video_at(str(video), Path(video), network.backbone.image_size)
-    device = next(network.mtf.parameters()).device
     with evaluating([network]):
-        found = embed([network], [video], limit=most, thin=True, device=device)
-        _, why, arrays = next(found)
-    if arrays is None:
-        raise UserError(why)
+        (_, about, arrays), = embed([network], [video], limit=most, thin=True)
+    if not arrays:
+        raise UserError(about)
     return arrays[0]
 
 
@@ -160,24 +147,24 @@ def embed_one(network, video, most):
 @contextmanager
 def evaluating(networks):
     """In eval mode, convolutions in full float32 and uncompiled; then as before."""
-    modes = {network: network.training for network in networks}
+    modes = [network.training for network in networks]
     as_written = nullcontext()
     if torch.cuda.is_available():    # frames come in parts of other sizes than those of training
         as_written = torch.compiler.set_stance('force_eager')
     try:
         with as_written, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            for network in modes:
+            for network in networks:
                 network.eval()
             yield
     finally:
-        for network, mode in modes.items():
+        for network, mode in zip(networks, modes):
             network.train(mode)
 
 
 def embed_splits(networks, videos, settings, *, thin, folder=None):
-    """Embed {split: [Video]}, each process its share -> in rank 0, {} in the others:
+    """Embed {split: [Video]}, each process its share -> in rank 0, {} or [] in the others:
 
-    {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}}, {video: why it cannot be read}
+    {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}}, [why a video cannot be read]
 
     networks: {name: model}; thin: as in `embed`; folder: where those of the first model are saved.
     All is held in memory: FineGym99's 1.22 million labelled frames, of 256 float32 numbers each,
@@ -185,49 +172,46 @@ def embed_splits(networks, videos, settings, *, thin, folder=None):
     """
     # a limit is in the settings of CARL's checkpoints and the authors' alone
     limit = settings.get('limit') or data.DATASETS[settings['dataset']].limit
-    several = list(networks.values())
-    device = next(several[0].mtf.parameters()).device
-    files = files_of(videos)         # a video of two splits once
+    files = {}    # of each video, one of two splits once
+    for split in videos:
+        for video, name in zip(videos[split], file_names(videos[split])):
+            files.setdefault(video, f'{split}/{name}.npy')
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     own = list(files)[rank::world]
-    found = {}                       # {file: (frames, kept, labels), or why it cannot be read}
-    shares = {name: {} for name in networks}
-    with evaluating(several):
-        results = embed(several, own, limit=limit, thin=thin, device=device,
+    found = {}    # {file: ((frames, kept, labels), {model: (n_i, D)})}; not read: (why, {})
+    whole = {}    # {file: (frames, D)} of the first model, to be saved
+    with evaluating(networks.values()):
+        results = embed(list(networks.values()), own, limit=limit, thin=thin,
                         workers=settings['workers'])
         results = tqdm(results, total=len(own), unit='video', disable=None, leave=False)
         for number, about, arrays in results:
             file = files[own[number]]
-            found[file] = about
-            if folder and arrays:    # after a failure it is None, and no more are saved
-                folder = attempt('embeddings from here on', save, folder, file, arrays[0])
-            for name, array in zip(networks, arrays or []):
-                shares[name][file] = array[about[1]]
+            found[file] = about, {name: z[about[1]] for name, z in zip(networks, arrays)}
+            if folder and arrays:
+                whole[file] = arrays[0]
 
     found = gather(found)
-    shares = {name: gather(share) for name, share in shares.items()}
+    whole = gather(whole)
     if not is_rank0():
-        return {}, {}, {}
-    skipped = {video: found[file] for video, file in files.items() if isinstance(found[file], str)}
+        return {}, {}, []
+    skipped = {video: found[file][0] for video, file in files.items() if not found[file][1]}
     embedded = {}
     embeddings = {name: {} for name in networks}
     for split in videos:
-        read = [video for video in videos[split] if video not in skipped]
+        read = {video: found[files[video]] for video in videos[split] if video not in skipped}
         if videos[split] and not read:
-            first = videos[split][0]
-            raise UserError(f'no {split} video can be read; the first: {skipped[first]}')
-        embedded[split] = [EmbeddedVideo(video, *found[files[video]]) for video in read]
+            raise UserError(f'no {split} video can be read; the first: {skipped[videos[split][0]]}')
+        embedded[split] = [EmbeddedVideo(video, *about) for video, (about, _) in read.items()]
         for name in networks:
-            embeddings[name][split] = [shares[name][files[video]] for video in read]
-    records = itertools.chain(*embedded.values())
-    thinned = {one.video: one.video.name for one in records if thin and one.frames > limit}
-    note = 'only every k-th frame is embedded, the others interpolated'
-    for note in name_some(note, thinned.values()):
-        print(f'note: more than {limit} frames: {note}')
-    reasons = {}
-    for video, why in skipped.items():    # two splits may have videos of one name
-        reasons[files[video] if video.name in reasons else video.name] = why
-    return embedded, embeddings, reasons
+            embeddings[name][split] = [arrays[name] for _, arrays in read.values()]
+    records = {files[one.video]: one for one in itertools.chain(*embedded.values())}
+    thinned = [one.video.name for one in records.values() if thin and one.frames > limit]
+    long = f'more than {limit} frames: only every k-th is embedded, the others interpolated'
+    for note in name_some('left out, cannot be read', skipped.values()) + name_some(long, thinned):
+        print('note:', note)
+    if folder:
+        attempt('embeddings from here on', save, folder, records, whole)
+    return embedded, embeddings, list(skipped.values())
 
 
 # --------------------------------------------------------------------------------------------------
@@ -242,41 +226,19 @@ def file_names(videos):
     return list(names)
 
 
-def files_of(videos):
-    """{split: [Video]} -> {Video: 'split/name.npy'}, of the first split that has it."""
-    files = {}
-    for split in videos:
-        for video, name in zip(videos[split], file_names(videos[split])):
-            files.setdefault(video, f'{split}/{name}.npy')
-    return files
-
-
-def save(folder, file, array):
-    """Save a video's embeddings -> the folder, for the next one."""
-    path = folder / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        np.save(path, array)
-    except OSError:                      # what there is of it is of no use
-        path.unlink(missing_ok=True)
-        raise
-    return folder
-
-
-def write_index(path, videos, embedded):
-    """Of each saved row a line: its file, frame, time in seconds (if the video has any), label (if
-    the frame has one). {split: [Video]}, {split: [EmbeddedVideo]}."""
-    files = files_of(videos)
-    records = {record.video: record for record in itertools.chain(*embedded.values())}
-    with open(path, 'w', newline='', encoding='utf-8') as lines:
+def save(folder, records, arrays):
+    """All frames' embeddings of each {file: EmbeddedVideo}; in index.csv a line for each row: its
+    file, frame, time in seconds (if the video has any), label (if the frame has one). arrays:
+    {file: (frames, D)}."""
+    with open(folder / 'index.csv', 'w', newline='', encoding='utf-8') as lines:
         table = csv.writer(lines)
         table.writerow(['file', 'frame', 'seconds', 'label'])
-        for video, record in records.items():
-            if not (path.parent / files[video]).exists():    # no room was left for it
-                continue
-            labels = dict(zip(record.kept, record.labels))
-            seconds = video.seconds()
-            for frame in range(record.frames):
+        for file, one in records.items():
+            (folder / file).parent.mkdir(exist_ok=True)
+            np.save(folder / file, arrays[file])
+            labels = dict(zip(one.kept, one.labels))
+            seconds = one.video.seconds()
+            for frame in range(one.frames):
                 time = '' if seconds is None else f'{seconds[frame]:.3f}'
                 label = labels.get(frame, -1)
-                table.writerow([files[video], frame, time, label if label >= 0 else ''])
+                table.writerow([file, frame, time, label if label >= 0 else ''])

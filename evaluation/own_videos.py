@@ -5,6 +5,9 @@ Each is one sequence, however long: two halves with a position code each could n
 videos.
 Errors, each one line: UserError, OSError.
 """
+from dataclasses import replace
+from functools import partial
+
 from datasets.folder import Search, video_at
 from datasets.layout import readable, say
 from evaluate import clock, fit_classifier
@@ -16,19 +19,24 @@ from running.errors import UserError
 from running.processes import is_rank0
 
 
+def as_filmed(videos):
+    """Videos that are squashed to the model's square -> the same in their own shape."""
+    return [replace(video, decode=partial(video.decode, size=None)) for video in videos]
+
+
 def align_files(network, settings, paths, out):
     """Write a film and a table of the first video and the frames of the others that match its."""
-    size = network.backbone.image_size
-    names = [readable(path, path.parent.parent) for path in paths]    # its folder's and its own
-    videos = [video_at(name, path, size) for name, path in zip(names, paths)]
+    videos = []
+    for path in paths:
+        name = readable(path, path.parent.parent)    # its folder's and its own
+        videos.append(video_at(name, path, network.backbone.image_size))
     _, embeddings, skipped = embed_splits(
         {'model': network}, {'align': videos}, settings, thin=True)
     if not is_rank0():
         return
-    for reason in skipped.values():
+    for reason in skipped:
         raise UserError(f'{reason}; leave it out or mend it')
-    videos = [video_at(name, path) for name, path in zip(names, paths)]    # in their own shape
-    for note in align(videos, embeddings['model']['align'], out):
+    for note in align(as_filmed(videos), embeddings['model']['align'], out):
         say(note)
     say(f'written: {out}, {out.with_suffix(".csv")}')
 
@@ -36,45 +44,33 @@ def align_files(network, settings, paths, out):
 def predict_folder(network, settings, train, folder, out):
     """Write a table and a picture of the phases of each video in a folder and its sub-folders.
     train: [Video], of which those with labels teach."""
-    sources = find(folder, network.backbone.image_size)
-    train = [video for video in train if video.annotate]
-    if not train:
-        raise UserError('no video of the training set has labels, to carry over to others')
-    known = {video.action: None for video in train}
-    for video in sources:    # now, and not after hours of work
-        teacher_of(video, known)
-    action = train[0].action    # the only one there is, where others are given
-    other = [video.name for video in sources if action and video.action not in known]
-    for note in name_some(f'phases of {action} given to videos of other folders', other):
-        say(f'note: {note}')
-    needed = {video.action for video in sources}
-    own = [video for video in train if video.action in needed]
-    train = own or train
-    videos = {'train': train, 'predict': list(sources)}
-    embedded, embeddings, skipped = embed_splits({'model': network}, videos, settings, thin=True)
-    if not is_rank0():
-        return
-    for note in name_some('left out, cannot be read', skipped.values()):
-        say(f'note: {note}')
-    labelled = embedded['train']
-    clocks = [clock(record.frames)[record.kept] for record in labelled]
-    known, new = embeddings['model'].values()
-    found = teachers(labelled, known, clocks, fit_classifier)
-    videos = [sources[record.video] for record in embedded['predict']]
-    paths = [out / video.name for video in videos]
-    for note in predict(found, videos, new, paths):
-        say(note)
-    say(f'written: {len(paths)} tables and pictures below {out}')
-
-
-def find(folder, size):
-    """{Video to embed: the same to be shown} of a folder, and a line on what is passed over."""
-    search = Search(folder, size)
-    sources = dict(zip(search.below(folder), Search(folder).below(folder)))
+    search = Search(folder, network.backbone.image_size)
+    videos = search.below(folder)
     for note in search.notes():
         say(note)
-    if not sources:
+    if not videos:
         raise UserError(f'{folder}: no video in it')
-    for video, shown in sources.items():
-        video.action = shown.action = video.action or folder.resolve().name
-    return sources
+    taught = {video.action: video.action for video in train if video.annotate}
+    if not taught:
+        raise UserError('no video of the training set has labels, to carry over to others')
+    actions = {}                   # which action teaches each: now, and not after hours of work
+    for video in videos:
+        video.action = video.action or folder.resolve().name
+        actions[video] = teacher_of(video, taught)
+    other = [video.name for video, action in actions.items() if action and video.action != action]
+    action = next(iter(taught))    # the only one there is, where it is given to others
+    for note in name_some(f'phases of {action} given to videos of other folders', other):
+        say(f'note: {note}')
+    train = [video for video in train if video.annotate and video.action in actions.values()]
+    embedded, embeddings, _ = embed_splits(
+        {'model': network}, {'train': train, 'predict': videos}, settings, thin=True)
+    if not is_rank0():
+        return
+    clocks = [clock(one.frames)[one.kept] for one in embedded['train']]
+    known, new = embeddings['model'].values()
+    found = teachers(embedded['train'], known, clocks, fit_classifier)
+    videos = [one.video for one in embedded['predict']]
+    paths = [out / video.name for video in videos]
+    for note in predict(found, as_filmed(videos), new, paths):
+        say(note)
+    say(f'written: {len(paths)} tables and pictures below {out}')

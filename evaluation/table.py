@@ -65,11 +65,10 @@ def print_table(result, groups):
     """Of one group of models each action and their mean, of several their means; the controls, the
     paper's row; the verdicts."""
     rows = result['rows']
-    tables = {title: spread(rows, names) for title, names in groups.items()}
-    lines = {title: table['mean'] for title, table in tables.items()}
+    lines = {title: spread(rows, names)['mean'] for title, names in groups.items()}
     columns = [metric for metric in METRICS if metric in next(iter(lines.values()))]
     if len(groups) == 1:
-        lines, = tables.values()
+        lines = spread(rows, *groups.values())
     controls = {CONTROLS[name]: spread(rows, [name])['mean'] for name in CONTROLS if name in rows}
     lines = lines | controls
     if result['paper']:
@@ -98,21 +97,17 @@ def cell(numbers):
     return ' ± '.join(f'{number:.4f}' for number in numbers if math.isfinite(number))
 
 
-def remarks(actions, embedded, skipped):
-    """What a reader of the table must know about the data, one line each. actions: by_action of the
-    EmbeddedVideos themselves; skipped: {video: why}."""
-    lines = name_some('left out, cannot be read', skipped.values())
-    everything = embedded['train'] + embedded['val']
-    bare = {one.video: one.video.name for one in everything if (one.labels < 0).all()}
-    lines += name_some("no labels, for Kendall's tau only", bare.values())
+def remarks(rows, embedded):
+    """What a reader of the table must know about the data, one line each. rows: of one model,
+    {action: {metric: value}}."""
+    lines = []
     trained = [one.video for one in embedded['train']]
     if trained and trained == [one.video for one in embedded['val']]:
         lines.append('val holds the videos trained on: the scores say nothing of new videos')
-    for action, (train, _, val, val_labels) in actions.items():
-        if len(val) < 2:
-            lines.append(f'{action}: {len(val) or "no"} val video; tau and AP@5 compare two')
-        if not train and any((labels >= 0).any() for labels in val_labels):
-            lines.append(f'{action}: no train video')
+    for action, row in rows.items():
+        without = ', '.join(METRICS[metric] for metric in row if math.isnan(row[metric]))
+        if without:
+            lines.append(f'{action}: no {without}: it takes two val videos, and labels in train and val')
     return lines
 
 
@@ -132,26 +127,24 @@ def verdict(rows, names, columns):
                 'which the clock knows. Label the phases of a few videos, of train and val.')
     if not measured:
         return 'Nothing here can be compared with the controls.'
-    above = {}    # {control: metrics in which the models are above it}
-    for name in CONTROLS.keys() & rows.keys():
-        above[name] = set()
-        for metric in measured:
-            value, deviation = means[metric]
-            margin = deviation if len(names) > 1 else MARGIN
-            if value - margin > rows[name]['mean'][metric]:
-                above[name].add(metric)
-    every = set.intersection(*above.values())
-    best = ', '.join(METRICS[metric] for metric in measured if metric in every)
-    rest = ', '.join(METRICS[metric] for metric in measured if metric not in every)
     by = f'{MARGIN} (a fixed margin: one run has no spread)'
     if len(names) > 1:
         by = f'the spread of the {len(names)} checkpoints'
+    better = {}    # {metric: controls that are not below the models}
+    for metric in measured:
+        value, deviation = means[metric]
+        least = value - (deviation if len(names) > 1 else MARGIN)
+        better[metric] = {name for name in CONTROLS.keys() & rows.keys()
+                          if not rows[name]['mean'][metric] < least}
+    best = ', '.join(METRICS[metric] for metric in measured if not better[metric])
+    rest = ', '.join(METRICS[metric] for metric in measured if better[metric])
     sentence = f'Above every control by more than {by}: {best or "nothing"}'
     if best:
         return f'{sentence}; not {rest}.' if rest else f'{sentence}.'
-    if not above['clock']:
+    always = set.intersection(*better.values())
+    if 'clock' in always:
         return f'{sentence}. This model has not learned more than the time in the video.'
-    if not above['untrained']:
+    if 'untrained' in always:
         return f'{sentence}. Training has added nothing to what the network shows before it.'
     return f'{sentence}. The frozen backbone alone does as well.'
 

@@ -108,12 +108,12 @@ def test_labels_and_folder_are_those_of_training_but_of_another_data_set(
     assert asked == [('there', 'frames'), ('there', 'seconds'), ('here', None)]
 
 
-def test_val_that_was_trained_on_is_said(monkeypatch):
+def test_val_that_was_trained_on_is_said(checkpoint, capsys):
     """A folder without train/ and val/ that has changed since training is split otherwise."""
-    monkeypatch.setattr(command, 'load_checkpoint', lambda path: {'videos': ['a', 'b', 'c']})
-    videos = {'train': [Film('a', 5), Film('x', 5)], 'val': [Film('a', 5), Film('b', 5)]}
-    line, = command.trained_on(['run'], videos)
-    assert line.startswith('val, but one of this name was trained on') and line.endswith('(1): b')
+    torch.save(torch.load(checkpoint) | {'videos': ['a', 'g', 'x']}, checkpoint)
+    evaluate.main([str(checkpoint)])
+    line = 'val, but one of this name was trained on: if it is the same, trust no score (1): g'
+    assert f'note: {line}\n' in capsys.readouterr().out
 
 
 def test_a_released_checkpoint(checkpoint, monkeypatch, capsys):
