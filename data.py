@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from datasets import doctor, finegym, folder, garden, k400, penn, pouring, synthetic
-from datasets.images import frame_folder  # noqa: F401, for users of this file
 from datasets.doctor import read_dataset, say_remarks
+from datasets.images import frame_folder  # noqa: F401, for users of this file
 from datasets.labels import number_phases
 from datasets.video import Video, video_file  # noqa: F401, for users of this file
 from running.errors import UserError

@@ -36,7 +36,7 @@ def parse(argv=None):
     add('--data', metavar='DIR', help='its folder [where it was at training]')
     add('--label-unit', choices=UNITS, help='unit of labels that are segments [as at training]')
     add('--weights', metavar='FILE',
-        help='weights of the frozen backbone [as at training]')
+        help='those of the frozen backbone [as at training]')
     add('--workers', metavar='N', type=int,
         help='processes that decode videos [as at training]')
     add('--device', metavar='NAME', help='cuda, mps or cpu [the best there is]')
@@ -78,7 +78,7 @@ def check_arguments(args):
         raise UserError('--out goes with --align or --predict')
     for flag in ('focus', 'figures', 'embeddings', 'json'):
         if own and getattr(args, flag):
-            raise UserError(f'--{flag} goes with the table, not with --align or --predict')
+            raise UserError(f'--{flag} goes with the table alone')
     for path in filter(None, [*(args.align or []), args.predict]):
         if not path.exists():
             raise UserError(f'{path}: is not there')

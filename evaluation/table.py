@@ -107,7 +107,7 @@ def remarks(rows, embedded):
     for action, row in rows.items():
         without = ', '.join(METRICS[metric] for metric in row if math.isnan(row[metric]))
         if without:
-            lines.append(f'{action}: no {without}: it takes two val videos, and labels in train and val')
+            lines.append(f'{action}: no {without}; it takes two val videos, labels in both splits')
     return lines
 
 

@@ -76,7 +76,7 @@ def test_kinetics_has_nothing_to_measure(network, capsys):
 def test_remarks_name_what_is_missing():
     rows = {'jump': dict(tau=0.5, ap5=0.5), 'run': dict(tau=math.nan, ap5=math.nan)}
     line, = table.remarks(rows, dict(train=[], val=[]))
-    assert line == 'run: no tau, AP@5: it takes two val videos, and labels in train and val'
+    assert line == 'run: no tau, AP@5; it takes two val videos, labels in both splits'
 
 
 def test_scores_of_the_videos_trained_on_are_said():
