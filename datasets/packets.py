@@ -268,7 +268,7 @@ SCREEN = {'dst_color_trc': 1, 'dst_color_primaries': 1}    # BT.709, an ordinary
 
 @lru_cache(maxsize=16)
 def reformatter(*_kind):
-    """To set up libswscale costs more than a frame, with HDR's tones 4 s: once for each kind."""
+    """To set up libswscale for HDR's tones takes 4 s: once for each kind."""
     return av.video.reformatter.VideoReformatter()
 
 
@@ -283,4 +283,5 @@ def rgb(frame, width, height, cut=(0, 0, 0, 0)):
     # no two threads may share one, nor a process and those it is forked into
     scale = reformatter(os.getpid(), get_ident(), *kind)
     tones = SCREEN if frame.color_trc in HDR_TONES else {}
-    return scale.reformat(frame, width, height, 'rgb24', **tones).to_ndarray()
+    # one thread: a forked process that frees the map of several waits for them, which it has not
+    return scale.reformat(frame, width, height, 'rgb24', threads=1, **tones).to_ndarray()

@@ -1,5 +1,6 @@
 """Decoding: frame i is the i-th that was written, however it is asked for; broken files say so."""
 import itertools
+import multiprocessing
 from pathlib import Path
 
 import av
@@ -61,14 +62,8 @@ def test_long_videos_are_not_read_for_a_few_frames(name, form, tmp_path, monkeyp
     options = {'bf': '2', 'g': '20', 'sc_threshold': '0', 'b': '6M', 'minrate': '6M', 'qmin': '1'}
     write_video(path, 300, **form, options=options)
     decoded = []
-    original = packets.decode
-
-    def counted(packet):
-        frames = original(packet)
-        decoded.extend(frames)
-        return frames
-
-    monkeypatch.setattr(packets, 'decode', counted)
+    decode = packets.decode
+    monkeypatch.setattr(packets, 'decode', lambda each: decoded.append(each) or decode(each))
     video = video_file(path)
     assert video.frames == 300
     decoded.clear()
@@ -88,9 +83,6 @@ def test_cut_off_mp4_ends_where_its_frames_end(keep, tmp_path):
     video = video_file(path)
     assert 20 < video.frames < 100    # where the header claims 100
     assert numbers(video.read(range(video.frames)))[:20] == list(range(20))
-    labelled = video_file(path, annotate=lambda n: np.zeros(100))
-    with pytest.raises(UserError, match='a.mp4: 100 labels for'):
-        labelled.labels
 
 
 def broken_files(folder):
@@ -186,7 +178,6 @@ def test_a_cut_recording_ends_where_its_frames_end(tmp_path):
                 form={'movflags': 'frag_keyframe+empty_moov'})
     with av.open(str(path)) as file:
         ends = [packet.pos + packet.size for packet in file.demux(video=0) if packet.size]
-    assert len(ends) == 75
     path.write_bytes(path.read_bytes()[:ends[49] + 1])
     assert numbers(every_frame(path)) == list(range(50))
 
@@ -236,6 +227,19 @@ def test_videos_whose_size_changes(name, codec, tmp_path):
     assert numbers(video_file(tmp_path / name, 48).read([12, 3])) == [12, 3]
     whole = every_frame(tmp_path / name)    # not squashed: all of the first one's size
     assert whole.shape == (20, 3, 96, 160) and numbers(whole) == list(range(20))
+
+
+def test_forked_processes_do_not_wait_for_threads_of_their_parent():
+    def shrink(sides):
+        for side in sides:
+            packets.rgb(video_frame(0), side, side)
+
+    shrink(range(8, 24))
+    worker = multiprocessing.get_context('fork').Process(target=shrink, args=[range(24, 48)])
+    worker.start()
+    worker.join(20)
+    worker.kill()
+    assert worker.exitcode == 0
 
 
 def test_libav_messages_never_reach_python(tmp_path):
