@@ -34,7 +34,7 @@ def parse(argv=None):
         help='or its folder; seeds of one model are one row, with its spread')
     add('--dataset', metavar='NAME', help='the data set [that of training]')
     add('--data', metavar='DIR', help='its folder [where it was at training]')
-    add('--label-unit', choices=UNITS, help='unit of labels that are segments [as at training]')
+    add('--label-unit', choices=UNITS, help='unit of segments [as at training]')
     add('--weights', metavar='FILE',
         help='those of the frozen backbone [as at training]')
     add('--workers', metavar='N', type=int,
@@ -90,7 +90,7 @@ def check_arguments(args):
         if len(args.align) < 2:
             raise UserError('--align takes two videos or more')
         if args.out.suffix != '.mp4':
-            raise UserError(f'{args.out}: --out writes a film; let its name end in .mp4')
+            raise UserError(f'{args.out}: a film; let its name end in .mp4')
     if args.predict:
         args.out = args.out or Path('predicted')
         folders = [args.out]
