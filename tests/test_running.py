@@ -160,6 +160,7 @@ def test_who_fails_does_not_wait_for_the_others(error, monkeypatch):
     left = []
     monkeypatch.setattr(dist, 'is_initialized', lambda: True)
     monkeypatch.setattr(dist, 'destroy_process_group', lambda: left.append(True))
+    monkeypatch.setattr(command.os, '_exit', sys.exit)
     for place in command, running.processes:
         monkeypatch.setattr(place, 'is_rank0', lambda: True)
     monkeypatch.setattr(command, 'wait_for_all', lambda: None)
