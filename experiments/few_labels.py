@@ -37,10 +37,8 @@ def carry_over(lists, count, rng):
 
 
 def mean_of_actions(actions, count, seed):
-    results = []
-    for number, lists in enumerate(actions):
-        rng = np.random.default_rng([seed, number])
-        results.append(carry_over(lists, count, rng))
+    results = [carry_over(lists, count, np.random.default_rng([seed, number]))
+               for number, lists in enumerate(actions)]
     return np.mean(results, 0)    # NaN as said, where one video is labelled
 
 
