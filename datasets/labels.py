@@ -7,6 +7,7 @@ which another ends, an end is the first frame outside. In seconds, a frame belon
 which it is first shown. Class names are numbered by classes.txt or mapping.txt beside the videos,
 else by the alphabet. What cannot be read, or does not fit its video, is a UserError.
 """
+import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +15,7 @@ from contextlib import suppress
 import numpy as np
 
 from datasets.layout import one_line, readable, say, shortened
-from datasets.tables import read_annotation, rows_of_text
+from datasets.tables import decoded, read_annotation
 from running.errors import UserError
 
 LABEL_FILES = ('.npy', '.txt', '.csv', '.tsv')
@@ -122,14 +123,16 @@ def class_names(folder, label_files, unit=None):
 def names_by_number(path):
     """A file of classes, "0 name" or a name a line -> names by number, '' where there is none."""
     try:
-        rows = rows_of_text(path.read_bytes())
-        if len(rows[0]) == 1:
-            rows = [[i, name] for i, [name] in enumerate(rows)]
-        by_number = {int(i): name for i, name in rows}
-        if len(set(by_number.values())) < len(rows):
-            raise ValueError('not each class once')
+        text = decoded(path.read_bytes()).replace(',', ' ')
     except (ValueError, OSError) as error:
-        raise UserError(f'{path}: {one_line(error)}; write a line "0 name" for each') from None
+        raise UserError(f'{path}: {one_line(error)}') from None
+    lines = [' '.join(line.split()) for line in text.splitlines() if line.strip()]
+    by_number = dict(enumerate(lines))
+    matches = [re.fullmatch(r'(\d+) (.*)', line) for line in lines]
+    if all(matches):
+        by_number = {int(match[1]): match[2] for match in matches}
+    if not lines or len(set(by_number.values())) < len(lines):
+        raise UserError(f'{path}: not each class once, a line "0 name"')
     return [by_number.get(i, '') for i in range(max(by_number) + 1)]
 
 

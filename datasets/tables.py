@@ -95,13 +95,19 @@ def segments(table, start, end, label, unit, lasting):
 # --------------------------------------------------------------------------------------------------
 # From a file to columns of words
 
-def rows_of_text(content):
-    """The bytes of a text -> rows of words, all of one length, without what spreadsheets and
-    scripts leave."""
+def decoded(content):
+    """Bytes -> text."""
     marked = content.startswith((b'\xff\xfe', b'\xfe\xff'))
     text = content.decode('utf-16' if marked else 'utf-8-sig', errors='replace')
     if '\0' in text or '\ufffd' in text:
         raise ValueError('not UTF-8 text; save it as UTF-8')
+    return text
+
+
+def rows_of_text(content):
+    """The bytes of a text -> rows of words, all of one length, without what spreadsheets and
+    scripts leave."""
+    text = decoded(content)
     lines = [line.strip(' ') for line in text.splitlines() if line.strip(' \t;,"')]
     while lines and re.match('#|"?sep=', lines[0], re.IGNORECASE):
         del lines[0]

@@ -217,6 +217,7 @@ def test_a_text_that_is_no_label_file(words, notes, clip, tmp_path):
 
 @pytest.mark.parametrize('file, content', [
     ('mapping.txt', '2,hold still\n0,up\n1,down\n'), ('classes.txt', 'up\ndown\nhold still\n'),
+    ('classes.txt', '0 up\n1 down\n2 hold, still\n'),
     ('classes.txt', '\ufeff0 up\r\n1 down\r\n2 hold still\r\n')])
 def test_a_file_numbers_the_classes(file, content, clip, tmp_path, capsys):
     folder_with(tmp_path, clip, a_txt=FORMS['names'], **{file.replace('.', '_'): content})
@@ -228,7 +229,7 @@ def test_a_file_numbers_the_classes(file, content, clip, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('content, reason', [
-    ('0 up\n0 down\n', 'each class once'), ('', 'nothing in it'), ('up\nup\n', 'each class once'),
+    ('0 up\n0 down\n', 'each class once'), ('', 'each class once'), ('up\nup\n', 'each class once'),
     ('0 up\n1 down\n', r'nor one class name of up, down \("hold still"\)')])
 def test_class_files_that_cannot_be_meant(content, reason, clip, tmp_path):
     folder_with(tmp_path, clip, a_txt=FORMS['names'], classes_txt=content)
