@@ -80,7 +80,7 @@ def backdrop(names, boxes, width, height, title, at, unit):
         tall = CURVE - ABOVE - BELOW
         axes = fig.add_axes([70 / width, BELOW / height, 1 - 90 / width, tall / height])
         for number, y in enumerate(at[1:], 2):
-            axes.plot(at[0], y, label=shortened(f'{number}. {names[number - 1]}', 40))
+            axes.plot(at[0], y, label=shortened(f'{number}. {names[number - 1]}', 60))
         axes.legend(fontsize=8)
         axes.set_xlabel(shortened(f'{unit} of {names[0]}', width // 8), fontsize=8)
         axes.set_ylabel(f'{unit} of the other', fontsize=8)
