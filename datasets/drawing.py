@@ -185,7 +185,7 @@ class Figure:
         length = abs(q - p)
         along = (q - p) / length
         across = r * 1j * along
-        for s in np.arange(1.5 * FINE, length, 4.3 * FINE):
+        for s in np.arange(1.5 * FINE, length, 4.3 * FINE).tolist():
             middle = p + s * along
             pen.line(pairs(middle + across, middle - across), fill=rings, width=2 * FINE)
 
