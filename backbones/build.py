@@ -47,6 +47,7 @@ def unfreeze(backbone, s):
                             f'{", ".join(parts)}')
         parts[name].requires_grad_(True)
     side = 4 * backbone.patch_size
+    # it needs a gradient itself, so that there is a graph where no trained part acts
     picture = torch.zeros(1, 3, side, side, requires_grad=True)
     trained = {name: weight for name, weight in backbone.named_parameters() if weight.requires_grad}
     with torch.enable_grad():                             # also where a model is only evaluated

@@ -1,5 +1,5 @@
-"""DINO (Caron et al., ICCV 2021): the ViT of model.py in the sizes released. They are also
-those of DINOv2 and DINOv3, whose rows `row` makes too."""
+"""DINO (Caron et al., ICCV 2021): the ViT of model.py in the sizes released, SMALL and BASE.
+DINOv2 and DINOv3 have these too, and LARGE; `row` makes the rows of all three."""
 from functools import partial
 
 from model import Backbone, ViT

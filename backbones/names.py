@@ -53,7 +53,7 @@ def rename(key, renames=RENAMES):
 def backbone_state(content, backbone, source):
     """What is in a file -> (the backbone's own state dict, what was done for that, in a line).
 
-    It stands under the prefix where its first convolution is. Errors: UserError.
+    The backbone stands under the prefix where its first convolution is. Errors: UserError.
     """
     state = content
     notes = []

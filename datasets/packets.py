@@ -197,7 +197,8 @@ def cropping(video):
 
 
 def turn_of(frame):
-    """How a player turns a frame, as in Timetable."""
+    """How a player turns a frame, as in Timetable. A display matrix of negative determinant
+    mirrors it."""
     mirrored = False
     with suppress(KeyError, ValueError):    # PyAV has no name for something that it carries
         matrix = np.frombuffer(frame.side_data['DISPLAYMATRIX'], np.int32).reshape(3, 3)

@@ -68,7 +68,7 @@ def end_well(program, function, *arguments, stopped='stopped; the same command g
         if dist.is_initialized():    # on GPUs a meeting, to which who fails does not come
             dist.destroy_process_group()
             sys.stdout.flush()
-            os._exit(0)    # at once: one time in thirty gloo's threads abort Python's own way out
+            os._exit(0)    # at once: now and then gloo's threads abort Python's own way out
         return
     except torch.OutOfMemoryError:
         line = f'{program}: error: out of GPU memory; training needs less with a lower --batch'

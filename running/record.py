@@ -133,6 +133,7 @@ class Log:
         whole = [line for line in lines if line.endswith('}')]        # a kill cuts one off
         kept = [line for line in whole if json.loads(line)['step'] <= step]
         last = json.loads(kept[-1]) if kept else {}
+        # what rank 0 has read, told to all before it writes
         self.evaluated = all_gather(None if 'loss' in last else last.get('step'))[0]
         self.file = open(path, 'w', encoding='utf-8', buffering=1)    # line by line
         self.file.writelines(f'{line}\n' for line in kept)
