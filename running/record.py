@@ -135,8 +135,10 @@ class Log:
         last = json.loads(kept[-1]) if kept else {}
         # what rank 0 has read, told to all before it writes
         self.evaluated = all_gather(None if 'loss' in last else last.get('step'))[0]
-        self.file = open(path, 'w', encoding='utf-8', buffering=1)    # line by line
-        self.file.writelines(f'{line}\n' for line in kept)
+        if kept != lines:
+            with whole_file(path) as file:
+                file.write(''.join(f'{line}\n' for line in kept).encode())
+        self.file = open(path, 'a', encoding='utf-8', buffering=1)    # line by line
 
     def write(self, step, **values):
         line = dict(step=step, epoch=max(0, step - 1) // self.steps, **values)

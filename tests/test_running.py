@@ -22,7 +22,7 @@ from running import command
 from running.errors import UserError
 from running.processes import half_dtype, join_processes, pick_device
 from running.command import at_once, end_well, leave_if_asked, on_stop, watched
-from running.record import lock_folder, open_folder, report_skipped
+from running.record import Log, lock_folder, open_folder, report_skipped
 
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
@@ -145,6 +145,23 @@ SMALL_SHM = ['unshare', '-m', 'sh', '-c',
                     capture_output=True).returncode != 0, reason='no mount in a namespace here')
 def test_a_small_dev_shm_is_one_line(tmp_path):
     one_line(start(tmp_path, '--image-size', '112', within=SMALL_SHM), '/dev/shm', '--workers')
+
+
+def test_a_log_that_cannot_be_cut_back_stays_whole(tmp_path, monkeypatch):
+    """A run goes on from step 1, and the disk is full."""
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    log = tmp_path / 'log.jsonl'
+    log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n{"st')
+    before = log.read_text()
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='written before is intact'):
+        Log(tmp_path, 1, epochs=1, steps=2, frames=8)
+    assert log.read_text() == before
+    monkeypatch.undo()
+    Log(tmp_path, 1, epochs=1, steps=2, frames=8).write(2, loss=1.25)
+    assert [json.loads(line)['loss'] for line in log.read_text().splitlines()] == [2.0, 1.25]
 
 
 def test_a_signal_is_what_is_said_where_it_killed_the_workers_too():
