@@ -78,8 +78,8 @@ def draw_view(rng, length, frames, block, near=None, reach=0):
     -> int64 (T,).
 
     The stretch is 1 to 1.5 times as long as the video (block 'length', CARL: it starts at frame 0
-    and may run past the end); or as the clip ('clip'), and then starts within `reach` frames of
-    `near`, view a's first frame; view a itself (near None) starts anywhere.
+    and may run past the end, with a fifth of its places, on average); or as the clip ('clip'), and
+    then starts within `reach` frames of `near`, view a's first; view a itself starts anywhere.
 
         video    |0 . . . . . . . . . . . . . . . length-1|
         stretch  |------------------------------------------------------|
@@ -89,7 +89,7 @@ def draw_view(rng, length, frames, block, near=None, reach=0):
     while True:
         size = math.ceil(rng.uniform(1, 1.5) * (length if block == 'length' else n))
         last = length - size                # the last start that fits; < 0: none
-        low, high = 0, last                 # start in low .. high-1; CARL: of view b `last`, too
+        low, high = 0, last                 # low .. high-1; CARL: view b may start at `last`, too
         if near is not None:
             low = max(0, min(last, near - reach))
             high = min(last + 1, near + reach + 1)
@@ -105,7 +105,7 @@ class Clips(Dataset):
     from (seed, epoch, index): the number of workers, their order, what ran before change nothing.
 
     names     [name], of a pair of videos two
-    frames    [uint8 (T, 3, H, W)] * 2, one a view; padding repeats the video's last frame
+    frames    [uint8 (T, 3, H, W)] * 2, one a view; padding repeats the last frame that counts
     time      int64 (2, T), each frame's number in its video, in units of k frames, see `longest`
     length    int64 (2,), how many frames the video has, in the same units
     valid     bool (2, T), False = padding

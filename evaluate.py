@@ -12,7 +12,7 @@ Embeddings: an (n, D) array a video, of unit length but for the clock's; labels:
 
 ours: controls. The `clock` sees no pixel, only how far into its video a frame is; `untrained` has
 fresh random weights (seed 0) on the same backbone; `frozen` is that backbone's features, without
-MV-Former. A metric in which a model is not above all of them sees nothing that it has learned.
+MV-Former. A metric in which a model is not above all of them does not show that it has learned.
 """
 import math
 
@@ -75,7 +75,7 @@ def progression(train, train_labels, val, val_labels):
     x = np.concatenate(x).astype(np.float64)
     val_x = np.concatenate(val_x).astype(np.float64)
     scores = []
-    for k in np.unique(np.concatenate(y + val_y))[:-1]:
+    for k in np.unique(np.concatenate(y + val_y))[:-1]:    # the last ends with the video
         target = np.concatenate([time_since_end(labels, k) for labels in y])        # (n,)
         truth = np.concatenate([time_since_end(labels, k) for labels in val_y])     # (m,)
         known = np.isfinite(target)
@@ -127,7 +127,7 @@ def as_tensors(arrays):
 
 def closeness(queries, database):
     """queries (n, D), database (M, D) -> parts of the queries (Q, D) and their closeness (Q, M):
-    q.f - |f|^2 / 2 falls as the distance |q - f| grows, also where lengths differ."""
+    of rows q and f, q.f - |f|^2 / 2 falls as |q - f| grows, also where lengths differ."""
     half = database.square().sum(1) / 2                    # (M,)
     for part in queries.split(max(1, BLOCK // len(database))):
         yield part, (part @ database.T).sub_(half)
@@ -192,8 +192,9 @@ def clock(frames):
 def score(dataset, embedded, embeddings, device='cpu'):
     """{split: [EmbeddedVideo]}, {split: [(n_i, D)]} -> {action: {metric: value}}, and their mean:
 
-    {'bowl': {'tau': 0.99, 'ap5': 0.93, ...}, 'squat': {...}, ..., 'mean': {...}}, or 'mean' alone.
-    Without labels there is tau alone; FineGym has its own classifier alone.
+    {'bowl': {'tau': 0.99, 'ap5': 0.93, ...}, 'squat': {...}, ..., 'mean': {...}}, of one action
+    'mean' alone. TCC, CARL: by action; FineGym is one whole.
+    Without labels there is tau alone; FineGym has a classifier of its own alone.
     """
     row = data.DATASETS[dataset]        # a datasets.layout.DataSet
     rows = {}

@@ -2,7 +2,8 @@
 
 An objective is one function,
     loss(z, time, length, valid, **options) -> scalar
-    z       (B, 2, T, D)        embeddings: B videos, 2 views (or 2 videos of one action), T frames
+    z       (B, 2, T, D)        B videos, 2 views (or 2 videos of one action), T frames: embeddings
+                                or what the objective's head makes of them, D wide
     time    (B, 2, T)    int64  each frame's number in its video (data.Clips may count every k-th)
     length  (B, 2)       int64  frames in that video, counted likewise
     valid   (B, 2, T)    bool   False = padding, which stands at a clip's end and counts for nothing
@@ -44,8 +45,8 @@ def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0
         L_i  = sum_j G_ij (log G_ij - log(p_ij + 1e-6))
     which, with single negatives, is KL(G_i || p_i) but for the 1e-6. Where row G_i is 0 (no
     target), L_i = 0 counts in the mean: over a video's frames, both views, then over videos.
-    negatives: Neg(i), positives included, is 'single', the other view of the same video, or
-    'batch', all frames of this process's batch but those of i's own view. sigma2: in frames^2.
+    negatives: Neg(i), the frames in p's denominator, j among them: 'single', the other view of the
+    same video; 'batch', all of this process's batch but i's own view. sigma2: in frames^2.
     """
     target = time_target(time, valid, sigma2)                         # G: (B, 2, T, T)
 
@@ -61,7 +62,7 @@ def scl(z, time, length, valid, *, negatives='single', sigma2=10., temperature=0
     log_normaliser = negative_logits.logsumexp(-1, keepdim=True)
     p = torch.exp(logits - log_normaliser)                            # (B, 2, T, T)
 
-    # CARL: + 1e-6, without which the loss differs in the third decimal.
+    # CARL: + 1e-6; without it padding, where G and p are 0, would give 0 log 0, no number.
     # xlogy(G, G) is G log G, and 0 where G is 0.
     divergence = torch.xlogy(target, target) - target * torch.log(p + 1e-6)
     return masked_mean(divergence.sum(-1), valid, (1, 2)).mean()
@@ -93,7 +94,7 @@ def batch_logits(z, valid, temperature):
 
 
 def projection_head(width, classes=None):
-    """SCL's, in training only: rows (M, D) -> (M, D). Only phase_classifier uses `classes`."""
+    """CARL: in training only, rows (M, D) -> (M, D). Only phase_classifier uses `classes`."""
     return nn.Sequential(
         nn.Linear(width, 128),
         nn.BatchNorm1d(128),
@@ -103,7 +104,8 @@ def projection_head(width, classes=None):
 
 # The fields are explained in objectives/objective.py. No loss sees another process's embeddings:
 # vsp, vsp_p, vsp_f, sal and SCL's 'batch' contrast or average over a process's own share of the
-# batch, so that one process and four differ. The others take each video by itself.
+# batch, so that one process and four differ. The others take each video by itself, but for the
+# centre of distill, a mean over all processes.
 OBJECTIVES = {
     'scl': Objective(scl, head=projection_head, loss_on_head_output=True, unit_length=True,
                      settings=('negatives', 'sigma2', 'temperature')),

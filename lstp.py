@@ -18,14 +18,16 @@ from torch import nn
 
 
 class Pooler(nn.Module):
-    """Made of channels (L*C), cls_width (C); has num_entities (N), width (d) and, for model.py:"""
-    needs_cls = False               # reads the CLS token, which not every backbone has
-    append_ids = False              # its tokens get a one-hot id in mtf.py, to be told apart
-    multi_layer_by_default = False  # unless told otherwise it reads several layers, not the last
+    """Made of channels (L*C) and cls_width (C); has num_entities (N), width (d), and what model.py
+    asks of each kind."""
+    needs_cls = False               # True: it reads the CLS token, which not every backbone has
+    append_ids = False              # True: its tokens get a one-hot id in mtf.py, to be told apart
+    multi_layer_by_default = False  # True: it reads several layers, unless told otherwise
 
 
 class LSTP(Pooler):
-    """Single-head cross-attention: N learned queries, the same for all frames, attend to patches.
+    """Cross-attention: N learned queries, the same for all frames, attend to the patches of each.
+    release: one head, no projection of queries or output.
     disjoint: each patch keeps only the entity that attends to it most (future work, section 5.4).
     """
     append_ids = True
@@ -37,7 +39,7 @@ class LSTP(Pooler):
         self.width = width
         self.disjoint = disjoint
         # release: a query is its own vector + one that all share, both uniform within the bound.
-        # One vector would be the same function, but Adam moves each by about lr, the sum by 2 lr.
+        # One would be the same function, but Adam moves each by about lr, the sum by up to 2 lr.
         bound = 1 / math.sqrt(entities * width)
         self.own = nn.Parameter(torch.empty(entities, width).uniform_(-bound, bound))
         self.shared = nn.Parameter(torch.empty(width).uniform_(-bound, bound))

@@ -114,6 +114,7 @@ class ViT(nn.Module):
             x = block(x, **arguments)
             if number in self.layers:
                 chosen[number] = x[:, self.prefix:]               # (F, P, C)
+        # release: of several layers the channels stand side by side
         patches = torch.cat([chosen[number] for number in self.layers], -1)
         return Features(patches, self.norm(x[:, 0]))              # (F, P, L*C), (F, C)
 
@@ -171,7 +172,8 @@ class MVFormer(nn.Module):
     def features(self, images) -> Features:
         """images (F, 3, height, width), normalised RGB -> patches (F, P, L*C), cls (F, C).
 
-        No `no_grad` is needed: autograd records nothing where no weight is trained.
+        In float32, unless autocast gives the pooler 16 bits. No `no_grad` is needed: autograd
+        records nothing where no weight is trained.
         """
         dtype = next(self.backbone.parameters()).dtype
         if dtype == torch.float32:
@@ -179,7 +181,7 @@ class MVFormer(nn.Module):
         # a backbone in 16 bits (running/run.py) needs no autocast, whose LayerNorm is in float32
         with torch.autocast(images.device.type, enabled=False):
             patches, cls = self.backbone(images.to(dtype))
-        if torch.is_autocast_enabled(images.device.type):         # the pooler takes 16 bits, then
+        if torch.is_autocast_enabled(images.device.type):
             return Features(patches, cls)
         return Features(patches.float(), None if cls is None else cls.float())
 
@@ -195,14 +197,14 @@ class MVFormer(nn.Module):
 
         clips: or, with --versions, features packed like images (B, T, 1, P + 1, L*C), P patches and
         CLS (running/features.py). valid: False = padding, which repeats one frame at a clip's end.
-        project: through the head, as SCL trains it, not in evaluation.
+        project: through the head, as SCL trains it, not in evaluation; D is then the head's width.
         """
         b = len(clips)
         images = rearrange(clips, 'b t c h w -> (b t) c h w')
         if valid is None:
             entities, _ = self.entities(images)                                    # (B*T, N, d)
         else:
-            # on the CPU, as in a batch: a GPU's nonzero is waited for, since its length is unknown
+            # on the CPU: a GPU's nonzero would be waited for, since its length is unknown
             needed, place = without_repeats(valid.cpu())
             needed, place, valid = on_device([needed, place, valid], images.device)
             entities, _ = self.entities(images[needed])

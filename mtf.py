@@ -55,7 +55,7 @@ class Mlp(nn.Module):
 
 class Block(nn.Module):
     """A pre-norm transformer block: DINO's over CLS and patches of a frame (GELU, eps 1e-6),
-    MTF's over the entities of all frames (ReLU, eps 1e-5, dropout)."""
+    MTF's over the entities of all frames (CARL: pre-norm too, ReLU, eps 1e-5, dropout)."""
 
     def __init__(self, width, heads, hidden, *, activation=F.gelu, eps=1e-6, dropout=0.):
         super().__init__()
@@ -72,9 +72,9 @@ class Block(nn.Module):
 
 def position_code(frames, trained_frames, width, device=None):
     """Sine code of the place in the sequence, not of the frame's number in the video -> (T, H).
-    CARL: any sequence, a padded clip or a whole video, is stretched over the positions
-    0 .. trained_frames-1; and channel c has the exponent c/H, where Vaswani et al. give 2i and 2i+1
-    the same."""
+    CARL: the places are spread over 0 .. trained_frames-1. Those of a training clip, padding too,
+    are 0, 1, 2 ...; those of a whole video, be it longer or shorter, lie closer or farther apart.
+    And channel c has the exponent c/H, where Vaswani et al. give 2i and 2i+1 the same."""
     position = torch.linspace(0, trained_frames - 1, frames, device=device)    # (T,)
     channel = torch.arange(width, device=device)                               # (H,)
     angle = position[:, None] / 10000 ** (channel / width)                     # (T, H)
@@ -109,7 +109,7 @@ class MTF(nn.Module):
         ids = torch.eye(num_entities) if append_ids else None
         self.register_buffer('ids', ids, persistent=False)
         inputs = entity_width + num_entities if append_ids else entity_width
-        # CARL: two FC layers, each with dropout, BatchNorm and ReLU; then a linear one to width H
+        # CARL: two FC layers, each with dropout (of an id, too), BatchNorm, ReLU; one to width H
         self.fc = nn.Sequential(
             nn.Dropout(dropout), nn.Linear(inputs, fc_width),
             nn.BatchNorm1d(fc_width), nn.ReLU(),

@@ -4,8 +4,8 @@
     torchrun --nproc_per_node 4 train.py --dataset penn --data DIR   the paper's settings, four GPUs
 
 The batch size is the global one (release: a video a GPU), whatever the number of processes. The
-same command again goes on where the run stopped: every random number comes from (seed, epoch or
-step, video or process), so a resumed run ends with the same weights as one that was never stopped.
+same command again goes on where the run stopped: every random number of a step comes from (seed,
+epoch or step, video or process), so that a resumed run ends with the weights of one never stopped.
 What the paper leaves out (T, widths, Adam, learning rate, cosine, weight decay, clipping) is from
 the authors' configuration files. What surrounds the loop is in running/run.py.
 """
@@ -38,7 +38,7 @@ from running.settings import check_limits, setting
 # ----------------------------------------------------------------------------------------------
 # Settings: the paper's for Penn Action, and where another data set differs
 
-PRESETS = {    # the paper's; release: frames, fc_width, embedding, block; ours: sets it has not
+PRESETS = {    # the paper's; release: frames, fc_width, embedding, block; ours: its other sets
     # wide entities and a high lr: LSTP has few steps here in which to sharpen its attention
     'synthetic': dict(backbone='tiny', frames=16, entity_width=1024, fc_width=256, epochs=10,
                       lr=1e-3, jitter=0.4, hue=0., workers=0),
@@ -67,7 +67,7 @@ class Settings(models.Architecture):
     block: str = setting('length', "a view's stretch: 1 to 1.5 times the video's or the clip's",
                          choices=['length', 'clip'])
     longest: int = setting(0, 'frames; of a longer video every k-th counts; 0: all')
-    versions: int = setting(0, 'K: each video seen in K versions, once; 0: anew each step')
+    versions: int = setting(0, 'K: augmented K times, before training; 0: anew each step')
     features: str = setting(None, 'where the versions lie; else in the run', metavar='DIR')
     shift: float = setting(0.8, 'block=clip: reach of the second view, in clips')
     loss: str = setting('scl', '%(choices)s', choices=OBJECTIVES, group='objective')
@@ -139,8 +139,8 @@ def train(settings, fresh=False):
     noted = []    # signals
     with open_folder(path.parent, fresh, asdict(s)), on_stop(noted.append):
         if s.versions:
-            # the backbone sees each video once: now. From here on `views` are features in place
-            # of frames, which the backbone only hands on (running/features.py)
+            # the backbone sees all videos now, in K versions. From here on `views` are features in
+            # place of frames, which the backbone only hands on (running/features.py)
             with at_once(noted):
                 videos = see(model, videos, s.features or path.with_name('features'), s.versions,
                              strength, longest=s.longest, device=device, rank=rank, world=world)
@@ -212,7 +212,7 @@ def train(settings, fresh=False):
             if step % epoch_steps == 0:
                 report_skipped(path.with_name('skipped.txt'), skipped)
                 skipped = {}
-            # clocks differ, and to report all processes meet: so only where nothing is pending
+            # to report, all processes meet, and their clocks differ: so only with nothing pending
             if time.time() - saved > s.save_every and not log.pending:
                 save()
                 saved = time.time()
