@@ -6,6 +6,8 @@ B clips (in training the two views of every video), T frames, N entities of widt
 the transformer. Each entity of each frame is a token that attends to all entities of all frames; a
 one-hot id tells the entities apart, a position code the frames.
 """
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -42,27 +44,17 @@ class Attention(nn.Module):
         return logits.softmax(-1)
 
 
-class Mlp(nn.Module):
-    def __init__(self, width, hidden, activation):
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-        self.activation = activation
-
-    def forward(self, x):
-        return self.fc2(self.activation(self.fc1(x)))
-
-
 class Block(nn.Module):
     """A pre-norm transformer block: DINO's over CLS and patches of a frame (GELU, eps 1e-6),
     MTF's over the entities of all frames (CARL: pre-norm too, ReLU, eps 1e-5, dropout)."""
 
-    def __init__(self, width, heads, hidden, *, activation=F.gelu, eps=1e-6, dropout=0.):
+    def __init__(self, width, heads, hidden, *, activation=nn.GELU, eps=1e-6, dropout=0.):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = Mlp(width, hidden, activation)
+        self.mlp = nn.Sequential(OrderedDict(
+            fc1=nn.Linear(width, hidden), activation=activation(), fc2=nn.Linear(hidden, width)))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x, mask=None):
@@ -119,7 +111,7 @@ class MTF(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList()
         for _ in range(depth):
-            block = Block(width, heads, hidden, activation=F.relu, eps=1e-5, dropout=dropout)
+            block = Block(width, heads, hidden, activation=nn.ReLU, eps=1e-5, dropout=dropout)
             self.blocks.append(block)
         self.out = nn.Linear(width, embedding)
         for block in self.blocks:

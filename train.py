@@ -168,7 +168,6 @@ def train(settings, fresh=False):
                 evaluate.evaluate(
                     model, videos, vars(s), controls=final, log=partial(log.write, step),
                     picture=path.with_name('entities.png') if final else None)
-            model.train()
 
         model.train()
         saved = time.time()

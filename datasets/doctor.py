@@ -4,7 +4,6 @@
 """
 import argparse
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from datasets.labels import drop_wrong_labels
 from datasets.layout import NOTE, say, shortened
 from datasets.tables import UNITS
+from running.command import end_well
 from running.errors import UserError
 
 BATCH = 4    # videos, train.py's default
@@ -146,8 +146,5 @@ def main(datasets):
     parser.add_argument('--decode', action='store_true', help='decode every frame of every video')
     parser.add_argument('--label-unit', choices=UNITS, help='of labels that are segments')
     args = parser.parse_args()
-    try:
-        doctor(args.dataset, datasets[args.dataset], args.data, args.decode, args.label_unit)
-    except (UserError, OSError) as error:
-        say(f'data.py: error: {error}', warning=True)
-        sys.exit(2)
+    end_well('data.py', doctor, args.dataset, datasets[args.dataset], args.data, args.decode,
+             args.label_unit, stopped='stopped')

@@ -76,7 +76,7 @@ def refused(what):
 
 def say(line, warning=False):
     """A line for the user, said once however many processes there are; warnings on stderr."""
-    if os.environ.get('RANK', '0') == '0':
+    if (os.environ.get('RANK') or '0') == '0':
         print(printable(line), file=sys.stderr if warning else sys.stdout)
 
 
