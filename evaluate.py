@@ -3,7 +3,7 @@
     python evaluate.py runs/penn/checkpoint.pt      the four metrics beside the controls
     python evaluate.py runs/seed*/checkpoint.pt     several seeds: mean +- 2 standard deviations
     python evaluate.py CKPT --align A.mp4 B.mp4     a film: the same moment of one's own videos
-    python evaluate.py CKPT --predict DIR           their phases (both: evaluation/own_videos.py)
+    python evaluate.py CKPT --predict DIR           their phases (pictures/align.py, predict.py)
 
 A whole video is one sequence for MTF; above 1,000 frames (FineGym: 2,000) it is cut into equal
 ones, but one's own thinned out. Its frames go through backbone and LSTP in parts, their entities

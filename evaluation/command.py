@@ -11,9 +11,10 @@ from backbones.build import to_half
 from backbones.weights import load_checkpoint, load_trained
 from datasets.tables import UNITS
 from evaluation.focus import print_focus
-from evaluation.own_videos import align_files, predict_folder
 from evaluation.table import name_some, print_result, write_json
 from pictures import figures
+from pictures.align import align_files
+from pictures.predict import predict_folder
 from running.command import end_well
 from running.errors import UserError
 from running.processes import half_dtype, join_processes

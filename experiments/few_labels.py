@@ -33,7 +33,7 @@ def carry_over(lists, count, rng):
     y = [labels[i] for i in chosen]
     classifier = evaluate.fit_classifier(np.concatenate(x), np.concatenate(y))
     right = classifier.predict(np.concatenate(val)) == np.concatenate(truth)
-    return right.mean(), held_out_accuracy(x, y, evaluate.fit_classifier)
+    return right.mean(), held_out_accuracy(x, y)
 
 
 def mean_of_actions(actions, count, seed):

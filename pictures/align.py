@@ -4,11 +4,18 @@ the clock, which says that what is i/n into one is i/n into the other.
 """
 import csv
 import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from datasets.folder import video_at
+from datasets.layout import readable, say
+from evaluation.embedding import embed_splits
 from pictures.film import play
+from running.errors import UserError
+from running.processes import is_rank0
 
 CELLS = 5_000 ** 2     # pairs of frames; longer videos are matched at every second or third frame
 RATE = 25.             # frames a second, where a video does not say
@@ -61,6 +68,11 @@ def known_times(videos):
             notes.append(f'{video.name}: no times in it, taken as {RATE:g} frames a second')
         times.append(seconds)
     return times, notes
+
+
+def as_filmed(videos):
+    """Videos that are squashed to the model's square -> the same in their own shape."""
+    return [replace(video, decode=partial(video.decode, size=None)) for video in videos]
 
 
 def read_at(video, indices):
@@ -122,3 +134,21 @@ def align(videos, embeddings, out):
     with open(Path(out).with_suffix('.csv'), 'w', newline='', encoding='utf-8') as file:
         csv.writer(file).writerows(rows)
     return notes
+
+
+def align_files(network, settings, paths, out):
+    """What evaluate.py's --align does. paths: of files or folders of images, each one sequence for
+    the model, however long: halves with a position code each would be two videos."""
+    videos = []
+    for path in paths:
+        name = readable(path, path.parent.parent)    # its folder's and its own
+        videos.append(video_at(name, path, network.backbone.image_size))
+    _, embeddings, skipped = embed_splits(
+        {'model': network}, {'align': videos}, settings, thin=True)
+    if not is_rank0():
+        return
+    for reason in skipped:
+        raise UserError(f'{reason}; leave it out or mend it')
+    for note in align(as_filmed(videos), embeddings['model']['align'], out):
+        say(note)
+    say(f'written: {out}, {out.with_suffix(".csv")}')

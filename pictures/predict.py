@@ -11,9 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from pictures.align import by_clock, known_times, read_at
+from datasets.folder import Search
+from datasets.layout import say
+from evaluate import clock, fit_classifier
+from evaluation.embedding import embed_splits
+from evaluation.table import name_some
+from pictures.align import as_filmed, by_clock, known_times, read_at
 from pictures.canvas import BLUE, WIDTH, class_name, draw_bars, figure, save, shortened, show
 from running.errors import UserError
+from running.processes import is_rank0
 
 FOLDS = 10            # parts held out in turn; single videos, if there are no more than that
 FRAMES = 10           # of the filmstrip
@@ -26,7 +32,7 @@ class Teacher(NamedTuple):
     sure: str            # how sure its phases are, in words
 
 
-def held_out_accuracy(embeddings, labels, fit):
+def held_out_accuracy(embeddings, labels):
     """Share of right frames in videos that the classifier has not seen, mean over them; or nan."""
     n = len(embeddings)
     if n < 2:
@@ -37,31 +43,31 @@ def held_out_accuracy(embeddings, labels, fit):
         y = np.concatenate([labels[i] for i in rest])
         if len(np.unique(y)) < 2:
             continue
-        classifier = fit(np.concatenate([embeddings[i] for i in rest]), y)
+        classifier = fit_classifier(np.concatenate([embeddings[i] for i in rest]), y)
         for i in range(fold, n, FOLDS):
             right.append((classifier.predict(embeddings[i]) == labels[i]).mean())
     return float(np.mean(right)) if right else math.nan
 
 
-def teachers(embedded, embeddings, clocks, fit):
-    """{action: Teacher} from EmbeddedVideos, of which those without labels teach nothing; their
-    embeddings [(m, D)], and the clock's; fit(x, y) -> a classifier. Errors: UserError."""
+def teachers(embedded, embeddings):
+    """{action: Teacher} from EmbeddedVideos, of which those without labels teach nothing, and their
+    embeddings [(m, D)]. Errors: UserError."""
     groups = {}
-    for one, x, clock in zip(embedded, embeddings, clocks):
+    for one, x in zip(embedded, embeddings):
         if one.labels[0] >= 0:                            # then all are: other frames are not kept
-            groups.setdefault(one.video.action, []).append((one.video, x, clock, one.labels))
+            time = clock(one.frames)[one.kept]
+            groups.setdefault(one.video.action, []).append((one.video, x, time, one.labels))
     found = {}
     for action, group in groups.items():
-        videos, xs, clocks, ys = zip(*group)
+        videos, xs, times, ys = zip(*group)
         names = videos[0].classes
         x = np.concatenate(xs)
         y = np.concatenate(ys)
         if (y == y[0]).all():
             raise UserError(f'{action or "labels"}: one phase only, {class_name(names, y[0])}; '
                             f'label another one too')
-        accuracy = held_out_accuracy(xs, ys, fit)
-        clock = held_out_accuracy(clocks, ys, fit)
-        found[action] = Teacher(fit(x, y), names, how_sure(len(xs), accuracy, clock))
+        sure = how_sure(len(xs), held_out_accuracy(xs, ys), held_out_accuracy(times, ys))
+        found[action] = Teacher(fit_classifier(x, y), names, sure)
     if not found:
         raise UserError('no labelled video to carry phases over from')
     return found
@@ -137,3 +143,36 @@ def draw_prediction(video, phase, probability, teacher, seconds, path):
     curve.stairs(probability, range(n + 1), baseline=None, color=BLUE)
     curve.set(xlim=(0, n), ylim=(0, 1.05), xlabel='frame', ylabel='probability')
     save(fig, path, f'Phases carried over {teacher.sure}.')
+
+
+def predict_folder(network, settings, train, folder, out):
+    """What evaluate.py's --predict does, of the videos in a folder and its sub-folders. train:
+    [Video], of which those with labels teach. Errors: UserError, OSError."""
+    search = Search(folder, network.backbone.image_size)
+    videos = search.below(folder)
+    for note in search.notes():
+        say(note)
+    if not videos:
+        raise UserError(f'{folder}: no video in it')
+    taught = {video.action: video.action for video in train if video.annotate}
+    if not taught:
+        raise UserError('no video of the training set has labels, to carry over to others')
+    actions = {}                   # which action teaches each: now, and not after hours of work
+    for video in videos:
+        video.action = video.action or folder.resolve().name
+        actions[video] = teacher_of(video, taught)
+    other = [video.name for video, action in actions.items() if action and video.action != action]
+    action = next(iter(taught))    # the only one there is, where it is given to others
+    for note in name_some(f'phases of {action} given to videos of other folders', other):
+        say(f'note: {note}')
+    train = [video for video in train if video.annotate and video.action in actions.values()]
+    embedded, embeddings, _ = embed_splits(
+        {'model': network}, {'train': train, 'predict': videos}, settings, thin=True)
+    if not is_rank0():
+        return
+    known, new = embeddings['model'].values()
+    videos = [one.video for one in embedded['predict']]
+    paths = [out / video.name for video in videos]
+    for note in predict(teachers(embedded['train'], known), as_filmed(videos), new, paths):
+        say(note)
+    say(f'written: {len(paths)} tables and pictures below {out}')
