@@ -105,7 +105,7 @@ class Clips(Dataset):
     from (seed, epoch, index): the number of workers, their order, what ran before change nothing.
 
     names     [name], of a pair of videos two
-    frames    [uint8 (T, 3, H, W)] * 2, one a view; padding repeats the last frame that counts
+    clips     [uint8 (T, 3, H, W)] * 2, one a view; padding repeats the last frame that counts
     time      int64 (2, T), each frame's number in its video, in units of k frames, see `longest`
     length    int64 (2,), how many frames the video has, in the same units
     valid     bool (2, T), False = padding
@@ -173,7 +173,7 @@ class Clips(Dataset):
             raise UserError(str(error), video.name) from None
         return {
             'names': [video.name],
-            'frames': list(frames.split(self.T)),
+            'clips': list(frames.split(self.T)),
             'time': torch.from_numpy(time),
             'length': torch.full((count,), length),
             'valid': torch.from_numpy(valid),
@@ -247,12 +247,12 @@ def augment(frames, seed, size, *, crop=0.8, jitter=0.8, hue=0.2):
 def views(batch, size, device='cpu', **strength):
     """A batch of `collate` -> its augmented clips (B, 2, T, 3, S, S) on the device. Packed features
     pass as they are, (B, 2, T, 1, P + 1, L*C)."""
-    clips = []
-    for frames, seeds in zip(batch['frames'], batch['seeds'].tolist()):
-        for view, seed in zip(frames, seeds):
-            view = view.to(device, non_blocking=torch.device(device).type == 'cuda')
-            clips.append(augment(view, seed, size, **strength))
-    return torch.stack(clips).unflatten(0, (-1, 2))
+    augmented = []
+    for clips, seeds in zip(batch['clips'], batch['seeds'].tolist()):
+        for clip, seed in zip(clips, seeds):
+            clip = clip.to(device, non_blocking=torch.device(device).type == 'cuda')
+            augmented.append(augment(clip, seed, size, **strength))
+    return torch.stack(augmented).unflatten(0, (-1, 2))
 
 
 def center(frames, size):

@@ -196,18 +196,18 @@ def score(dataset, embedded, embeddings, device='cpu'):
     'mean' alone. TCC, CARL: by action; FineGym is one whole.
     Without labels there is tau alone; FineGym has a classifier of its own alone.
     """
-    row = data.DATASETS[dataset]        # a datasets.layout.DataSet
+    kind = data.DATASETS[dataset]       # a datasets.layout.DataSet
     rows = {}
     for action, lists in by_action(dataset, embedded, embeddings).items():
         _, train_labels, val, val_labels = lists    # the arguments of `classification`
-        if row.metrics == 'linear':
+        if kind.metrics == 'linear':
             rows[action] = {'classification': linear_classifier(*lists, device=device)}
             continue
-        rows[action] = {'tau': kendalls_tau(val, row.stride)}
+        rows[action] = {'tau': kendalls_tau(val, kind.stride)}
         if any((y >= 0).any() for y in train_labels + val_labels):
             rows[action]['classification'] = classification(*lists)
             rows[action]['progression'] = progression(*lists)
-            rows[action]['ap5'] = retrieval(val, val_labels, 5, row.stride)
+            rows[action]['ap5'] = retrieval(val, val_labels, 5, kind.stride)
     if len(rows) == 1:
         return {'mean': mean_row(rows)}
     return rows | {'mean': mean_row(rows)}
@@ -237,8 +237,8 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
     embeddings are saved.
     """
     dataset = settings['dataset']
-    row = data.DATASETS[dataset]
-    phases = row.metrics != 'none'
+    kind = data.DATASETS[dataset]
+    phases = kind.metrics != 'none'
     first = next(iter(networks.values()))
     device = next(first.mtf.parameters()).device
     if not folder:                      # --embeddings saves those of all videos
@@ -251,7 +251,7 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
 
     # one's own long videos are thinned out, published ones cut
     embedded, embeddings, skipped = embed_splits(
-        networks, videos, settings, thin=row.own, folder=folder)
+        networks, videos, settings, thin=kind.own, folder=folder)
     if not is_rank0():
         return None
     if controls and phases:
@@ -264,7 +264,7 @@ def assess(networks, videos, settings, *, controls=True, folder=None):
     if phases:
         rows = {name: score(dataset, embedded, embeddings[name], device) for name in embeddings}
         notes = remarks(next(iter(rows.values())), embedded)
-    return {'dataset': dataset, 'paper': row.paper, 'rows': rows, 'remarks': notes,
+    return {'dataset': dataset, 'paper': kind.paper, 'rows': rows, 'remarks': notes,
             'skipped': skipped, 'embedded': embedded, 'embeddings': embeddings}
 
 

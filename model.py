@@ -255,7 +255,7 @@ def without_repeats(valid):
 class Architecture:
     """What the model is made of; train.py adds how it is trained. `setting` (running/settings.py)
     takes a field's default, its --help, its limits; choices may be a function; `group` heads this
-    field and those after it in --help."""
+    field and those after it in --help. Fixed in mtf.py: its width H, heads, MLPs' width."""
     backbone: str = setting('dino_vitb8', '%(choices)s', choices=backbones, group='model')
     weights: str = setting(None, "a file of backbone weights, or 'random'", metavar='FILE')
     train_backbone: list = setting((), 'parts to fine-tune, e.g. layer4', metavar='PARTS')

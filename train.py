@@ -118,9 +118,9 @@ def train(settings, fresh=False):
     clips = make_clips(s, objective, videos['train'])
     model = make_model(s, objective, clips.classes, resumed)
     # what all checkpoints of the run share; here, before `prepare` takes the backbone to 16 bits
-    frozen = fingerprint(model.backbone, s.train_backbone)
+    identity = fingerprint(model.backbone, s.train_backbone)
     names = [video.name for video in videos['train']]
-    about = dict(settings=asdict(s), backbone=frozen, videos=names)
+    about = dict(settings=asdict(s), backbone=identity, videos=names)
     prepare(model, s, device)    # there a frozen backbone is in 16 bits, where that is faster
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=s.lr, weight_decay=s.weight_decay, fused=True)
@@ -135,7 +135,8 @@ def train(settings, fresh=False):
         options['classifier'] = model.head
     strength = dict(crop=s.crop, jitter=s.jitter, hue=s.hue)
 
-    # a signal (Ctrl-C) is obeyed between two steps, by leave_if_asked; inside `at_once`, at once
+    # From here to `model.train()` is what surrounds the loop; pass over it at a first reading.
+    # A signal (Ctrl-C) is obeyed between two steps, by leave_if_asked; inside `at_once`, at once.
     noted = []    # signals
     with open_folder(path.parent, fresh, asdict(s)), on_stop(noted.append):
         if s.versions:
@@ -182,7 +183,8 @@ def train(settings, fresh=False):
             lr = learning_rate(s, step // epoch_steps)
             for group in optimizer.param_groups:
                 group['lr'] = lr
-            views = data.views(batch, s.image_size, device, **strength)    # (B, 2, T, 3, S, S)
+            # (B, 2, T, 3, S, S), or features packed like images: see MVFormer.forward
+            views = data.views(batch, s.image_size, device, **strength)
             time_, length, valid, labels = on_device(
                 [batch[name] for name in ('time', 'length', 'valid', 'labels')], device)
             clips_valid = batch['valid'].flatten(0, 1)    # (B * 2, T), on the CPU: see MVFormer

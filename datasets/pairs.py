@@ -24,7 +24,7 @@ class VideoPairs(Clips):
         partner = partners[rng.integers(len(partners))]
         first = self.read(rng, video, count=1)
         second = self.read(rng, partner, count=1)
-        item = {key: first[key] + second[key] for key in ('names', 'frames')}
+        item = {key: first[key] + second[key] for key in ('names', 'clips')}
         for key in ('time', 'length', 'valid', 'labels'):
             item[key] = torch.cat([first[key], second[key]])
         return item

@@ -22,7 +22,7 @@ from running.record import attempt
 
 # alike in all checkpoints, for every frame is decoded once
 SAME_FRAMES = ('dataset', 'data', 'data_seed', 'label_unit', 'image_size')
-SEED_FLAGS = ('seed', 'out', 'init', 'features', 'workers', 'device', 'save_every', 'eval_every',
+SEED_FLAGS = ('seed', 'out', 'features', 'workers', 'device', 'save_every', 'eval_every',
               'compile')                                  # in which seeds of one model may differ
 
 
@@ -147,6 +147,7 @@ def seeds_together(all_settings):
     a group apart from the others, 'mean' where there is one group."""
     groups = {}
     for path, settings in all_settings.items():
+        settings = settings | dict(init=settings.get('init') and 'given')    # of each seed its own
         own = [f'{name} {value}' for name, value in settings.items() if name not in SEED_FLAGS]
         groups.setdefault(frozenset(own), []).append(path)
     common = frozenset.intersection(*groups)

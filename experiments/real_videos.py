@@ -124,7 +124,7 @@ def train_row(model, videos, seed, args):
         losses = []
         for start in range(0, len(videos) - BATCH + 1, BATCH):
             batch = data.collate([clips[epoch, int(i)] for i in order[start:start + BATCH]])
-            views = torch.stack(list(itertools.chain(*batch['frames'])))
+            views = torch.stack(list(itertools.chain(*batch['clips'])))
             times, length, valid = on_device(
                 [batch[name] for name in ('time', 'length', 'valid')], args.device)
             z = model(views.to(args.device).float(), valid.flatten(0, 1), project=True)

@@ -114,7 +114,7 @@ def test_items(kind, options, files):
             assert item['length'][v] == length and valid.any()
             assert 0 <= time.min() and time.max() < length
             assert (time[~valid] == length - 1).all()
-            assert numbers(item['frames'][v]) == time.tolist()
+            assert numbers(item['clips'][v]) == time.tolist()
             if kind is data.Clips:
                 assert valid.sum() <= min(length, 16) and (time.diff() >= 0).all()
 
@@ -122,7 +122,7 @@ def test_items(kind, options, files):
 def same(a, b):
     """Whether two items are alike in everything."""
     tensors = ['time', 'length', 'valid', 'labels', 'seeds']
-    left, right = [[*item['frames'], *map(item.get, tensors)] for item in (a, b)]
+    left, right = [[*item['clips'], *map(item.get, tensors)] for item in (a, b)]
     words = [a[key] == b[key] for key in ('names', 'skipped')]
     return all(words) and all(map(torch.equal, left, right))
 
@@ -212,7 +212,7 @@ def test_a_batch_of_clips(files):
     assert out.shape == (3, 2, 6, 3, 32, 32) and out.dtype == torch.float32
     for item, views in zip(items, out):
         for v in range(2):
-            alone = data.augment(item['frames'][v], item['seeds'][v], 32, jitter=0.3)
+            alone = data.augment(item['clips'][v], item['seeds'][v], 32, jitter=0.3)
             assert torch.equal(views[v], alone)
 
 

@@ -112,7 +112,7 @@ def test_clips_are_drawn_as_ever(made):
         item = clips[epoch, 2]
         assert torch.equal(item['time'], plain[epoch, 2]['time'])
         drawn = []
-        for frames, time in zip(item['frames'], item['time']):
+        for frames, time in zip(item['clips'], item['time']):
             files = [seen[2].features(k, time.numpy()) for k in range(4)]
             drawn += [k for k in range(4) if torch.equal(frames, files[k])]
         assert len(drawn) == len(set(drawn)) == 2 and 0 not in drawn
@@ -125,7 +125,7 @@ def test_of_a_long_video_the_versions_have_every_kth_frame(tmp_path):
     seen = see(tmp_path / 'some', longest=4)['train']
     whole = see(tmp_path / 'all')['train']
     items = [data.Clips(videos, frames=4, longest=4)[1, 3] for videos in (seen, whole)]
-    for frames, same in zip(items[0]['frames'], items[1]['frames']):
+    for frames, same in zip(items[0]['clips'], items[1]['clips']):
         assert torch.allclose(frames.float(), same.float(), atol=0.02)
     assert seen[3].frames == 12 and rows(seen[3]) == [12, 4, 4, 4]
 
@@ -154,9 +154,9 @@ def test_cls_is_there_for_who_reads_it(tmp_path):
 def test_one_version_and_pairs_of_videos(made):
     seen = see(made, versions=1)['train']
     item = VideoPairs(seen, frames=4, seed=0)[0, 0]
-    assert [frames.shape for frames in item['frames']] == [(4, 1, 17, 192)] * 2
+    assert [frames.shape for frames in item['clips']] == [(4, 1, 17, 192)] * 2
     item = data.Clips(seen, frames=4, seed=0)[0, 0]
-    assert torch.equal(item['frames'][1], seen[0].features(1, item['time'][1].numpy()))
+    assert torch.equal(item['clips'][1], seen[0].features(1, item['time'][1].numpy()))
 
 
 def test_killed_at_any_moment_it_goes_on(made, tmp_path, monkeypatch):

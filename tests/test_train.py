@@ -385,5 +385,5 @@ def test_a_long_video_is_every_kth_frame():
     """Pixels, time and length: as of the shorter video that these frames are."""
     item = data.Clips([grey('long', 38)], frames=8, longest=10)[0, 0]
     assert item['length'].tolist() == [10, 10] and (item['time'] < 10).all()
-    for frames, numbers in zip(item['frames'], item['time']):
+    for frames, numbers in zip(item['clips'], item['time']):
         assert torch.equal(frames[:, 0, 0, 0], (6 * 4 * numbers % 256).byte())
