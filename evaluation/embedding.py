@@ -166,9 +166,10 @@ def embed_splits(networks, videos, settings, *, thin, folder=None):
 
     {split: [EmbeddedVideo]}, {model: {split: [(n_i, D)]}}, [why a video cannot be read]
 
-    networks: {name: model}; thin: as in `embed`; folder: where those of the first model are saved.
-    All is held in memory: FineGym99's 1.22 million labelled frames, of 256 float32 numbers each,
-    are 1.25 GB a model. Errors: UserError, where nothing is left of a split.
+    networks: {name: model}; thin: as in `embed`; folder: where those of all frames are saved, of
+    the first model. What is returned is held in memory: FineGym99's 1.22 million labelled frames,
+    of 256 float32 numbers each, are 1.25 GB a model. Errors: UserError, where nothing is left of a
+    split.
     """
     # a limit is in the settings of CARL's checkpoints and the authors' alone
     limit = settings.get('limit') or data.DATASETS[settings['dataset']].limit
@@ -179,7 +180,7 @@ def embed_splits(networks, videos, settings, *, thin, folder=None):
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     own = list(files)[rank::world]
     found = {}    # {file: ((frames, kept, labels), {model: (n_i, D)})}; not read: (why, {})
-    whole = {}    # {file: (frames, D)} of the first model, to be saved
+    saving = folder
     with evaluating(networks.values()):
         results = embed(list(networks.values()), own, limit=limit, thin=thin,
                         workers=settings['workers'])
@@ -187,11 +188,10 @@ def embed_splits(networks, videos, settings, *, thin, folder=None):
         for number, about, arrays in results:
             file = files[own[number]]
             found[file] = about, {name: z[about[1]] for name, z in zip(networks, arrays)}
-            if folder and arrays:
-                whole[file] = arrays[0]
+            if saving and arrays:
+                saving = attempt('embeddings from here on', save, folder, file, arrays[0])
 
     found = gather(found)
-    whole = gather(whole)
     if not is_rank0():
         return {}, {}, []
     skipped = {video: found[file][0] for video, file in files.items() if not found[file][1]}
@@ -210,7 +210,8 @@ def embed_splits(networks, videos, settings, *, thin, folder=None):
     for note in name_some('left out, cannot be read', skipped.values()) + name_some(long, thinned):
         print('note:', note)
     if folder:
-        attempt('embeddings from here on', save, folder, records, whole)
+        saved = {file: one for file, one in records.items() if (folder / file).exists()}
+        attempt('index of embeddings', write_index, folder, saved)
     return embedded, embeddings, list(skipped.values())
 
 
@@ -226,16 +227,22 @@ def file_names(videos):
     return list(names)
 
 
-def save(folder, records, arrays):
-    """All frames' embeddings of each {file: EmbeddedVideo}; in index.csv a line for each row: its
-    file, frame, time in seconds (if the video has any), label (if the frame has one). arrays:
-    {file: (frames, D)}."""
+def save(folder, file, z):
+    """The embeddings of all frames of a video, (frames, D), as a whole file or none -> its path."""
+    beside = folder / f'{file}.partial'
+    beside.parent.mkdir(exist_ok=True)
+    with open(beside, 'wb') as out:
+        np.save(out, z)
+    return beside.rename(folder / file)
+
+
+def write_index(folder, saved):
+    """index.csv, of {file: EmbeddedVideo} a line for each row: its file, frame, time in seconds (if
+    the video has any), label (if the frame has one)."""
     with open(folder / 'index.csv', 'w', newline='', encoding='utf-8') as lines:
         table = csv.writer(lines)
         table.writerow(['file', 'frame', 'seconds', 'label'])
-        for file, one in records.items():
-            (folder / file).parent.mkdir(exist_ok=True)
-            np.save(folder / file, arrays[file])
+        for file, one in saved.items():
             labels = dict(zip(one.kept, one.labels))
             seconds = one.video.seconds()
             for frame in range(one.frames):

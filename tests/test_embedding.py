@@ -137,15 +137,16 @@ def test_saved_rows_and_the_index_that_says_what_they_are(network, tmp_path):
 def test_files_that_could_not_be_written_are_not_in_the_index(network, tmp_path, monkeypatch):
     save = np.save
 
-    def no_room(path, array):
-        save(path, array)
-        if path.name == 'h.npy':
+    def no_room(file, array):
+        save(file, array)
+        if 'h.npy' in file.name:
             raise OSError('no space left')
 
     monkeypatch.setattr(np, 'save', no_room)
     evaluate.assess({'one': network}, films(), SETTINGS, folder=tmp_path)
     named = {row['file'] for row in table_of(tmp_path / 'index.csv')}
     assert 'val/g.npy' in named and 'val/h.npy' not in named
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*.npy')} == named
     assert all(len(np.load(tmp_path / file)) for file in named)
 
 
