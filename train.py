@@ -64,10 +64,10 @@ class Settings(models.Architecture):
     crop: float = setting(0.8, 'smallest share of a frame kept', least=0.01, most=1)
     jitter: float = setting(0.8, 'strength of the colour jitter')
     hue: float = setting(0.2, 'and of its hue shift', most=0.5)
-    block: str = setting('length', "a view's stretch: 1 to 1.5 times the video's or the clip's",
+    block: str = setting('length', "a view's stretch: 1 to 1.5 times the video or the clip",
                          choices=['length', 'clip'])
-    longest: int = setting(0, 'frames; of a longer video every k-th counts; 0: all')
-    versions: int = setting(0, 'K: augmented K times, before training; 0: anew each step')
+    longest: int = setting(0, 'of more frames than this every k-th counts; 0: all')
+    versions: int = setting(0, 'augmented K times, before training; 0: at each step')
     features: str = setting(None, 'where the versions lie; else in the run', metavar='DIR')
     shift: float = setting(0.8, 'block=clip: reach of the second view, in clips')
     loss: str = setting('scl', '%(choices)s', choices=OBJECTIVES, group='objective')
@@ -85,7 +85,7 @@ class Settings(models.Architecture):
     init: str = setting(None, 'a checkpoint to start from', metavar='FILE')
     out: str = setting(None, 'its folder; else runs/DATASET', metavar='DIR', group='run')
     device: str = setting(None, '%(choices)s; else the best', choices=['cuda', 'mps', 'cpu'])
-    workers: int = setting(min(4, os.cpu_count()), 'decoding processes of a trainer')
+    workers: int = setting(min(4, os.cpu_count()), 'processes that decode videos')
     eval_every: int = setting(0, 'evaluate every so many epochs; 0: at the end')
     save_every: float = setting(60., 'seconds between checkpoints')
     compile: bool = setting(True, 'torch.compile the backbone (CUDA)')
@@ -150,8 +150,9 @@ def train(settings, fresh=False):
                   frames=s.batch * 2 * s.frames, every=10 if device.type == 'cuda' else 1)
         # log.evaluated: the step of the log's last line, if that is an evaluation
         if step == last_step == log.evaluated:
-            return print_rank0(f'this run is finished; evaluate it: python evaluate.py {path} '
-                               f'(--fresh begins anew)')
+            print_rank0(f'this run is finished; evaluate it: python evaluate.py {path} '
+                        f'(--fresh begins anew)')
+            return
         announce(s, model, clips, videos, step, world, device)
 
         def save():
