@@ -50,13 +50,6 @@ def stages(rows, settings):
     ]
 
 
-def millions(count):
-    """3 significant digits: 85.8 M, 5.12 M, 33 k."""
-    if count < 1e6:
-        return f'{count / 1e3:.0f} k'
-    return f'{count / 1e6:.3g} M'
-
-
 def draw_stage(axes, x, width, title, text, parameters, trained):
     """A box from x on, with its title, what happens in it, how many parameters it has."""
     from matplotlib.patches import FancyBboxPatch
@@ -64,7 +57,7 @@ def draw_stage(axes, x, width, title, text, parameters, trained):
     kind = 'trained' if trained else 'frozen'
     box = FancyBboxPatch((x, 0.75), width, 2.45, 'round,pad=0.04', facecolor=colour, linewidth=0)
     axes.add_patch(box)
-    lines = {2.95: title, 1.95: text, 0.95: f'{millions(parameters)}\n{kind}'}
+    lines = {2.95: title, 1.95: text, 0.95: f'{parameters:,}\n{kind}'}
     for y, line in lines.items():
         axes.text(x + width / 2, y, line, fontsize=7, ha='center', va='center')
 
@@ -104,7 +97,6 @@ def draw_architecture(network, video, settings, path):
     rows = architecture(settings)
     shape = {row[0]: tuple(row[2]) for row in rows}
     frames, entities, _ = shape['pool']
-    width_of_token = shape['mtf.fc'][-1]
     size = network.backbone.image_size
     at = np.array([0.1, 0.45, 0.8]) * video.frames
     seen = figures.look_at(network, video, at.astype(int))
@@ -114,8 +106,7 @@ def draw_architecture(network, video, settings, path):
     points = [('clip', (frames, 3, size, size)),
               ('patch features', shape['backbone']),
               ('where each entity looks,\nand its vector', shape['pool']),
-              ('tokens: one sequence,\nid (colour), time (grey)', (frames * entities,
-                                                                   width_of_token)),
+              ('tokens: one sequence,\nid (colour), time (grey)', shape['mtf.fc']),
               ('embeddings', (frames, shape['mtf.out'][-1]))]
     tall = 3.5
     fig = figure(WIDTH, tall)
@@ -157,10 +148,15 @@ def prediction(z, valid, temperature=0.1):
     return similarity.masked_fill(~valid[1], -torch.inf).softmax(-1)
 
 
-def draw_scl(time, valid, length, before, after, path):
+def project(network, views, valid):
+    """Views (B, 2, T, 3, S, S) -> what SCL compares (B, 2, T, D)."""
+    return network(views.flatten(0, 1), valid.flatten(0, 1), project=True).unflatten(0, (-1, 2))
+
+
+def draw_scl(time, length, valid, before, after, path):
     """One video's two views: their times, the target, and the prediction before and after training.
 
-    time int64 (2, T), valid bool (2, T), length int64 (2,); before, after: unit z (2, T, D).
+    time int64 (2, T), length int64 (2,), valid bool (2, T); before, after: unit z (2, T, D).
     """
     G = time_target(time[None], valid[None], sigma2=10.)[0, 0]   # (T, T)
     drawn = {'2. target G': G}
@@ -185,7 +181,8 @@ def draw_scl(time, valid, length, before, after, path):
     maps[0].set_ylabel('frame of view a', color=ORANGE)
     fig.colorbar(image, ax=maps, fraction=0.05, shrink=0.6)
     caption = ('A frame of one view should resemble the frames of the other as they are near to it '
-               'in the video: training moves p towards G. Loss: of both views. White: padding.')
+               'in the video. Loss: of both views; of 21 videos this one has the median after '
+               'training. White: padding.')
     save(fig, path, caption)
 
 
@@ -209,13 +206,16 @@ def draw_all(path, folder):
     videos = data.load(settings['dataset'], settings['data'], seed=settings['data_seed'],
                        image_size=size)
     clips = data.Clips(videos['train'], frames=settings['frames'], seed=settings['seed'])
-    batch = data.collate([clips[0, 0]])
-    views = data.views(batch, size)[0]                                       # (2, T, 3, S, S)
-    time, valid, length = [batch[name][0] for name in ('time', 'valid', 'length')]
-    before = network(views, valid, project=True)                             # (2, T, D)
+    batch = data.collate([clips[0, number] for number in range(min(21, len(clips)))])
+    strength = {name: settings[name] for name in ('crop', 'jitter', 'hue')}
+    views = data.views(batch, size, **strength)                              # (B, 2, T, 3, S, S)
+    before = project(network, views, batch['valid'])                         # (B, 2, T, D)
     models.load_trained(network, checkpoint, path)
-    after = network(views, valid, project=True)
-    draw_scl(time, valid, length, before, after, folder / 'scl.png')
+    after = project(network, views, batch['valid'])
+    inputs = [batch['time'], batch['length'], batch['valid']]
+    losses = [scl(*[x[None] for x in one]) for one in zip(after, *inputs)]
+    typical = torch.stack(losses).argsort()[len(losses) // 2]
+    draw_scl(*[x[typical] for x in (*inputs, before, after)], folder / 'scl.png')
     draw_architecture(network, videos['val'][0], settings, folder / 'architecture.png')
     for film in (folder / 'entities.mp4', folder / 'alignment.mp4'):
         if film.exists():
