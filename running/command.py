@@ -10,9 +10,10 @@ import multiprocessing.queues
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -119,7 +120,12 @@ def watched(loader):
     """Yield a DataLoader's batches, and None as the last one where a worker has died. Errors: those
     of the workers, a UserError as its one line again."""
     try:
-        iterator = iter(loader)
+        held = []    # signals: what a handler raises while Python forks, it swallows
+        in_main = threading.current_thread() is threading.main_thread()
+        with on_stop(held.append) if in_main else nullcontext():
+            iterator = iter(loader)
+        for number in held:
+            signal.raise_signal(number)
         with suppress(AttributeError, ValueError):        # on Windows; in a thread
             # a worker's death is then noticed while waiting for a batch, never within a step
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -72,7 +72,6 @@ def test_checkpoints_that_differ_in_the_seed_are_one_row(checkpoint, network, tm
     other, = [line for line in lines if line.startswith('merge 2  ')]
     assert row.count('± 0.0000') == 4 and '±' not in other
     assert sum('bove every control' in line for line in lines) == 2
-    # fine-tuned, each from a checkpoint of its own, or from none
     tuned = [write_checkpoint(tmp_path / f'{seed}.pt', network, seed=seed, init=f'k400_{seed}.pt')
              for seed in (0, 1)]
     evaluate.main([str(path) for path in (checkpoint, *tuned)])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch.utils.data import DataLoader
 
 import miniatures
 import running.processes
@@ -21,7 +22,7 @@ import train
 from running import command
 from running.errors import UserError
 from running.processes import half_dtype, join_processes, pick_device
-from running.command import at_once, end_well, leave_if_asked, on_stop, watched
+from running.command import at_once, end_well, leave_if_asked, on_stop, start_worker, watched
 from running.record import Log, lock_folder, open_folder, report_skipped
 
 ROOT = Path(train.__file__).parent
@@ -149,19 +150,24 @@ def test_a_small_dev_shm_is_one_line(tmp_path):
 
 def test_a_log_that_cannot_be_cut_back_stays_whole(tmp_path, monkeypatch):
     """A run goes on from step 1, and the disk is full."""
-    def full(*_):
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
     log = tmp_path / 'log.jsonl'
-    log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n{"st')
-    before = log.read_text()
-    monkeypatch.setattr(os, 'fsync', full)
+    before = '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n{"st'
+    log.write_text(before)
+    monkeypatch.setattr(os, 'replace', lambda *_: os.read(-1, 1))    # an OSError
     with pytest.raises(OSError, match='written before is intact'):
         Log(tmp_path, 1, epochs=1, steps=2, frames=8)
     assert log.read_text() == before
     monkeypatch.undo()
     Log(tmp_path, 1, epochs=1, steps=2, frames=8).write(2, loss=1.25)
     assert [json.loads(line)['loss'] for line in log.read_text().splitlines()] == [2.0, 1.25]
+
+
+def test_a_signal_while_workers_start_is_not_lost():
+    armed = [signal.SIGTERM]
+    os.register_at_fork(after_in_parent=lambda: armed and signal.raise_signal(armed.pop()))
+    with pytest.raises(KeyboardInterrupt), at_once():
+        list(watched(DataLoader(range(4), num_workers=1, worker_init_fn=start_worker)))
+    assert not armed
 
 
 def test_a_signal_is_what_is_said_where_it_killed_the_workers_too():
