@@ -38,7 +38,7 @@ from running.settings import check_limits, setting
 # ----------------------------------------------------------------------------------------------
 # Settings: the paper's for Penn Action, and where another data set differs
 
-PRESETS = {    # the paper's; release: frames, fc_width, embedding, block; ours: its other sets
+PRESETS = {    # the paper's, and the release's frames, fc_width, embedding, block; three are ours
     # wide entities and a high lr: LSTP has few steps here in which to sharpen its attention
     'synthetic': dict(backbone='tiny', frames=16, entity_width=1024, fc_width=256, epochs=10,
                       lr=1e-3, jitter=0.4, hue=0., workers=0),
@@ -67,7 +67,7 @@ class Settings(models.Architecture):
     block: str = setting('length', "a view's stretch: 1 to 1.5 times the video or the clip",
                          choices=['length', 'clip'])
     longest: int = setting(0, 'of more frames than this every k-th counts; 0: all')
-    versions: int = setting(0, 'augmented K times, before training; 0: at each step')
+    versions: int = setting(0, 'augmented ones of each video, made once; 0: anew each step')
     features: str = setting(None, 'where the versions lie; else in the run', metavar='DIR')
     shift: float = setting(0.8, 'block=clip: reach of the second view, in clips')
     loss: str = setting('scl', '%(choices)s', choices=OBJECTIVES, group='objective')
@@ -140,8 +140,8 @@ def train(settings, fresh=False):
     noted = []    # signals
     with open_folder(path.parent, fresh, asdict(s)), on_stop(noted.append):
         if s.versions:
-            # the backbone sees all videos now, in K versions. From here on `views` are features in
-            # place of frames, which the backbone only hands on (running/features.py)
+            # the backbone sees all videos now. From here on `views` are features in place of
+            # frames, which the backbone only hands on (running/features.py)
             with at_once(noted):
                 videos = see(model, videos, s.features or path.with_name('features'), s.versions,
                              strength, longest=s.longest, device=device, rank=rank, world=world)

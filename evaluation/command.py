@@ -147,7 +147,7 @@ def seeds_together(all_settings):
     a group apart from the others, 'mean' where there is one group."""
     groups = {}
     for path, settings in all_settings.items():
-        settings = settings | dict(init=settings.get('init') and 'given')    # of each seed its own
+        settings = settings | dict(init=settings.get('init') and 'given')    # each seed has its own
         own = [f'{name} {value}' for name, value in settings.items() if name not in SEED_FLAGS]
         groups.setdefault(frozenset(own), []).append(path)
     common = frozenset.intersection(*groups)

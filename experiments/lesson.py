@@ -181,8 +181,8 @@ def draw_scl(time, length, valid, before, after, path):
     maps[0].set_ylabel('frame of view a', color=ORANGE)
     fig.colorbar(image, ax=maps, fraction=0.05, shrink=0.6)
     caption = ('A frame of one view should resemble the frames of the other as they are near to it '
-               'in the video. Loss: of both views; of 21 videos this one has the median after '
-               'training. White: padding.')
+               'in the video. Loss: of both views; of 21 videos, or of all, this one has the '
+               'median after training. White: padding.')
     save(fig, path, caption)
 
 
@@ -206,16 +206,17 @@ def draw_all(path, folder):
     videos = data.load(settings['dataset'], settings['data'], seed=settings['data_seed'],
                        image_size=size)
     clips = data.Clips(videos['train'], frames=settings['frames'], seed=settings['seed'])
-    batch = data.collate([clips[0, number] for number in range(min(21, len(clips)))])
+    some = range(min(21, len(clips)))
+    batch = data.collate([clips[0, number] for number in some])
     strength = {name: settings[name] for name in ('crop', 'jitter', 'hue')}
     views = data.views(batch, size, **strength)                              # (B, 2, T, 3, S, S)
-    before = project(network, views, batch['valid'])                         # (B, 2, T, D)
+    time, length, valid = [batch[name] for name in ('time', 'length', 'valid')]
+    before = project(network, views, valid)                                  # (B, 2, T, D)
     models.load_trained(network, checkpoint, path)
-    after = project(network, views, batch['valid'])
-    inputs = [batch['time'], batch['length'], batch['valid']]
-    losses = [scl(*[x[None] for x in one]) for one in zip(after, *inputs)]
-    typical = torch.stack(losses).argsort()[len(losses) // 2]
-    draw_scl(*[x[typical] for x in (*inputs, before, after)], folder / 'scl.png')
+    after = project(network, views, valid)
+    losses = [scl(after[[i]], time[[i]], length[[i]], valid[[i]]) for i in some]
+    i = torch.stack(losses).argsort()[len(some) // 2]
+    draw_scl(time[i], length[i], valid[i], before[i], after[i], folder / 'scl.png')
     draw_architecture(network, videos['val'][0], settings, folder / 'architecture.png')
     for film in (folder / 'entities.mp4', folder / 'alignment.mp4'):
         if film.exists():
@@ -249,8 +250,7 @@ def main():
     parser = argparse.ArgumentParser(
         description='The drawings of the lesson; what evaluate.py --figures put there, small.')
     parser.add_argument('folder', type=Path)
-    parser.add_argument('--checkpoint', type=Path, required=True,
-                        help='of train.py, trained by SCL')
+    parser.add_argument('--checkpoint', type=Path, required=True, help='of train.py, by SCL')
     args = parser.parse_args()
     end_well('lesson', draw_all, args.checkpoint, args.folder)
 

@@ -138,7 +138,8 @@ def align(videos, embeddings, out):
 
 def align_files(network, settings, paths, out):
     """What evaluate.py's --align does. paths: of files or folders of images, each one sequence for
-    the model, however long: halves with a position code each would be two videos."""
+    the model, however long: halves with a position code each would be two videos. Errors:
+    UserError, OSError."""
     videos = []
     for path in paths:
         name = readable(path, path.parent.parent)    # its folder's and its own

@@ -1,4 +1,4 @@
-"""ours: the frozen backbone sees each video once; training reads from disk what it said.
+"""ours: the frozen backbone sees the videos before training, which reads from disk what it said.
 
 Before the first step of `train.py --versions K` the backbone sees each video as it is, and each
 training video in K augmented versions, of one draw each. Training takes the two views of a video,
